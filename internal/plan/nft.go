@@ -1,0 +1,200 @@
+package plan
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Table is one nft table. Chains are fixed text that changes only with the
+// node's own constants; everything that comes and goes is an element of a set or
+// map, which the kernel package sends by netlink. Its key is Family (all our
+// tables have the one name TableName).
+type Table struct {
+	Family string // inet or netdev
+	Sets   []*Set
+	Chains []*Chain
+}
+
+// Chain is a base chain (Base is its hook line) or a regular one (Base is "").
+type Chain struct {
+	Name  string
+	Base  string // "type filter hook forward priority filter; policy drop;"
+	Rules []string
+}
+
+// Field is the type of one part of an element's key or value, in nft's words.
+type Field string
+
+// The types of field that elements are made of, and their text form.
+const (
+	FieldIPv4  Field = "ipv4_addr"    // 198.18.0.5
+	FieldIPv6  Field = "ipv6_addr"    // fd00::5
+	FieldMAC   Field = "ether_addr"   // 02:53:e0:00:00:01
+	FieldProto Field = "inet_proto"   // tcp, udp, sctp
+	FieldPort  Field = "inet_service" // 8080
+	FieldMark  Field = "mark"         // 0x80000001
+	FieldIface Field = "ifname"       // uplink
+	FieldZone  Field = "zone"         // 1: a conntrack zone; nft has no name for the type
+)
+
+// Set is a named set, or a map where Value is not empty. Its key is Name.
+type Set struct {
+	Name     string
+	Key      []Field
+	Value    []Field // empty: a set
+	Elements []Element
+}
+
+// Element is one member. Key and Value are their fields' text joined by " . ".
+type Element struct{ Key, Value string }
+
+// Join writes the fields of one key or value in their text form.
+func Join(fields ...string) string { return strings.Join(fields, " . ") }
+
+// Table returns the table of a family, making it at first use.
+func (s *Sandbox) Table(family string) *Table {
+	for _, t := range s.Tables {
+		if t.Family == family {
+			return t
+		}
+	}
+	t := &Table{Family: family}
+	s.Tables = append(s.Tables, t)
+	return t
+}
+
+// Chain returns a chain by name, making it with the hook line base at first use.
+func (t *Table) Chain(name, base string) *Chain {
+	for _, c := range t.Chains {
+		if c.Name == name {
+			return c
+		}
+	}
+	c := &Chain{Name: name, Base: base}
+	t.Chains = append(t.Chains, c)
+	return c
+}
+
+// Rule appends rules in nft syntax. What is put into their text are constants
+// of this node and cluster, never a name somebody chose.
+func (c *Chain) Rule(rules ...string) { c.Rules = append(c.Rules, rules...) }
+
+// Set returns a set by name, making it at first use.
+func (t *Table) Set(name string, key ...Field) *Set {
+	for _, s := range t.Sets {
+		if s.Name == name {
+			return s
+		}
+	}
+	s := &Set{Name: name, Key: key}
+	t.Sets = append(t.Sets, s)
+	return s
+}
+
+// Map returns a map by name, making it at first use.
+func (t *Table) Map(name string, value Field, key ...Field) *Set {
+	s := t.Set(name, key...)
+	s.Value = []Field{value}
+	return s
+}
+
+// Add puts one member into a set.
+func (s *Set) Add(key ...string) { s.Elements = append(s.Elements, Element{Key: Join(key...)}) }
+
+// Put puts one member into a map.
+func (s *Set) Put(value string, key ...string) {
+	s.Elements = append(s.Elements, Element{Key: Join(key...), Value: value})
+}
+
+// Skeleton is the table in nft syntax without elements: what the nft program is
+// given in one transaction. The same chains and sets always give the same bytes.
+func (t *Table) Skeleton() string { return t.text(noElements) }
+
+// Ruleset is the table in nft syntax with its elements, as nft --check takes it.
+func (t *Table) Ruleset() string { return t.text((*Set).elements) }
+
+func noElements(*Set) string { return "" }
+
+func (t *Table) text(elements func(*Set) string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "table %s %s {\n", t.Family, TableName)
+	for _, s := range t.Sets {
+		fmt.Fprintf(&b, "\t%s%s }\n", s.declaration(), elements(s))
+	}
+	for _, c := range t.Chains {
+		fmt.Fprintf(&b, "\tchain %s {\n", c.Name)
+		if c.Base != "" {
+			fmt.Fprintf(&b, "\t\t%s\n", c.Base)
+		}
+		for _, r := range c.Rules {
+			fmt.Fprintf(&b, "\t\t%s\n", r)
+		}
+		b.WriteString("\t}\n")
+	}
+	b.WriteString("}\n")
+	return b.String()
+}
+
+// declaration is the set's head. A conntrack zone has a type but no type name
+// in nft (1.0.6), so where one occurs the declaration is by example expression.
+func (s *Set) declaration() string {
+	word := "set"
+	if len(s.Value) > 0 {
+		word = "map"
+	}
+	by, name := "type", func(f Field) string { return string(f) }
+	if s.has(FieldZone) {
+		by, name = "typeof", expression
+	}
+	text := by + " " + join(s.Key, name)
+	if len(s.Value) > 0 {
+		text += " : " + join(s.Value, name)
+	}
+	return fmt.Sprintf("%s %s { %s;", word, s.Name, text)
+}
+
+func (s *Set) has(f Field) bool {
+	for _, have := range append(s.Key[:len(s.Key):len(s.Key)], s.Value...) {
+		if have == f {
+			return true
+		}
+	}
+	return false
+}
+
+func join(fields []Field, name func(Field) string) string {
+	names := make([]string, len(fields))
+	for i, f := range fields {
+		names[i] = name(f)
+	}
+	return Join(names...)
+}
+
+// expression gives an nft expression of the field's type, for typeof. As a
+// key a zone is "ct original zone", as a value "ct zone": the type is the same.
+func expression(f Field) string {
+	switch f {
+	case FieldZone:
+		return "ct original zone"
+	case FieldMAC:
+		return "ether saddr"
+	case FieldMark:
+		return "meta mark"
+	default:
+		return string(f)
+	}
+}
+
+func (s *Set) elements() string {
+	if len(s.Elements) == 0 {
+		return ""
+	}
+	items := make([]string, len(s.Elements))
+	for i, e := range s.Elements {
+		items[i] = e.Key
+		if e.Value != "" {
+			items[i] += " : " + e.Value
+		}
+	}
+	return " elements = { " + strings.Join(items, ", ") + " }"
+}

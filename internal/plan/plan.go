@@ -1,0 +1,208 @@
+// Package plan holds what one node's kernel should hold, as plain values.
+//
+//	bridge, overlay, ingress --Compile--> plan.Plan --Apply--> internal/kernel
+//
+// A Plan is the common language of golden files, "sluice plan", logs and the
+// kernel package: its text form (text.go) is what a person reads and what tests
+// compare. Nothing here knows a service, and nothing here touches the machine.
+//
+// Every object is a comparable value identified by its key within its sandbox;
+// two objects with the same key and different values differ by one change.
+package plan
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Plan is everything one node's kernel should hold, and what had to be left out.
+type Plan struct {
+	Sandboxes []*Sandbox // sorted by Sort: endpoints first, the host last
+	Left      []Left     // what could not be expressed, with the reason
+}
+
+// Sandbox is one network namespace: the host's own, one that the agent makes,
+// or an endpoint's (made by whoever started the workload, pinned by the agent).
+type Sandbox struct {
+	Name     string
+	Kind     Kind
+	Links    []Link
+	Addrs    []Addr
+	Routes   []Route
+	Neighs   []Neigh
+	FDB      []FDBEntry
+	Sysctls  []Sysctl
+	Tables   []*Table
+	Virtual  []VirtualServer
+	Backends []Backend
+	Timeouts Timeouts // of IPVS; the zero value where the sandbox has none
+}
+
+// Kind says whose namespace a sandbox is and so what of it may be changed.
+type Kind string
+
+// The kinds of sandbox, in the order in which a plan is applied.
+const (
+	KindEndpoint Kind = "endpoint" // a workload's: only links, addresses and routes that are ours
+	KindNetwork  Kind = "network"  // one overlay network's; wholly ours
+	KindIngress  Kind = "ingress"  // the load balancer; wholly ours
+	KindHost     Kind = "host"     // where the agent runs: only what carries our mark
+)
+
+// LinkKind is the kernel's name for a kind of device.
+type LinkKind string
+
+// The kinds of device that a plan can ask for.
+const (
+	LinkVeth  LinkKind = "veth"
+	LinkVXLAN LinkKind = "vxlan"
+)
+
+// Link is a network device. Its key is Name. Both ends of a veth pair stand in
+// the plan, each naming the other; whichever is met first makes the pair.
+type Link struct {
+	Name  string
+	Kind  LinkKind
+	MAC   MAC // zero: the kernel chooses
+	MTU   int // bytes, without the Ethernet header
+	Peer  Peer
+	VXLAN VXLAN
+}
+
+// Peer is the other end of a veth pair.
+type Peer struct{ Sandbox, Link string }
+
+// VXLAN is the part of a Link that only a tunnel end has. The device is made in
+// the host sandbox, so that outer packets use the host's stack, and then moved.
+type VXLAN struct {
+	VNI   uint32
+	Local netip.Addr // outer source address, always explicit
+	Port  uint16     // UDP port it listens on
+}
+
+// Addr is an address on a device. Its key is (Link, Prefix).
+type Addr struct {
+	Link   string
+	Prefix netip.Prefix
+}
+
+// RouteKind says what a route does with a packet.
+type RouteKind string
+
+// The kinds of route. A RouteLocal entry is in the local table, all others in main.
+const (
+	RouteVia         RouteKind = "via"         // to Via on Link, which need not be on-link by address
+	RouteDev         RouteKind = "dev"         // Dst is directly on Link
+	RouteUnreachable RouteKind = "unreachable" // refuse at once
+	RouteLocal       RouteKind = "local"       // ours, as seen from Link
+)
+
+// Route is one entry of a routing table. Its key is (Kind is RouteLocal, Dst).
+type Route struct {
+	Kind RouteKind
+	Dst  netip.Prefix
+	Via  netip.Addr
+	Link string
+}
+
+// Neigh is a permanent neighbour entry. Its key is (Link, IP).
+type Neigh struct {
+	Link string
+	IP   netip.Addr
+	MAC  MAC
+}
+
+// FDBEntry says to which tunnel end a VXLAN device sends frames for MAC.
+// Its key is (Link, MAC).
+type FDBEntry struct {
+	Link string
+	MAC  MAC
+	Dst  netip.Addr // the peer node's underlay address
+	VNI  uint32     // the peer end's VNI, which need not be the device's own
+	Port uint16
+}
+
+// Sysctl is a setting below /proc/sys, key with slashes: net/ipv4/ip_forward.
+// One element of the key may be "*": every interface that is there now. If
+// If is not empty, the setting is changed only where its present value is If.
+type Sysctl struct{ Key, Value, If string }
+
+// VirtualServer is one IPVS service keyed by firewall mark. Its key is (Mark, Family).
+type VirtualServer struct {
+	Mark      uint32
+	Family    Family
+	Scheduler string // the kernel's name: rr, wrr, lc, …
+}
+
+// Backend is an endpoint as a balancer sees it. Its key is (Mark, Addr, Port);
+// the address family is that of Addr. Weight 0 gets no new connection.
+type Backend struct {
+	Mark   uint32
+	Addr   netip.Addr
+	Port   uint16
+	Weight int
+}
+
+// Timeouts are IPVS's idle limits, whole seconds.
+type Timeouts struct{ TCP, TCPFin, UDP time.Duration }
+
+// Family is an address family.
+type Family string
+
+// The two families. Every type above carries either.
+const (
+	IPv4 Family = "ip"
+	IPv6 Family = "ip6"
+)
+
+// FamilyOf returns the family of a.
+func FamilyOf(a netip.Addr) Family {
+	if a.Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
+// Reason is why an object is not programmed. Codes are stable: status, CLI and
+// API show them unchanged.
+type Reason string
+
+// The reasons that compilers and the kernel package give.
+const (
+	NoReadyEndpoint Reason = "NoReadyEndpoint" // published, nothing to send to: connections are refused
+	NameTaken       Reason = "NameTaken"       // an older claim holds the name
+	PortTaken       Reason = "PortTaken"       // an older claim holds the published port
+	NotSettled      Reason = "NotSettled"      // an address, slot or block is not yet allocated
+	NodeUnknown     Reason = "NodeUnknown"     // an endpoint's node has no record (yet)
+	AddressClash    Reason = "AddressClash"    // the uplink range has no room for one more published address
+	FeatureMissing  Reason = "FeatureMissing"  // the kernel cannot do it
+	SandboxGone     Reason = "SandboxGone"     // the namespace is no longer there
+	KernelRefused   Reason = "KernelRefused"   // the kernel said no; the error has its words
+)
+
+// Left is one object that is not in the plan, or not as wished.
+type Left struct {
+	Object string // "service web port tcp/8080"
+	Reason Reason
+	Detail string // one sentence for the operator
+}
+
+// Sandbox returns the sandbox of that name, making it at first use.
+func (p *Plan) Sandbox(name string, kind Kind) *Sandbox {
+	for _, s := range p.Sandboxes {
+		if s.Name == name {
+			return s
+		}
+	}
+	s := &Sandbox{Name: name, Kind: kind}
+	p.Sandboxes = append(p.Sandboxes, s)
+	return s
+}
+
+// Host returns the host's sandbox.
+func (p *Plan) Host() *Sandbox { return p.Sandbox(HostSandbox, KindHost) }
+
+// Leave names an object that is left out, or not as wished.
+func (p *Plan) Leave(reason Reason, object, detail string) {
+	p.Left = append(p.Left, Left{Object: object, Reason: reason, Detail: detail})
+}
