@@ -1,0 +1,155 @@
+package mesh
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"strconv"
+)
+
+// The ranges that numbers and addresses are chosen from.
+const (
+	firstVNI  VNI = 1 << 20 // Swarm's begin at 4096: ours never meet them
+	lastVNI   VNI = 1<<24 - 1
+	slotCount     = 1<<16 - 1
+)
+
+func validVNI(v VNI) bool { return v >= firstVNI && v <= lastVNI }
+
+// DefaultPool and DefaultIngress are the IPv4 ranges of a cluster that says
+// nothing else. 198.18.0.0/15 is for benchmarks between devices (RFC 2544): no
+// real client has such an address.
+func DefaultPool() netip.Prefix { return netip.MustParsePrefix("10.192.0.0/10") }
+
+// DefaultIngress is the ingress network's IPv4 subnet.
+func DefaultIngress() netip.Prefix { return netip.MustParsePrefix("198.18.0.0/16") }
+
+const (
+	subnetBits4  = 20 // of a user network
+	blockBits4   = 26 // of a node's block of it
+	ingressBits4 = 27 // of a node's block of the ingress network
+	subnetBits6  = 48
+)
+
+// NewIngress returns the ingress network of a new cluster. The seed is random
+// and makes the cluster's IPv6 prefixes its own (RFC 4193).
+func NewIngress(subnet, pool netip.Prefix, seed uint64) *Network {
+	return &Network{
+		ID: IngressNetwork, Name: "ingress",
+		Subnet4: subnet.Masked(), Subnet6: ula(seed), Bits4: ingressBits4,
+		VNI: firstVNI, EntryVNI: firstVNI + 1, Pool: pool,
+	}
+}
+
+// NewNetwork returns a network whose VNI and subnets are chosen by hash of its
+// name over what is not taken. A valid subnet4 is used as it is.
+func NewNetwork(snap *Snapshot, id NetworkID, name string, subnet4 netip.Prefix) (*Network, error) {
+	n := &Network{ID: id, Name: name, Subnet4: subnet4, Bits4: blockBits4}
+	if err := ValidateName("network", name); err != nil {
+		return nil, err
+	}
+	if snap.NetworkNamed(name) != nil {
+		return nil, Refuse(NameTaken, "choose another name, or remove that network", "a network named %q exists", name)
+	}
+	var err error
+	if n.VNI, err = snap.freeVNI(name); err != nil {
+		return nil, err
+	}
+	if !subnet4.IsValid() {
+		ingress := snap.Network(IngressNetwork)
+		if ingress == nil {
+			return nil, Refuse(NotFound, "run sluice init or sluice join first", "this node is in no cluster")
+		}
+		if n.Subnet4, err = snap.freeSubnet(name, ingress.Pool); err != nil {
+			return nil, err
+		}
+	} else if other := snap.overlapping(subnet4); other != nil {
+		return nil, Refuse(SubnetTaken, "choose a subnet that no network has", "subnet %s overlaps %s of network %q", subnet4, other.Subnet4, other.Name)
+	}
+	n.Bits4 = max(n.Bits4, min(n.Subnet4.Bits()+2, 30))
+	for i := 0; ; i++ {
+		n.Subnet6 = ula(hash("ula", string(id), strconv.Itoa(i)))
+		if snap.overlapping(n.Subnet6) == nil {
+			break
+		}
+	}
+	return n, n.Validate()
+}
+
+func (snap *Snapshot) freeVNI(name string) (VNI, error) {
+	taken := map[VNI]bool{}
+	for _, n := range snap.Networks {
+		taken[n.VNI], taken[n.EntryVNI] = true, true
+	}
+	span := uint64(lastVNI - firstVNI + 1)
+	start := hash("vni", name)
+	for i := range span {
+		if v := firstVNI + VNI((start+i)%span); !taken[v] {
+			return v, nil
+		}
+	}
+	return 0, Refuse(PoolExhausted, "remove a network", "all %d VNIs are in use", span)
+}
+
+func (snap *Snapshot) freeSubnet(name string, pool netip.Prefix) (netip.Prefix, error) {
+	count := uint64(1) << max(0, subnetBits4-pool.Bits())
+	start := hash("subnet", name)
+	for i := range count {
+		p := nth4(pool, subnetBits4, int((start+i)%count))
+		if snap.overlapping(p) == nil {
+			return p, nil
+		}
+	}
+	return netip.Prefix{}, Refuse(PoolExhausted, "remove a network, or give --subnet", "all %d subnets of pool %s are in use", count, pool)
+}
+
+func (snap *Snapshot) overlapping(p netip.Prefix) *Network {
+	for _, n := range snap.Networks {
+		if n.Subnet4.Overlaps(p) || n.Subnet6.Overlaps(p) {
+			return n
+		}
+	}
+	return nil
+}
+
+// ula is the unique local /48 (RFC 4193) of a 40-bit global ID.
+func ula(seed uint64) netip.Prefix {
+	var a [16]byte
+	binary.BigEndian.PutUint64(a[:8], 0xfd<<56|(seed&(1<<40-1))<<16)
+	return netip.PrefixFrom(netip.AddrFrom16(a), subnetBits6)
+}
+
+// nth4 is the i-th part of length bits of an IPv4 prefix.
+func nth4(p netip.Prefix, bits, i int) netip.Prefix {
+	a := p.Masked().Addr().As4()
+	n := binary.BigEndian.Uint32(a[:]) + uint32(i)<<(32-bits)
+	binary.BigEndian.PutUint32(a[:], n)
+	return netip.PrefixFrom(netip.AddrFrom4(a), bits)
+}
+
+// nth6 is the i-th /64 of an IPv6 prefix.
+func nth6(p netip.Prefix, i int) netip.Prefix {
+	a := p.Masked().Addr().As16()
+	binary.BigEndian.PutUint64(a[:8], binary.BigEndian.Uint64(a[:8])+uint64(i))
+	return netip.PrefixFrom(netip.AddrFrom16(a), blockBits6)
+}
+
+// blockCount is how many blocks nodes can claim. The last one of a network is
+// kept for virtual addresses, which belong to no node.
+func (n *Network) blockCount() int {
+	return min(1<<(n.Bits4-n.Subnet4.Bits()), 1<<(blockBits6-n.Subnet6.Bits())) - 1
+}
+
+func (n *Network) block(i int) Block {
+	return Block{Network: n.ID, V4: nth4(n.Subnet4, n.Bits4, i), V6: nth6(n.Subnet6, i)}
+}
+
+// size is how many addresses a block has; number 0 is the sandbox itself.
+func (b Block) size() int { return 1 << (32 - b.V4.Bits()) }
+
+// address returns the i-th pair of addresses of a block.
+func (b Block) address(i int) (v4, v6 netip.Addr) {
+	v6 = b.Gateway6()
+	a := v6.As16()
+	binary.BigEndian.PutUint64(a[8:], uint64(i+1))
+	return nth4(b.V4, 32, i).Addr(), netip.AddrFrom16(a)
+}

@@ -1,0 +1,74 @@
+package mesh
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// EndpointState says whether an endpoint may get connections.
+type EndpointState string
+
+// The states. An endpoint that is gone has no record.
+const (
+	Ready    EndpointState = "ready"
+	Draining EndpointState = "draining" // keeps what it has, gets nothing new
+)
+
+// Endpoint is one workload's attachment. Its record has one writer: its node.
+type Endpoint struct {
+	ID       EndpointID
+	Name     string
+	Service  ServiceID
+	Node     NodeID
+	State    EndpointState
+	Weight   int
+	Attached []Attachment // sorted by network
+}
+
+// Attachment is an endpoint's interface on one network.
+type Attachment struct {
+	Network NetworkID
+	V4, V6  netip.Addr
+}
+
+// On returns the endpoint's attachment to a network.
+func (e *Endpoint) On(id NetworkID) (Attachment, bool) {
+	for _, a := range e.Attached {
+		if a.Network == id {
+			return a, true
+		}
+	}
+	return Attachment{}, false
+}
+
+func (e *Endpoint) clone() *Endpoint {
+	c := *e
+	c.Attached = slices.Clone(e.Attached)
+	return &c
+}
+
+const weightLimit = 65535 // IPVS's
+
+// Validate refuses an endpoint that cannot be built.
+func (e *Endpoint) Validate() error {
+	for _, id := range []string{string(e.ID), string(e.Service), string(e.Node)} {
+		if err := validID(id); err != nil {
+			return err
+		}
+	}
+	if err := ValidateName("endpoint", e.Name); err != nil {
+		return err
+	}
+	if e.Weight < 1 || e.Weight > weightLimit {
+		return Refuse(BadValue, "use a weight from 1 to 65535", "endpoint %s has weight %d", e.Name, e.Weight)
+	}
+	if e.State != Ready && e.State != Draining {
+		return Refuse(BadRecord, "update the node that wrote it", "endpoint %s has state %q", e.Name, string(e.State))
+	}
+	for _, a := range e.Attached {
+		if validID(string(a.Network)) != nil || !a.V4.Is4() || !a.V6.Is6() || a.V6.Is4In6() {
+			return Refuse(BadRecord, "update the node that wrote it", "endpoint %s has addresses %s and %s", e.Name, a.V4, a.V6)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,140 @@
+// Package mesh holds the words of the cluster and the rules by which two views
+// of it become one: nodes, networks, services, endpoints, their records, merge,
+// and allocation.
+//
+//	records from here and from peers --Merge--> State --Snapshot--> compilers
+//
+// It has no I/O, no clock and no goroutine. Time comes in as a number, and
+// everything that is chosen (addresses, VNIs, slots) is a pure function of the
+// state, so that all nodes choose alike and a restart changes nothing.
+package mesh
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"net/netip"
+	"strings"
+)
+
+// The IDs of the nouns are random lower-case hex of IDLength characters, made where the noun
+// is made. Names are what people use; IDs are what records refer to.
+type (
+	NodeID     string
+	NetworkID  string
+	ServiceID  string
+	EndpointID string
+)
+
+// IDLength is the number of hex characters of an ID.
+const IDLength = 16
+
+// IngressNetwork is the ID of the one network that every cluster has.
+const IngressNetwork NetworkID = "0000000000000001"
+
+// VNI is a VXLAN network identifier, 24 bits.
+type VNI uint32
+
+// Slot is a node's number in the data path: conntrack zone, reply mark and
+// tunnel MACs are made from it. 0 means not yet claimed.
+type Slot uint16
+
+// Reason is the code of a refusal; API and CLI show it unchanged.
+type Reason string
+
+// The reasons of this package.
+const (
+	BadName       Reason = "BadName"
+	BadAddress    Reason = "BadAddress"
+	BadPublish    Reason = "BadPublish"
+	BadValue      Reason = "BadValue"
+	BadRecord     Reason = "BadRecord"
+	NameTaken     Reason = "NameTaken"
+	PortTaken     Reason = "PortTaken"
+	PortReserved  Reason = "PortReserved"
+	SubnetTaken   Reason = "SubnetTaken"
+	NotFound      Reason = "NotFound"
+	InUse         Reason = "InUse"
+	PoolExhausted Reason = "PoolExhausted"
+	Unsupported   Reason = "Unsupported"
+)
+
+// Refusal is a "no" with its reason: what was wrong and what to do about it.
+type Refusal struct {
+	Reason Reason
+	Why    string // one clause: `port tcp/8080 is published by service "web"`
+	Do     string // one clause for the operator: "choose another port or remove it there"
+}
+
+// Error is "why: what to do".
+func (r *Refusal) Error() string { return r.Why + ": " + r.Do }
+
+// Refuse makes a Refusal.
+func Refuse(reason Reason, do, why string, args ...any) error {
+	return &Refusal{Reason: reason, Why: fmt.Sprintf(why, args...), Do: do}
+}
+
+// ReasonOf returns the reason of a Refusal in err's chain, or "".
+func ReasonOf(err error) Reason {
+	var r *Refusal
+	if errors.As(err, &r) {
+		return r.Reason
+	}
+	return ""
+}
+
+const nameLimit = 63
+
+// ValidateName refuses what is not a DNS label with dots allowed between labels:
+// such a name is safe in a file name, a log line and a DNS answer.
+func ValidateName(kind, name string) error {
+	do := fmt.Sprintf("use 1 to %d of a-z, A-Z, 0-9, '-', '_' and '.', beginning and ending with a letter or digit", nameLimit)
+	if name == "" {
+		return Refuse(BadName, do, "%s name is empty", kind)
+	}
+	if len(name) > nameLimit {
+		return Refuse(BadName, do, "%s name %.20q… has %d characters", kind, name, len(name))
+	}
+	for i := range len(name) {
+		edge := i == 0 || i == len(name)-1
+		if c := name[i]; !letterOrDigit(c) && (edge || !strings.ContainsRune("-_.", rune(c))) {
+			return Refuse(BadName, do, "%s name %q has a character that is not allowed", kind, name)
+		}
+	}
+	if strings.Contains(name, "..") {
+		return Refuse(BadName, do, "%s name %q has an empty label", kind, name)
+	}
+	return nil
+}
+
+func letterOrDigit(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+}
+
+// validID refuses an ID that is not of our own making: IDs become file and
+// sandbox names, and some come from other nodes.
+func validID(id string) error {
+	ok := len(id) == IDLength
+	for i := range len(id) {
+		c := id[i]
+		ok = ok && (c >= '0' && c <= '9' || c >= 'a' && c <= 'f')
+	}
+	if !ok {
+		return Refuse(BadRecord, "update the node that wrote it", "ID %.40q is not %d hex digits", id, IDLength)
+	}
+	return nil
+}
+
+// hash is the one hash function of all allocation: FNV-1a, 64 bit, over parts.
+func hash(parts ...string) uint64 {
+	h := fnv.New64a()
+	for _, p := range parts {
+		h.Write([]byte(p))
+		h.Write([]byte{0})
+	}
+	return h.Sum64()
+}
+
+func validUnicast(a netip.Addr) bool {
+	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && a.Zone() == ""
+}

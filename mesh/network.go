@@ -1,0 +1,74 @@
+package mesh
+
+import (
+	"net/netip"
+)
+
+// Network is an overlay. The ingress network is one like any other but for its
+// ID and its second VNI.
+type Network struct {
+	ID       NetworkID
+	Name     string
+	Subnet4  netip.Prefix
+	Subnet6  netip.Prefix
+	Bits4    int          // length of one node's block of Subnet4; a block of Subnet6 is always a /64
+	VNI      VNI          // network sandboxes listen on it
+	EntryVNI VNI          // ingress network only: ingress-sbox ends listen on it
+	Pool     netip.Prefix // ingress network only: where user networks' IPv4 subnets come from
+}
+
+// blockBits6 is the length of a node's IPv6 block.
+const blockBits6 = 64
+
+// Ingress tells whether n is the ingress network.
+func (n *Network) Ingress() bool { return n.ID == IngressNetwork }
+
+func (n *Network) clone() *Network { c := *n; return &c }
+
+// Validate refuses a network that cannot be built.
+func (n *Network) Validate() error {
+	if err := validID(string(n.ID)); err != nil {
+		return err
+	}
+	if err := ValidateName("network", n.Name); err != nil {
+		return err
+	}
+	const do = "give an IPv4 subnet of /8 to /24 and an IPv6 subnet of /40 to /56, both without host bits"
+	if !n.Subnet4.IsValid() || !n.Subnet4.Addr().Is4() || n.Subnet4.Masked() != n.Subnet4 || n.Subnet4.Bits() < 8 || n.Subnet4.Bits() > 24 {
+		return Refuse(BadAddress, do, "network %s has IPv4 subnet %s", n.Name, n.Subnet4)
+	}
+	if !n.Subnet6.IsValid() || !n.Subnet6.Addr().Is6() || n.Subnet6.Addr().Is4In6() || n.Subnet6.Masked() != n.Subnet6 || n.Subnet6.Bits() < 40 || n.Subnet6.Bits() > 56 {
+		return Refuse(BadAddress, do, "network %s has IPv6 subnet %s", n.Name, n.Subnet6)
+	}
+	if n.Bits4 < n.Subnet4.Bits() || n.Bits4 > 30 {
+		return Refuse(BadValue, do, "network %s has IPv4 blocks of /%d", n.Name, n.Bits4)
+	}
+	if !validVNI(n.VNI) || n.Ingress() && !validVNI(n.EntryVNI) {
+		return Refuse(BadRecord, "update the node that wrote it", "network %s has VNI %d", n.Name, n.VNI)
+	}
+	if n.Ingress() && (!n.Pool.IsValid() || !n.Pool.Addr().Is4() || n.Pool.Masked() != n.Pool || n.Pool.Bits() > subnetBits4 || n.Pool.Overlaps(n.Subnet4)) {
+		return Refuse(BadAddress, "give --pool an IPv4 prefix of /20 or shorter that does not overlap the ingress subnet", "the pool for networks is %s", n.Pool)
+	}
+	return nil
+}
+
+// The bytes that one VXLAN hop adds to an inner IP packet: inner Ethernet 14, VXLAN 8, UDP 8
+// (RFC 7348) and the outer IP header without options.
+const (
+	overheadIPv4 = 14 + 8 + 8 + 20
+	overheadIPv6 = 14 + 8 + 8 + 40
+)
+
+// OverlayMTU is the largest inner packet that fits between all nodes.
+// The least node decides for all: an endpoint's MTU must hold towards every peer.
+func OverlayMTU(nodes []*Node) int {
+	least := maxMTU
+	for _, n := range nodes {
+		over := overheadIPv6
+		if n.Addr.Is4() {
+			over = overheadIPv4
+		}
+		least = min(least, n.MTU-over)
+	}
+	return least
+}

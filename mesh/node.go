@@ -1,0 +1,77 @@
+package mesh
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// Node is one machine that runs the agent. Its record has one writer: the node.
+type Node struct {
+	ID        NodeID
+	Name      string
+	Addr      netip.Addr // underlay address: gossip and outer VXLAN packets
+	VXLANPort uint16
+	MTU       int  // bytes, of the underlay device that has Addr
+	Slot      Slot // 0 until claimed
+	SlotClaim uint64
+	Blocks    []Block // address blocks of networks with endpoints here
+}
+
+// Block is a part of a network's subnets that one node gives addresses from.
+// Its first address is the node's network sandbox itself.
+type Block struct {
+	Network NetworkID
+	V4, V6  netip.Prefix
+	Claim   uint64 // when it was claimed; the older of two equal claims wins
+}
+
+// Gateway4 is the IPv4 address of the sandbox that holds the block.
+func (b Block) Gateway4() netip.Addr { return b.V4.Addr() }
+
+// Gateway6 is the IPv6 address of the sandbox that holds the block: ::1, since
+// the first address of an IPv6 prefix is the subnet-router anycast address.
+func (b Block) Gateway6() netip.Addr { return b.V6.Addr().Next() }
+
+// BlocksOf returns the node's blocks of one network, in the order of claims.
+func (n *Node) BlocksOf(id NetworkID) []Block {
+	var found []Block
+	for _, b := range n.Blocks {
+		if b.Network == id {
+			found = append(found, b)
+		}
+	}
+	return found
+}
+
+func (n *Node) clone() *Node {
+	c := *n
+	c.Blocks = slices.Clone(n.Blocks)
+	return &c
+}
+
+// Validate refuses a node that no honest agent would write.
+func (n *Node) Validate() error {
+	if err := validID(string(n.ID)); err != nil {
+		return err
+	}
+	if err := ValidateName("node", n.Name); err != nil {
+		return err
+	}
+	if !validUnicast(n.Addr) {
+		return Refuse(BadAddress, "start the agent with --advertise ADDR, an address that the other nodes reach", "node %s has underlay address %s", n.Name, n.Addr)
+	}
+	if n.VXLANPort == 0 || n.MTU < minUnderlayMTU || n.MTU > maxMTU {
+		return Refuse(BadValue, "check --vxlan-port and the MTU of the underlay device", "node %s has VXLAN port %d and MTU %d", n.Name, n.VXLANPort, n.MTU)
+	}
+	for _, b := range n.Blocks {
+		if !b.V4.IsValid() || !b.V6.IsValid() || !b.V4.Addr().Is4() || !b.V6.Addr().Is6() || b.V4.Masked() != b.V4 || b.V6.Masked() != b.V6 {
+			return Refuse(BadRecord, "update the node that wrote it", "node %s claims block %s %s", n.Name, b.V4, b.V6)
+		}
+	}
+	return nil
+}
+
+const (
+	minUnderlayMTU = 1280 + overheadIPv6 // the least that leaves IPv6's minimum inside
+	maxMTU         = 65535
+)

@@ -1,0 +1,132 @@
+package mesh
+
+import "cmp"
+
+// Kind is the noun that a record is about.
+type Kind string
+
+// The kinds of record.
+const (
+	KindNode     Kind = "node"
+	KindNetwork  Kind = "network"
+	KindService  Kind = "service"
+	KindEndpoint Kind = "endpoint"
+)
+
+// Version orders the writes of one record: the later Time wins, and at the same
+// Time the greater Writer. Time is a hybrid logical clock (see Tick).
+type Version struct {
+	Time   uint64
+	Writer NodeID
+}
+
+// Compare orders versions.
+func (v Version) Compare(w Version) int {
+	return cmp.Or(cmp.Compare(v.Time, w.Time), cmp.Compare(v.Writer, w.Writer))
+}
+
+// Tick returns the time of a new write: later than everything seen, and the wall
+// clock's microseconds where that is later still. A wrong wall clock therefore
+// never makes a write lose against what its writer had seen.
+func Tick(seen, wallMicros uint64) uint64 { return max(seen+1, wallMicros) }
+
+// Record is one versioned fact. Exactly the field that Kind names is set, or none
+// where Deleted: then the record is a tombstone.
+type Record struct {
+	Kind    Kind
+	ID      string
+	Version Version
+	Claim   uint64 // Time of the first write: the older claim holds a name or port
+	Deleted bool
+
+	Node     *Node
+	Network  *Network
+	Service  *Service
+	Endpoint *Endpoint
+}
+
+// Key identifies the fact over all its versions.
+type Key struct {
+	Kind Kind
+	ID   string
+}
+
+// Key returns the record's key.
+func (r Record) Key() Key { return Key{r.Kind, r.ID} }
+
+// NodeRecord, NetworkRecord, ServiceRecord and EndpointRecord wrap a noun; the
+// version is set by whoever writes it.
+func NodeRecord(n *Node) Record { return Record{Kind: KindNode, ID: string(n.ID), Node: n} }
+
+// NetworkRecord wraps a network.
+func NetworkRecord(n *Network) Record {
+	return Record{Kind: KindNetwork, ID: string(n.ID), Network: n}
+}
+
+// ServiceRecord wraps a service.
+func ServiceRecord(s *Service) Record {
+	return Record{Kind: KindService, ID: string(s.ID), Service: s}
+}
+
+// EndpointRecord wraps an endpoint.
+func EndpointRecord(e *Endpoint) Record {
+	return Record{Kind: KindEndpoint, ID: string(e.ID), Endpoint: e}
+}
+
+// Validate refuses a record that is not whole, whose noun is not valid, or that was written by
+// somebody who may not: node and endpoint records have one writer. Everything
+// from disk or from another node passes here before it is merged.
+func (r Record) Validate() error {
+	const do = "update the node that wrote it"
+	if err := validID(r.ID); err != nil {
+		return err
+	}
+	if r.Version.Time == 0 || r.Version.Writer == "" || r.Claim == 0 || r.Claim > r.Version.Time {
+		return Refuse(BadRecord, do, "record %s %s has version %d by %.40q", r.Kind, r.ID, r.Version.Time, string(r.Version.Writer))
+	}
+	nouns := 0
+	for _, set := range []bool{r.Node != nil, r.Network != nil, r.Service != nil, r.Endpoint != nil} {
+		if set {
+			nouns++
+		}
+	}
+	if r.Deleted && nouns == 0 {
+		return r.validateTombstone()
+	}
+	if r.Deleted || nouns != 1 {
+		return Refuse(BadRecord, do, "record %s %s is not of one kind", r.Kind, r.ID)
+	}
+	return r.validateNoun()
+}
+
+func (r Record) validateTombstone() error {
+	switch r.Kind {
+	case KindNode, KindNetwork, KindService, KindEndpoint:
+		return nil
+	default:
+		return Refuse(BadRecord, "update this node", "record kind %.40q is not known", string(r.Kind))
+	}
+}
+
+func (r Record) validateNoun() error {
+	var id string
+	var err error
+	writer := r.Version.Writer
+	switch {
+	case r.Kind == KindNode && r.Node != nil:
+		id, err, writer = string(r.Node.ID), r.Node.Validate(), r.Node.ID
+	case r.Kind == KindNetwork && r.Network != nil:
+		id, err = string(r.Network.ID), r.Network.Validate()
+	case r.Kind == KindService && r.Service != nil:
+		id, err = string(r.Service.ID), r.Service.Validate()
+	case r.Kind == KindEndpoint && r.Endpoint != nil:
+		id, err, writer = string(r.Endpoint.ID), r.Endpoint.Validate(), r.Endpoint.Node
+	}
+	if err != nil {
+		return err
+	}
+	if id != r.ID || writer != r.Version.Writer {
+		return Refuse(BadRecord, "update the node that wrote it", "record %s %s was written by %.40q about %.40q", r.Kind, r.ID, string(r.Version.Writer), id)
+	}
+	return nil
+}

@@ -1,0 +1,158 @@
+package mesh
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// Service is what an operator publishes: a name, the networks its endpoints are
+// on, and the ports that answer on every node.
+type Service struct {
+	ID        ServiceID
+	Name      string
+	Networks  []NetworkID // sorted; not the ingress network, which a publication implies
+	Publish   []PublishedPort
+	Scheduler Scheduler
+}
+
+// Proto is a transport protocol.
+type Proto string
+
+// The protocols that can be published.
+const (
+	TCP  Proto = "tcp"
+	UDP  Proto = "udp"
+	SCTP Proto = "sctp"
+)
+
+// Scheduler names how a balancer picks an endpoint.
+type Scheduler string
+
+// The schedulers, by the kernel's names.
+const (
+	RoundRobin         Scheduler = "rr"
+	WeightedRoundRobin Scheduler = "wrr"
+	LeastConn          Scheduler = "lc"
+	WeightedLeastConn  Scheduler = "wlc"
+	SourceHash         Scheduler = "sh"
+	Maglev             Scheduler = "mh"
+)
+
+// Schedulers lists what Validate accepts.
+func Schedulers() []Scheduler {
+	return []Scheduler{RoundRobin, WeightedRoundRobin, LeastConn, WeightedLeastConn, SourceHash, Maglev}
+}
+
+// PublishedPort is one port that every node answers on.
+type PublishedPort struct {
+	Addr      netip.Addr // only on this local address; the zero value: on all
+	Proto     Proto
+	Published uint16
+	Target    uint16 // the endpoint's port
+}
+
+// String is the SPEC form: [ADDR:]PUBLISHED:TARGET/PROTO.
+func (p PublishedPort) String() string {
+	text := fmt.Sprintf("%d:%d/%s", p.Published, p.Target, p.Proto)
+	switch {
+	case !p.Addr.IsValid():
+		return text
+	case p.Addr.Is6():
+		return "[" + p.Addr.String() + "]:" + text
+	default:
+		return p.Addr.String() + ":" + text
+	}
+}
+
+// Front is what a client dials: "tcp/8080" or "192.0.2.1 tcp/8080".
+func (p PublishedPort) Front() string {
+	front := fmt.Sprintf("%s/%d", p.Proto, p.Published)
+	if p.Addr.IsValid() {
+		front = p.Addr.String() + " " + front
+	}
+	return front
+}
+
+// Overlaps tells whether one packet could be meant for both.
+func (p PublishedPort) Overlaps(q PublishedPort) bool {
+	return p.Proto == q.Proto && p.Published == q.Published &&
+		(!p.Addr.IsValid() || !q.Addr.IsValid() || p.Addr == q.Addr)
+}
+
+func comparePublished(a, b PublishedPort) int {
+	return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Published, b.Published), cmp.Compare(a.Target, b.Target))
+}
+
+// Uses returns the networks on which an endpoint of s has an interface.
+func (s *Service) Uses() []NetworkID {
+	if len(s.Publish) == 0 {
+		return s.Networks
+	}
+	return append([]NetworkID{IngressNetwork}, s.Networks...)
+}
+
+func (s *Service) clone() *Service {
+	c := *s
+	c.Networks = slices.Clone(s.Networks)
+	c.Publish = slices.Clone(s.Publish)
+	return &c
+}
+
+const publishLimit = 4096
+
+// Validate refuses a service that cannot be built, and puts its lists in order.
+func (s *Service) Validate() error {
+	if err := validID(string(s.ID)); err != nil {
+		return err
+	}
+	if err := ValidateName("service", s.Name); err != nil {
+		return err
+	}
+	if !slices.Contains(Schedulers(), s.Scheduler) {
+		return Refuse(BadValue, fmt.Sprintf("use one of %v", Schedulers()), "scheduler %q is not known", string(s.Scheduler))
+	}
+	for _, id := range s.Networks {
+		if err := validID(string(id)); err != nil {
+			return err
+		}
+	}
+	slices.Sort(s.Networks)
+	s.Networks = slices.Compact(s.Networks)
+	return s.validatePublish()
+}
+
+func (s *Service) validatePublish() error {
+	if len(s.Publish) > publishLimit {
+		return Refuse(BadPublish, fmt.Sprintf("publish at most %d ports per service", publishLimit), "service %s publishes %d ports", s.Name, len(s.Publish))
+	}
+	slices.SortFunc(s.Publish, comparePublished)
+	fronts := map[PublishedPort]bool{}
+	for _, p := range s.Publish {
+		if err := p.validate(); err != nil {
+			return err
+		}
+		front := PublishedPort{Addr: p.Addr, Proto: p.Proto, Published: p.Published}
+		anywhere := PublishedPort{Proto: p.Proto, Published: p.Published}
+		// The order puts publications on all addresses first.
+		if fronts[front] || fronts[anywhere] {
+			return Refuse(PortTaken, "name each port once", "service %s publishes %s twice", s.Name, p.Front())
+		}
+		fronts[front] = true
+	}
+	return nil
+}
+
+func (p PublishedPort) validate() error {
+	if p.Proto != TCP && p.Proto != UDP && p.Proto != SCTP {
+		return Refuse(BadPublish, "use tcp, udp or sctp", "protocol %q is not known", string(p.Proto))
+	}
+	if p.Published == 0 || p.Target == 0 {
+		return Refuse(BadPublish, "use ports from 1 to 65535", "%s has port 0", p)
+	}
+	if a := p.Addr; a.IsValid() && (a.Is4In6() || a.IsMulticast() || a.IsUnspecified() || a.Zone() != "") {
+		return Refuse(BadAddress, "give one unicast address of the nodes", "%s is not an address to publish on", a)
+	}
+	return nil
+}

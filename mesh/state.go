@@ -1,0 +1,238 @@
+package mesh
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+)
+
+// State is the merged set of records. The zero value is empty and ready. It is
+// not safe for concurrent use; a Snapshot of it is.
+type State struct {
+	records map[Key]Record
+	rev     uint64
+	seen    uint64 // greatest Version.Time merged
+}
+
+// Merge takes one validated record and tells whether it changed the state. The
+// result does not depend on the order in which records arrive, nor on how often:
+// the greater version wins. The nouns of r must not be changed afterwards.
+func (s *State) Merge(r Record) bool {
+	s.seen = max(s.seen, r.Version.Time)
+	have, ok := s.records[r.Key()]
+	if ok && have.Version.Compare(r.Version) >= 0 {
+		return false
+	}
+	if s.records == nil {
+		s.records = map[Key]Record{}
+	}
+	s.records[r.Key()] = r
+	s.rev++
+	return true
+}
+
+// Seen is the greatest Version.Time merged: what Tick goes on from.
+func (s *State) Seen() uint64 { return s.seen }
+
+// Get returns the record of a key, a tombstone included.
+func (s *State) Get(k Key) (Record, bool) {
+	r, ok := s.records[k]
+	return r, ok
+}
+
+// Records returns everything, tombstones included, in a fixed order.
+func (s *State) Records() []Record {
+	return slices.SortedFunc(maps.Values(s.records), compareRecords)
+}
+
+func compareRecords(a, b Record) int {
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID))
+}
+
+// Snapshot is an immutable, sorted view of a State. Its nouns are shared and must not be changed.
+type Snapshot struct {
+	Rev       uint64
+	Nodes     []*Node
+	Networks  []*Network
+	Services  []*Service
+	Endpoints []*Endpoint
+	Fronts    []Front // every published port that its service holds, the oldest claim first
+	Conflicts []Conflict
+
+	nodes     map[NodeID]*Node
+	networks  map[NetworkID]*Network
+	services  map[ServiceID]*Service
+	byService map[ServiceID][]*Endpoint
+}
+
+// Front is one published port and the service that holds it.
+type Front struct {
+	Service *Service
+	Port    PublishedPort
+}
+
+// Conflict is a claim that lost against an older one and waits for it to end.
+type Conflict struct {
+	Kind   Kind
+	ID     string
+	Claim  string // what was claimed: `name "web"`, "port tcp/8080"
+	Winner string // the ID of the noun that holds it
+	Reason Reason
+}
+
+// Snapshot returns the view of the present state.
+func (s *State) Snapshot() *Snapshot {
+	snap := &Snapshot{
+		Rev:       s.rev,
+		nodes:     map[NodeID]*Node{},
+		networks:  map[NetworkID]*Network{},
+		services:  map[ServiceID]*Service{},
+		byService: map[ServiceID][]*Endpoint{},
+	}
+	live := make([]Record, 0, len(s.records))
+	for _, r := range s.records {
+		if !r.Deleted {
+			live = append(live, r)
+		}
+	}
+	slices.SortFunc(live, compareRecords)
+	for _, r := range live {
+		snap.add(r)
+	}
+	// Claims are settled oldest first, so the answer is the same on all nodes.
+	slices.SortFunc(live, func(a, b Record) int {
+		return cmp.Or(cmp.Compare(a.Claim, b.Claim), compareRecords(a, b))
+	})
+	snap.settleNames(live)
+	snap.settlePorts(live)
+	return snap
+}
+
+func (snap *Snapshot) add(r Record) {
+	switch r.Kind {
+	case KindNode:
+		snap.Nodes = append(snap.Nodes, r.Node)
+		snap.nodes[r.Node.ID] = r.Node
+	case KindNetwork:
+		snap.Networks = append(snap.Networks, r.Network)
+		snap.networks[r.Network.ID] = r.Network
+	case KindService:
+		snap.Services = append(snap.Services, r.Service)
+		snap.services[r.Service.ID] = r.Service
+	case KindEndpoint:
+		snap.Endpoints = append(snap.Endpoints, r.Endpoint)
+		snap.byService[r.Endpoint.Service] = append(snap.byService[r.Endpoint.Service], r.Endpoint)
+	}
+}
+
+// name is what a noun claims as its own; node names are told apart by ID alone.
+func (r Record) name() string {
+	switch {
+	case r.Network != nil:
+		return r.Network.Name
+	case r.Service != nil:
+		return r.Service.Name
+	case r.Endpoint != nil:
+		return r.Endpoint.Name
+	default:
+		return ""
+	}
+}
+
+func (snap *Snapshot) settleNames(byAge []Record) {
+	holder := map[Key]string{} // Key.ID is the name here
+	for _, r := range byAge {
+		name := r.name()
+		if name == "" {
+			continue
+		}
+		k := Key{r.Kind, name}
+		if winner, taken := holder[k]; taken {
+			snap.Conflicts = append(snap.Conflicts, Conflict{r.Kind, r.ID, `name "` + name + `"`, winner, NameTaken})
+			continue
+		}
+		holder[k] = r.ID
+	}
+}
+
+func (snap *Snapshot) settlePorts(byAge []Record) {
+	type slot struct {
+		proto Proto
+		port  uint16
+	}
+	held := map[slot][]Front{}
+	for _, r := range byAge {
+		if r.Kind != KindService {
+			continue
+		}
+		for _, p := range r.Service.Publish {
+			k := slot{p.Proto, p.Published}
+			i := slices.IndexFunc(held[k], func(f Front) bool { return f.Port.Overlaps(p) })
+			if i >= 0 {
+				snap.Conflicts = append(snap.Conflicts, Conflict{r.Kind, r.ID, "port " + p.Front(), string(held[k][i].Service.ID), PortTaken})
+				continue
+			}
+			f := Front{r.Service, p}
+			held[k] = append(held[k], f)
+			snap.Fronts = append(snap.Fronts, f)
+		}
+	}
+}
+
+// Node, Network and Service look a noun up by ID; nil where there is none.
+func (snap *Snapshot) Node(id NodeID) *Node { return snap.nodes[id] }
+
+// Network looks a network up by ID.
+func (snap *Snapshot) Network(id NetworkID) *Network { return snap.networks[id] }
+
+// Service looks a service up by ID.
+func (snap *Snapshot) Service(id ServiceID) *Service { return snap.services[id] }
+
+// EndpointsOf returns a service's endpoints on all nodes, sorted by ID.
+func (snap *Snapshot) EndpointsOf(id ServiceID) []*Endpoint { return snap.byService[id] }
+
+// Local returns the endpoints of one node, sorted by ID.
+func (snap *Snapshot) Local(id NodeID) []*Endpoint {
+	var local []*Endpoint
+	for _, e := range snap.Endpoints {
+		if e.Node == id {
+			local = append(local, e)
+		}
+	}
+	return local
+}
+
+// NetworkNamed, ServiceNamed, EndpointNamed and NodeNamed find the noun that
+// holds a name, or that has it as its ID; nil where there is none.
+func (snap *Snapshot) NetworkNamed(name string) *Network {
+	return find(snap, snap.Networks, KindNetwork, func(n *Network) (string, string) { return string(n.ID), n.Name }, name)
+}
+
+// ServiceNamed finds a service by name or ID.
+func (snap *Snapshot) ServiceNamed(name string) *Service {
+	return find(snap, snap.Services, KindService, func(s *Service) (string, string) { return string(s.ID), s.Name }, name)
+}
+
+// EndpointNamed finds an endpoint by name or ID.
+func (snap *Snapshot) EndpointNamed(name string) *Endpoint {
+	return find(snap, snap.Endpoints, KindEndpoint, func(e *Endpoint) (string, string) { return string(e.ID), e.Name }, name)
+}
+
+func find[T any](snap *Snapshot, all []*T, kind Kind, label func(*T) (id, name string), want string) *T {
+	for _, x := range all {
+		id, name := label(x)
+		if id == want || name == want && !snap.lost(kind, id, name) {
+			return x
+		}
+	}
+	return nil
+}
+
+func (snap *Snapshot) lost(kind Kind, id, name string) bool {
+	for _, c := range snap.Conflicts {
+		if c.Kind == kind && c.ID == id && c.Reason == NameTaken && c.Claim == `name "`+name+`"` {
+			return true
+		}
+	}
+	return false
+}
