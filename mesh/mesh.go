@@ -138,3 +138,9 @@ func hash(parts ...string) uint64 {
 func validUnicast(a netip.Addr) bool {
 	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && a.Zone() == ""
 }
+
+// Local is what a node's plan depends on besides the cluster's state.
+type Local struct {
+	ID         NodeID
+	OwnBridges []string // bridges of the host whose subnets other nodes may have too: masqueraded on entry
+}

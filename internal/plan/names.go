@@ -26,14 +26,49 @@ const (
 	DoorOut    = "door"       // ingress-sbox's veth to this node's own endpoints
 	DoorIn     = "entry"      // the other end, in the sandbox of the ingress network
 	WayOut     = "out"        // a network sandbox's veth to the host
-	Gateway4   = "169.254.1.1"
-	Gateway6   = "fe80::1"
+)
+
+// Link-local addresses that are the same on every node.
+//
+//	169.254.77.1, fd77::1   host's end of the uplink     .2, ::2  ingress-sbox     .3 up  one per published address
+//	169.254.78.1, fd78::1   next hop on a way out; an entry in the neighbour table, on no device
+//	169.254.1.1, fe80::1    next hop of every endpoint, answered by proxy ARP and by our end's own address
+func Gateway4() netip.Addr { return netip.AddrFrom4([4]byte{169, 254, 1, 1}) }
+
+// Gateway6 is the endpoints' IPv6 next hop.
+func Gateway6() netip.Addr { return netip.MustParseAddr("fe80::1") }
+
+// WayOut4 and WayOut6 are a network sandbox's next hops towards the host.
+func WayOut4() netip.Addr { return netip.AddrFrom4([4]byte{169, 254, 78, 1}) }
+
+// WayOut6 is the IPv6 one.
+func WayOut6() netip.Addr { return netip.MustParseAddr("fd78::1") }
+
+// Uplink4 is the n-th address of the uplink: 1 the host, 2 ingress-sbox.
+func Uplink4(n byte) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{169, 254, 77, n}), 24)
+}
+
+// Uplink6 is the n-th IPv6 address of the uplink.
+func Uplink6(n byte) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x77, 15: n}), 112)
+}
+
+// The numbers of the uplink's addresses.
+const (
+	UplinkHostNumber    = 1
+	UplinkSandboxNumber = 2
+	UplinkFirstSpare    = 3 // from here to UplinkLast: one per published address
+	UplinkLast          = 254
 )
 
 // Marks on packets. The top bit says "a reply on its way back through the
 // tunnel to node slot N"; a service's mark never has it. Nobody else's bits are
 // used outside our own sandboxes, where no other program sets marks.
 const ReplyMark uint32 = 1 << 31
+
+// EndpointLinks begins the names of all EndpointLink devices and of no other.
+const EndpointLinks = "ep"
 
 // NetworkSandbox names the sandbox of the overlay network with this VNI.
 func NetworkSandbox(vni uint32) string { return fmt.Sprintf("sluice-%d", vni) }
@@ -48,11 +83,11 @@ func EndpointSandbox(id string) string { return "ep-" + id }
 // EndpointID is the inverse of EndpointSandbox.
 func EndpointID(sandbox string) (string, bool) { return strings.CutPrefix(sandbox, "ep-") }
 
-// EndpointLink names the sandbox's end of the veth to an endpoint: e and the
-// endpoint's IPv4 address, which is unique on the network and reads well.
+// EndpointLink names the sandbox's end of the veth to an endpoint: EndpointLinks and the
+// endpoint's IPv4 address in hex, which is unique on the network.
 func EndpointLink(addr netip.Addr) string {
 	a := addr.As4()
-	return "e" + hex.EncodeToString(a[:])
+	return EndpointLinks + hex.EncodeToString(a[:])
 }
 
 // IngressLink is the endpoint's interface on the ingress network, NetworkLink
@@ -103,3 +138,15 @@ func (m MAC) String() string {
 
 // HexMark is the text form of a mark.
 func HexMark(m uint32) string { return fmt.Sprintf("0x%x", m) }
+
+// ForeignSource are the rules that drop what comes in by a tunnel device (or
+// several, as an nft set) from an address outside the sending node's blocks:
+// sets blocks4 and blocks6 of MAC and block address. A block is compared by its
+// masked address, so the sets stay exact and need no interval tree.
+func ForeignSource(devices string, bits4 int) []string {
+	mask := netip.PrefixFrom(netip.AddrFrom4([4]byte{255, 255, 255, 255}), bits4).Masked().Addr()
+	return []string{
+		fmt.Sprintf(`iifname %s meta nfproto ipv4 ether saddr . ip saddr & %s != @blocks4 counter drop`, devices, mask),
+		fmt.Sprintf(`iifname %s meta nfproto ipv6 ether saddr . ip6 saddr & ffff:ffff:ffff:ffff:: != @blocks6 counter drop`, devices),
+	}
+}

@@ -1,0 +1,24 @@
+package agent
+
+import (
+	"github.com/sluice-mesh/sluice/bridge"
+	"github.com/sluice-mesh/sluice/ingress"
+	"github.com/sluice-mesh/sluice/internal/plan"
+	"github.com/sluice-mesh/sluice/mesh"
+	"github.com/sluice-mesh/sluice/overlay"
+)
+
+// Compile says what this node's kernel should hold for snap. It does no I/O and
+// never fails: what cannot be expressed is left out and named in the plan with
+// its reason. A node that is in no cluster has an empty plan.
+func Compile(local mesh.Local, snap *mesh.Snapshot) *plan.Plan {
+	var p plan.Plan
+	if snap.Node(local.ID) == nil || snap.Network(mesh.IngressNetwork) == nil {
+		return &p
+	}
+	bridge.Compile(local, &p)
+	overlay.Compile(local, snap, &p)
+	ingress.Compile(local, snap, ingress.IPVS{}, &p)
+	p.Sort()
+	return &p
+}

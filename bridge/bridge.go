@@ -1,0 +1,41 @@
+// Package bridge is the base layer: what a single host does for its own
+// endpoints. Here it is the way out: flows that an endpoint began leave by the
+// host with the host's address, and nothing new comes in that way.
+//
+//	endpoint -> network sandbox -> [out | sl-oVNI] -> host: forward, masquerade -> world
+//
+// The veth itself is planned with the sandbox it belongs to (package overlay).
+package bridge
+
+import (
+	"github.com/sluice-mesh/sluice/internal/plan"
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+// Compile adds the host's part of the base layer to p.
+func Compile(local mesh.Local, p *plan.Plan) {
+	host := p.Host()
+	host.Sysctls = append(
+		host.Sysctls,
+		// Forwarding makes the kernel stop listening to router advertisements where
+		// accept_ra is 1; a host that lives on one would lose its default route.
+		plan.Sysctl{Key: "net/ipv6/conf/*/accept_ra", Value: "2", If: "1"},
+		plan.Sysctl{Key: "net/ipv4/ip_forward", Value: "1"},
+		plan.Sysctl{Key: "net/ipv6/conf/all/forwarding", Value: "1"},
+	)
+	table := host.Table("inet")
+	table.Set("way_out", plan.FieldIface)
+	bridges := table.Set("own_bridges", plan.FieldIface)
+	for _, name := range local.OwnBridges {
+		bridges.Add(name)
+	}
+	table.Chain("forward", "type filter hook forward priority filter; policy accept;").Rule(
+		"oifname @way_out ct state new counter drop",
+		"iifname @way_out oifname @own_bridges counter drop",
+		// What conntrack does not know is not translated: an overlay address would leave.
+		"iifname @way_out ct state invalid counter drop",
+	)
+	table.Chain("postrouting", "type nat hook postrouting priority srcnat; policy accept;").Rule(
+		"iifname @way_out masquerade",
+	)
+}

@@ -1,0 +1,86 @@
+package ingress
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/sluice-mesh/sluice/internal/plan"
+)
+
+// capture puts the published ports into the host's sets: the one thing that
+// makes a port answer, applied last.
+func (b *builder) capture(fronts []Front) {
+	table := b.host.Table("inet")
+	published := table.Set("published", plan.FieldProto, plan.FieldPort)
+	at4 := table.Map("published_at4", plan.FieldIPv4, plan.FieldIPv4, plan.FieldProto, plan.FieldPort)
+	at6 := table.Map("published_at6", plan.FieldIPv6, plan.FieldIPv6, plan.FieldProto, plan.FieldPort)
+	for _, f := range fronts {
+		proto, port := string(f.Port.Proto), strconv.Itoa(int(f.Port.Published))
+		switch a := f.Port.Addr; {
+		case !a.IsValid():
+			published.Add(proto, port)
+		case a.Is4():
+			at4.Put(f.Uplink4.String(), a.String(), proto, port)
+		default:
+			at6.Put(f.Uplink6.String(), a.String(), proto, port)
+		}
+	}
+}
+
+// hostFirewall are the host's fixed chains for the mesh.
+func (b *builder) hostFirewall() {
+	table := b.host.Table("inet")
+	uplink4, uplink6 := plan.Uplink4(plan.UplinkSandboxNumber), plan.Uplink6(plan.UplinkSandboxNumber)
+	// Only what is meant for this node: traffic passing through to somebody
+	// else's same port has no local destination.
+	table.Chain("capture", "").Rule(
+		"fib daddr type local dnat ip to ip daddr . meta l4proto . th dport map @published_at4",
+		"fib daddr type local dnat ip6 to ip6 daddr . meta l4proto . th dport map @published_at6",
+		fmt.Sprintf("meta nfproto ipv4 fib daddr type local meta l4proto . th dport @published dnat ip to %s", uplink4.Addr()),
+		fmt.Sprintf("meta nfproto ipv6 fib daddr type local meta l4proto . th dport @published dnat ip6 to %s", uplink6.Addr()),
+	)
+	table.Chain("prerouting", "type nat hook prerouting priority dstnat; policy accept;").Rule(
+		fmt.Sprintf(`iifname != "%s" jump capture`, plan.UplinkHost),
+	)
+	table.Chain("output", "type nat hook output priority -100; policy accept;").Rule("jump capture")
+	// The client's address is kept, but for those that mean something on this node only.
+	table.Chain("postrouting", "").Rule(
+		fmt.Sprintf(`oifname "%s" fib saddr type local masquerade`, plan.UplinkHost),
+		fmt.Sprintf(`oifname "%s" iifname @own_bridges masquerade`, plan.UplinkHost),
+	)
+	table.Chain("forward", "").Rule(
+		fmt.Sprintf(`iifname "%s" ct state new,invalid counter drop`, plan.UplinkHost), // the sandbox begins nothing
+	)
+	b.guards(table)
+}
+
+// guards keep the uplink's addresses, the loopback addresses and the tunnel port
+// from everybody who has no business there.
+func (b *builder) guards(table *plan.Table) {
+	table.Chain("fence", "type filter hook prerouting priority raw; policy accept;").Rule(
+		fmt.Sprintf(`iifname != "%s" ip daddr %s counter drop`, plan.UplinkHost, plan.Uplink4(0).Masked()),
+		fmt.Sprintf(`iifname != "%s" ip6 daddr %s counter drop`, plan.UplinkHost, plan.Uplink6(0).Masked()),
+	)
+	table.Chain("guard", "type filter hook prerouting priority mangle; policy accept;").Rule(
+		fmt.Sprintf(`iifname "%s" ip daddr 127.0.0.0/8 ct state new counter drop`, plan.UplinkHost),
+		fmt.Sprintf(`iifname "%s" ip6 daddr ::1 ct state new counter drop`, plan.UplinkHost),
+	)
+	peers4 := table.Set("peers4", plan.FieldIPv4)
+	peers6 := table.Set("peers6", plan.FieldIPv6)
+	for _, node := range b.snap.Nodes {
+		if node.ID == b.self.ID {
+			continue
+		}
+		if node.Addr.Is4() {
+			peers4.Add(node.Addr.String())
+		} else {
+			peers6.Add(node.Addr.String())
+		}
+	}
+	// Our VNIs begin at 2^20 (24 bits, 96 bits into UDP): another program's tunnels
+	// on the same port are not ours to judge.
+	table.Chain("tunnels", "type filter hook input priority filter; policy accept;").Rule(
+		fmt.Sprintf("udp dport %d @th,96,24 >= 0x100000 meta nfproto ipv4 ip saddr != @peers4 counter drop", b.self.VXLANPort),
+		fmt.Sprintf("udp dport %d @th,96,24 >= 0x100000 meta nfproto ipv6 ip6 saddr != @peers6 counter drop", b.self.VXLANPort),
+	)
+}

@@ -1,0 +1,147 @@
+package ingress
+
+import (
+	"hash/fnv"
+	"net/netip"
+
+	"github.com/sluice-mesh/sluice/internal/plan"
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+// Front is one published port as this node serves it.
+type Front struct {
+	mesh.Front
+	Mark     uint32
+	Uplink4  netip.Addr // where the host sends it; invalid where the publication is of the other family
+	Uplink6  netip.Addr
+	Backends []Backend // sorted by endpoint
+}
+
+// Backend is one endpoint behind a front, in both families.
+type Backend struct {
+	V4, V6 netip.Addr
+	Weight int // 0: draining
+}
+
+// fronts gives every published port its mark, its uplink address and its
+// backends. A front without a backend stays: it refuses.
+func (b *builder) fronts() []Front {
+	marks, uplinks := newMarks(len(b.snap.Fronts)), newUplinks()
+	backends := map[mesh.ServiceID][]Backend{}
+	fronts := make([]Front, 0, len(b.snap.Fronts))
+	for _, f := range b.snap.Fronts {
+		front := Front{Front: f, Mark: marks.of(f.Port)}
+		object := "service " + f.Service.Name + " port " + f.Port.Front()
+		number, ok := uplinks.of(f.Port.Addr)
+		if !ok {
+			b.plan.Leave(plan.AddressClash, object, "252 addresses are published on already")
+			continue
+		}
+		if a := f.Port.Addr; !a.IsValid() || a.Is4() {
+			front.Uplink4 = plan.Uplink4(number).Addr()
+		}
+		if a := f.Port.Addr; !a.IsValid() || a.Is6() {
+			front.Uplink6 = plan.Uplink6(number).Addr()
+		}
+		known, met := backends[f.Service.ID]
+		if !met {
+			known = b.backends(f.Service)
+			backends[f.Service.ID] = known
+		}
+		if front.Backends = known; len(known) == 0 {
+			b.plan.Leave(plan.NoReadyEndpoint, object, "connections are refused until an endpoint is attached")
+		}
+		fronts = append(fronts, front)
+	}
+	return fronts
+}
+
+// backends are the service's endpoints that have an address which this node has a route to.
+func (b *builder) backends(s *mesh.Service) []Backend {
+	endpoints := b.snap.EndpointsOf(s.ID)
+	list := make([]Backend, 0, len(endpoints))
+	for _, e := range endpoints {
+		a, ok := e.On(b.net.ID)
+		if !ok {
+			continue // not settled by its node yet; its node says so
+		}
+		if !routed(b.snap.Node(e.Node), a) {
+			b.plan.Leave(plan.NodeUnknown, "endpoint "+e.Name, "its node has not claimed the block of its address")
+			continue
+		}
+		weight := e.Weight
+		if e.State == mesh.Draining {
+			weight = 0
+		}
+		list = append(list, Backend{V4: a.V4, V6: a.V6, Weight: weight})
+	}
+	return list
+}
+
+func routed(n *mesh.Node, a mesh.Attachment) bool {
+	if n == nil || n.Slot == 0 {
+		return false
+	}
+	for i := range n.Blocks {
+		if b := &n.Blocks[i]; b.Network == a.Network && b.V4.Contains(a.V4) && b.V6.Contains(a.V6) {
+			return true
+		}
+	}
+	return false
+}
+
+// The top bit says "reply" (plan.ReplyMark), and 0 is no mark.
+const markBits = plan.ReplyMark - 1
+
+// marks chooses firewall marks by hash of what a client dials, probing over
+// what older claims have: neither the order in which records arrived nor a
+// restart changes them.
+type marks struct{ taken map[uint32]bool }
+
+func newMarks(n int) marks { return marks{make(map[uint32]bool, n)} }
+
+func (m marks) of(p mesh.PublishedPort) uint32 {
+	h := fnv.New32a()
+	a := p.Addr.As16()
+	if p.Addr.IsValid() {
+		h.Write(a[:])
+	}
+	h.Write([]byte{byte(p.Published >> 8), byte(p.Published)})
+	h.Write([]byte(p.Proto))
+	for mark := h.Sum32() & markBits; ; mark = (mark + 1) & markBits {
+		if mark != 0 && !m.taken[mark] {
+			m.taken[mark] = true
+			return mark
+		}
+	}
+}
+
+// uplinks gives each address that something is published on a number on the
+// uplink, by hash and probing in the order of claims.
+type uplinks struct {
+	numbers map[netip.Addr]byte
+	taken   map[byte]bool
+}
+
+func newUplinks() uplinks { return uplinks{map[netip.Addr]byte{}, map[byte]bool{}} }
+
+func (u uplinks) of(published netip.Addr) (byte, bool) {
+	if !published.IsValid() {
+		return plan.UplinkSandboxNumber, true
+	}
+	if n, ok := u.numbers[published]; ok {
+		return n, true
+	}
+	const span = plan.UplinkLast - plan.UplinkFirstSpare + 1
+	h := fnv.New32a()
+	a := published.As16()
+	h.Write(a[:])
+	for i := range uint32(span) {
+		n := byte(plan.UplinkFirstSpare + (h.Sum32()+i)%span)
+		if !u.taken[n] {
+			u.taken[n], u.numbers[published] = true, n
+			return n, true
+		}
+	}
+	return 0, false
+}

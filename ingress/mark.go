@@ -1,0 +1,33 @@
+package ingress
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/sluice-mesh/sluice/internal/plan"
+)
+
+// marks maps (uplink address, protocol, published port) to the firewall mark
+// that keys the balancer. A front with nobody behind it has none, and is
+// refused in the sandbox's input chain before IPVS is asked.
+func (b *builder) marks(fronts []Front) {
+	table := b.sbox.Table("inet")
+	four := table.Map("services4", plan.FieldMark, plan.FieldIPv4, plan.FieldProto, plan.FieldPort)
+	six := table.Map("services6", plan.FieldMark, plan.FieldIPv6, plan.FieldProto, plan.FieldPort)
+	for _, f := range fronts {
+		if len(f.Backends) == 0 {
+			continue
+		}
+		mark, proto, port := plan.HexMark(f.Mark), string(f.Port.Proto), strconv.Itoa(int(f.Port.Published))
+		if f.Uplink4.IsValid() {
+			four.Put(mark, f.Uplink4.String(), proto, port)
+		}
+		if f.Uplink6.IsValid() {
+			six.Put(mark, f.Uplink6.String(), proto, port)
+		}
+	}
+	table.Chain("mangle", "type filter hook prerouting priority mangle; policy accept;").Rule(
+		fmt.Sprintf(`iifname "%s" meta mark set ip daddr . meta l4proto . th dport map @services4`, plan.Uplink),
+		fmt.Sprintf(`iifname "%s" meta mark set ip6 daddr . meta l4proto . th dport map @services6`, plan.Uplink),
+	)
+}

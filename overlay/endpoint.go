@@ -1,0 +1,58 @@
+package overlay
+
+import (
+	"github.com/sluice-mesh/sluice/internal/plan"
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+// attach plans one interface of one endpoint: a point-to-point veth, host
+// addresses on it, and a route to the gateway that exists on no device.
+//
+// The default route is on the ingress interface where there is one: a UDP server
+// that binds no address then answers from the address it was asked on, since
+// the kernel takes the source from the route.
+func attach(p *plan.Plan, e *mesh.Endpoint, a mesh.Attachment, n *mesh.Network, mtu int) {
+	inside := plan.IngressLink
+	if !n.Ingress() {
+		inside = plan.NetworkLink(uint32(n.VNI))
+	}
+	outside := plan.EndpointLink(a.V4)
+	s := p.Sandbox(plan.NetworkSandbox(uint32(n.VNI)), plan.KindNetwork)
+	ep := p.Sandbox(plan.EndpointSandbox(string(e.ID)), plan.KindEndpoint)
+
+	s.Links = append(s.Links, plan.Link{
+		Name: outside, Kind: plan.LinkVeth, MTU: mtu, Peer: plan.Peer{Sandbox: ep.Name, Link: inside},
+	})
+	ep.Links = append(ep.Links, plan.Link{
+		Name: inside, Kind: plan.LinkVeth, MTU: mtu, Peer: plan.Peer{Sandbox: s.Name, Link: outside},
+	})
+	s.Sysctls = append(
+		s.Sysctls,
+		plan.Sysctl{Key: "net/ipv4/conf/" + outside + "/proxy_arp", Value: "1"},
+		plan.Sysctl{Key: "net/ipv4/neigh/" + outside + "/proxy_delay", Value: "0"},
+	)
+	ep.Sysctls = append(ep.Sysctls, plan.Sysctl{Key: "net/ipv6/conf/" + inside + "/accept_ra", Value: "0"})
+	s.Addrs = append(s.Addrs, plan.Addr{Link: outside, Prefix: linkLocal()})
+	ep.Addrs = append(
+		ep.Addrs,
+		plan.Addr{Link: inside, Prefix: single(a.V4)},
+		plan.Addr{Link: inside, Prefix: single(a.V6)},
+	)
+	s.Routes = append(
+		s.Routes,
+		plan.Route{Kind: plan.RouteDev, Dst: single(a.V4), Link: outside},
+		plan.Route{Kind: plan.RouteDev, Dst: single(a.V6), Link: outside},
+	)
+	dst4, dst6 := n.Subnet4, n.Subnet6
+	if n.ID == e.Attached[0].Network { // sorted, and the ingress network's ID is the least
+		dst4, dst6 = everything4(), everything6()
+	}
+	ep.Routes = append(
+		ep.Routes,
+		plan.Route{Kind: plan.RouteVia, Dst: dst4, Via: plan.Gateway4(), Link: inside},
+		plan.Route{Kind: plan.RouteVia, Dst: dst6, Via: plan.Gateway6(), Link: inside},
+	)
+	table := s.Table("inet")
+	table.Set("sources4", plan.FieldIface, plan.FieldIPv4).Add(outside, a.V4.String())
+	table.Set("sources6", plan.FieldIface, plan.FieldIPv6).Add(outside, a.V6.String())
+}

@@ -1,0 +1,130 @@
+// Package overlay turns networks into sandboxes: one namespace per overlay
+// network that has endpoints on this node, the ingress network included.
+//
+// The path of one frame between endpoints of a user network:
+//
+//	endpoint a: default or subnet route via 169.254.1.1, answered by proxy ARP
+//	 -> [sl…|ep…] network sandbox: forward chain, route to the peer's block
+//	 -> vx: permanent neighbour and FDB entry of the peer -> underlay
+//	 -> vx on the peer: source must belong to the sending tunnel end
+//	 -> /32 route -> [ep…|sl…] endpoint b
+//
+// Endpoints are routed, there is no bridge. State grows with nodes and blocks,
+// never with endpoints elsewhere.
+package overlay
+
+import (
+	"net/netip"
+
+	"github.com/sluice-mesh/sluice/internal/plan"
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+// Compile adds the sandbox of every network that has settled endpoints on this
+// node, and the endpoints' own links, addresses and routes.
+func Compile(local mesh.Local, snap *mesh.Snapshot, p *plan.Plan) {
+	self := snap.Node(local.ID)
+	if self == nil || self.Slot == 0 {
+		return
+	}
+	mtu := mesh.OverlayMTU(snap.Nodes)
+	for _, e := range snap.Local(local.ID) {
+		placed := false
+		for _, a := range e.Attached {
+			n := snap.Network(a.Network)
+			if n == nil || len(self.BlocksOf(a.Network)) == 0 {
+				continue
+			}
+			placed = true
+			name := plan.NetworkSandbox(uint32(n.VNI))
+			if s := p.Sandbox(name, plan.KindNetwork); len(s.Links) == 0 {
+				b := builder{self: self, net: n, mtu: mtu, s: s}
+				b.sandbox(snap)
+				b.wayOut(p.Host())
+			}
+			attach(p, e, a, n, mtu)
+		}
+		if !placed {
+			p.Leave(plan.NotSettled, "endpoint "+e.Name, "it has no address on any network yet")
+		}
+	}
+}
+
+// builder makes one network's sandbox on one node.
+type builder struct {
+	self *mesh.Node
+	net  *mesh.Network
+	mtu  int
+	s    *plan.Sandbox
+}
+
+func (b *builder) sandbox(snap *mesh.Snapshot) {
+	b.s.Sysctls = append(b.s.Sysctls, sysctls()...)
+	b.tunnel()
+	if !b.net.Ingress() {
+		b.peers(snap)
+	}
+	b.s.Routes = append(
+		b.s.Routes,
+		// An address that nobody has is refused here, instead of going to the host.
+		plan.Route{Kind: plan.RouteUnreachable, Dst: b.net.Subnet4},
+		plan.Route{Kind: plan.RouteUnreachable, Dst: b.net.Subnet6},
+	)
+	b.firewall(snap)
+}
+
+// sysctls are those of every sandbox that forwards.
+func sysctls() []plan.Sysctl {
+	return []plan.Sysctl{
+		{Key: "net/ipv4/ip_forward", Value: "1"},
+		{Key: "net/ipv6/conf/all/forwarding", Value: "1"},
+		// A new namespace copies the first one's setting to each device; anti-spoofing here is
+		// by set, and replies to a mesh client come in where no route points.
+		{Key: "net/ipv4/conf/*/rp_filter", Value: "0"},
+		{Key: "net/ipv6/conf/*/accept_dad", Value: "0"},
+		// Every path MTU message counts: each sender needs its own.
+		{Key: "net/ipv4/icmp_ratelimit", Value: "0"},
+		{Key: "net/ipv6/icmp/ratelimit", Value: "0"},
+	}
+}
+
+// wayOut is the veth to the host: the sandbox's default route, and the host's
+// routes into the blocks, which are for replies. Both ends know each other's
+// MAC, so that no packet ever waits for ARP.
+func (b *builder) wayOut(host *plan.Sandbox) {
+	hostLink := plan.WayOutHost(uint32(b.net.VNI))
+	near := plan.VethMAC(plan.NearSandbox)
+	far := plan.VethMAC(plan.NearHost)
+	b.s.Links = append(b.s.Links, plan.Link{
+		Name: plan.WayOut, Kind: plan.LinkVeth, MAC: near, MTU: b.self.MTU,
+		Peer: plan.Peer{Sandbox: host.Name, Link: hostLink},
+	})
+	host.Links = append(host.Links, plan.Link{
+		Name: hostLink, Kind: plan.LinkVeth, MAC: far, MTU: b.self.MTU,
+		Peer: plan.Peer{Sandbox: b.s.Name, Link: plan.WayOut},
+	})
+	b.s.Neighs = append(
+		b.s.Neighs,
+		plan.Neigh{Link: plan.WayOut, IP: plan.WayOut4(), MAC: far},
+		plan.Neigh{Link: plan.WayOut, IP: plan.WayOut6(), MAC: far},
+	)
+	b.s.Routes = append(
+		b.s.Routes,
+		plan.Route{Kind: plan.RouteVia, Dst: everything4(), Via: plan.WayOut4(), Link: plan.WayOut},
+		plan.Route{Kind: plan.RouteVia, Dst: everything6(), Via: plan.WayOut6(), Link: plan.WayOut},
+	)
+	for _, block := range b.self.BlocksOf(b.net.ID) {
+		towardsBlock(host, hostLink, near, block)
+	}
+	host.Table("inet").Set("way_out", plan.FieldIface).Add(hostLink)
+}
+
+// towardsBlock leads to a block whose sandbox is behind link at mac.
+func towardsBlock(s *plan.Sandbox, link string, mac plan.MAC, block mesh.Block) {
+	plan.TowardsBlock(s, plan.Hop{Link: link, MAC: mac, Via4: block.Gateway4(), Via6: block.Gateway6()}, block.V4, block.V6)
+}
+
+func everything4() netip.Prefix { return netip.PrefixFrom(netip.IPv4Unspecified(), 0) }
+func everything6() netip.Prefix { return netip.PrefixFrom(netip.IPv6Unspecified(), 0) }
+
+func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
