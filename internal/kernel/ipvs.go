@@ -1,0 +1,2 @@
+package kernel
+type ipvsState struct{}
