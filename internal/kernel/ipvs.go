@@ -1,2 +1,5 @@
 package kernel
+
 type ipvsState struct{}
+
+func (s *ipvsState) close() {}
