@@ -14,8 +14,8 @@ import (
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
 
-// newNamespace makes an unnamed network namespace that lives as long as the test.
-func newNamespace(tb testing.TB) *namespace {
+// testNamespace makes an unnamed network namespace that lives as long as the test.
+func testNamespace(tb testing.TB) *namespace {
 	tb.Helper()
 	var fd netns.NsHandle
 	made := make(chan error)
@@ -59,8 +59,8 @@ func nftProgram(tb testing.TB, n *namespace, stdin string, args ...string) strin
 	return string(out)
 }
 
-// round makes the tables of n equal to want once and says what it did.
-func round(tb testing.TB, n *namespace, want ...*plan.Table) []string {
+// bring makes the tables of n equal to want once and says what it did.
+func bring(tb testing.TB, n *namespace, want ...*plan.Table) []string {
 	tb.Helper()
 	have, err := n.observeNFT(want)
 	if err != nil {
@@ -88,26 +88,26 @@ const (
 )
 
 func TestTableComesChangesAndGoes(t *testing.T) {
-	n := newNamespace(t)
+	n := testNamespace(t)
 	nftProgram(t, n, "table inet other { set published { type inet_service; elements = { 1 }; }; }\n", "-f", "-")
-	expect(t, round(t, n))
-	expect(t, round(t, n, smallTable()), addInet)
-	expect(t, round(t, n, smallTable()))
+	expect(t, bring(t, n))
+	expect(t, bring(t, n, smallTable()), addInet)
+	expect(t, bring(t, n, smallTable()))
 
 	next := smallTable()
 	next.Set("published").Add("udp", "53")
 	next.Sets[1].Elements[0].Value = "0x102" // the same key
-	expect(t, round(t, n, next), "replace s: nft elements inet published +1 -0, services4 +1 -1")
-	expect(t, round(t, n, next))
+	expect(t, bring(t, n, next), "replace s: nft elements inet published +1 -0, services4 +1 -1")
+	expect(t, bring(t, n, next))
 	listed := nftProgram(t, n, "", "list", "map", "inet", "sluice", "services4")
 	if !strings.Contains(listed, "169.254.77.2 . tcp . 8080 : 0x00000102") {
 		t.Error("the map did not get its new value:", listed)
 	}
 
 	next.Chain("capture", "").Rule("drop")
-	expect(t, round(t, n, next), replaceInet)
-	expect(t, round(t, n, next))
-	expect(t, round(t, n), "delete s: nft table inet sluice")
+	expect(t, bring(t, n, next), replaceInet)
+	expect(t, bring(t, n, next))
+	expect(t, bring(t, n), "delete s: nft table inet sluice")
 	if err := n.doNFT(Op{Delete, "s", TableLoad{smallTable()}}); err != nil {
 		t.Error("deleting what is absent:", err)
 	}
@@ -135,15 +135,15 @@ func TestBrokenTableIsMended(t *testing.T) {
 		"delete chain inet sluice " + sumChain + skeletonSum(tableWithNames()): replaceInet,
 	} {
 		t.Run(damage, func(t *testing.T) {
-			n := newNamespace(t)
-			expect(t, round(t, n, tableWithNames()), addInet)
+			n := testNamespace(t)
+			expect(t, bring(t, n, tableWithNames()), addInet)
 			whole := nftProgram(t, n, "", "-s", "list", "ruleset")
 			nftProgram(t, n, damage, "-f", "-")
-			expect(t, round(t, n, tableWithNames()), mend)
+			expect(t, bring(t, n, tableWithNames()), mend)
 			if got := nftProgram(t, n, "", "-s", "list", "ruleset"); got != whole {
 				t.Errorf("mended to\n%s\nfrom\n%s", got, whole)
 			}
-			expect(t, round(t, n, tableWithNames()))
+			expect(t, bring(t, n, tableWithNames()))
 		})
 	}
 }
@@ -156,21 +156,21 @@ func tableWithNames() *plan.Table {
 
 // A device that a rule knows by index may be made anew under its old name.
 func TestTableFollowsItsDevices(t *testing.T) {
-	n := newNamespace(t)
+	n := testNamespace(t)
 	table := &plan.Table{Family: "netdev"}
 	table.Chain("back", "").Rule(`fwd to "vx"`)
 	table.Chain("egress", `type filter hook egress device "out" priority 0; policy accept;`).Rule("jump back")
 	for _, name := range []string{"vx", "out"} {
 		addDevice(t, n, name)
 	}
-	expect(t, round(t, n, table), "add s: nft table netdev sluice")
-	expect(t, round(t, n, table))
+	expect(t, bring(t, n, table), "add s: nft table netdev sluice")
+	expect(t, bring(t, n, table))
 	whole := nftProgram(t, n, "", "-s", "list", "chain", "netdev", "sluice", "egress")
 	for _, name := range []string{"vx", "out"} {
 		delDevice(t, n, name)
 		addDevice(t, n, name)
-		expect(t, round(t, n, table), "replace s: nft table netdev sluice")
-		expect(t, round(t, n, table))
+		expect(t, bring(t, n, table), "replace s: nft table netdev sluice")
+		expect(t, bring(t, n, table))
 		if got := nftProgram(t, n, "", "-s", "list", "chain", "netdev", "sluice", "egress"); got != whole {
 			t.Errorf("after a new %s:\n%s\nwant\n%s", name, got, whole)
 		}
@@ -203,8 +203,8 @@ func delDevice(tb testing.TB, n *namespace, name string) {
 // A change that cannot be carried out whole is not carried out at all, and the
 // connection is good afterwards.
 func TestElementChangeIsAtomic(t *testing.T) {
-	n := newNamespace(t)
-	round(t, n, smallTable())
+	n := testNamespace(t)
+	bring(t, n, smallTable())
 	set := plan.Set{Name: "published", Key: []plan.Field{plan.FieldProto, plan.FieldPort}}
 	change := func(come, gone string) Op {
 		c := SetChange{Set: set, Come: []plan.Element{{Key: come}}}
@@ -226,12 +226,12 @@ func TestElementChangeIsAtomic(t *testing.T) {
 		if err == nil || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: error %q", name, err)
 		}
-		expect(t, round(t, n, smallTable()))
+		expect(t, bring(t, n, smallTable()))
 	}
 }
 
 func TestNoNFTProgram(t *testing.T) {
-	n := newNamespace(t)
+	n := testNamespace(t)
 	t.Setenv("PATH", t.TempDir())
 	err := n.doNFT(Op{Add, "s", TableLoad{smallTable()}})
 	var no *Refusal
@@ -242,9 +242,9 @@ func TestNoNFTProgram(t *testing.T) {
 
 // Between two changes nothing is read again; another program's change is seen.
 func TestObserveReadsOnce(t *testing.T) {
-	n := newNamespace(t)
+	n := testNamespace(t)
 	want := []*plan.Table{smallTable()}
-	round(t, n, want...)
+	bring(t, n, want...)
 	first, err := n.observeNFT(want)
 	if err != nil {
 		t.Fatal(err)
@@ -269,22 +269,22 @@ func manyElements(n int) *plan.Table {
 }
 
 func TestManyElements(t *testing.T) {
-	n := newNamespace(t)
+	n := testNamespace(t)
 	full, empty := manyElements(10_000), smallTable()
-	round(t, n, empty)
-	expect(t, round(t, n, full), "replace s: nft elements inet services4 +10000 -0")
-	expect(t, round(t, n, full))
-	expect(t, round(t, n, empty), "replace s: nft elements inet services4 +0 -10000")
-	expect(t, round(t, n, empty))
+	bring(t, n, empty)
+	expect(t, bring(t, n, full), "replace s: nft elements inet services4 +10000 -0")
+	expect(t, bring(t, n, full))
+	expect(t, bring(t, n, empty), "replace s: nft elements inet services4 +0 -10000")
+	expect(t, bring(t, n, empty))
 	full.Chain("capture", "").Rule("counter")
-	expect(t, round(t, n, full), replaceInet)
-	expect(t, round(t, n, full))
+	expect(t, bring(t, n, full), replaceInet)
+	expect(t, bring(t, n, full))
 }
 
 func BenchmarkElementChange(b *testing.B) {
-	n := newNamespace(b)
+	n := testNamespace(b)
 	table := manyElements(10_000)
-	round(b, n, table)
+	bring(b, n, table)
 	set := *table.Sets[1]
 	change := func(value, old string) Op {
 		key := "169.254.77.2 . tcp . 8080"

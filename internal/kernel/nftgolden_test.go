@@ -36,7 +36,7 @@ func TestGoldenTables(t *testing.T) {
 }
 
 func checkTables(t *testing.T, s *plan.Sandbox) {
-	byProgram, whole, bySteps := newNamespace(t), newNamespace(t), newNamespace(t)
+	byProgram, whole, bySteps := testNamespace(t), testNamespace(t), testNamespace(t)
 	for _, n := range []*namespace{byProgram, whole, bySteps} {
 		for _, l := range s.Links {
 			addDevice(t, n, l.Name)
@@ -52,15 +52,15 @@ func checkTables(t *testing.T, s *plan.Sandbox) {
 		}
 		empty = append(empty, bare)
 	}
-	round(t, whole, s.Tables...)
-	expect(t, round(t, whole, s.Tables...))
-	round(t, bySteps, empty...)
-	for _, op := range round(t, bySteps, s.Tables...) {
+	bring(t, whole, s.Tables...)
+	expect(t, bring(t, whole, s.Tables...))
+	bring(t, bySteps, empty...)
+	for _, op := range bring(t, bySteps, s.Tables...) {
 		if !strings.HasPrefix(op, "replace s: nft elements") {
 			t.Errorf("rules were loaded again: %s", op)
 		}
 	}
-	expect(t, round(t, bySteps, s.Tables...))
+	expect(t, bring(t, bySteps, s.Tables...))
 
 	want := nftProgram(t, byProgram, "", "-s", "list", "ruleset")
 	if got := strings.Count(want, "table "); got != len(s.Tables) {
