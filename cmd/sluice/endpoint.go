@@ -38,7 +38,7 @@ func (a *app) endpointAttach() *cobra.Command {
 	}
 	endpointFlags(cmd, req)
 	cmd.Flags().StringVar(&netns, "netns", "", "`PATH` of the namespace: a bind mount or /proc/PID/ns/net")
-	cmd.Flags().Uint32Var(&pid, "pid", 0, "`PID` of a process in the namespace")
+	cmd.Flags().Uint32Var(&pid, "pid", 0, "process `N` that is in the namespace")
 	out.addTo(cmd)
 	return cmd
 }
@@ -47,7 +47,7 @@ func (a *app) endpointAttach() *cobra.Command {
 func endpointFlags(cmd *cobra.Command, req *sluicev1.AttachEndpointRequest) {
 	cmd.Flags().StringVar(&req.Service, "service", "", "the `SERVICE` that it serves")
 	cmd.Flags().StringVar(&req.Name, "name", "", "the endpoint's `NAME` (default made from the service's)")
-	cmd.Flags().Uint32Var(&req.Weight, "weight", 1, "its share of connections, 1 to 65535")
+	cmd.Flags().Uint32Var(&req.Weight, "weight", 1, "its share `N` of connections, 1 to 65535")
 }
 
 // checkEndpoint refuses what a proto's default would turn into something else.
