@@ -125,6 +125,9 @@ func validID(id string) error {
 	return nil
 }
 
+// Validate refuses an ID that no agent made.
+func (id NodeID) Validate() error { return validID(string(id)) }
+
 // hash is the one hash function of all allocation: FNV-1a, 64 bit, over parts.
 func hash(parts ...string) uint64 {
 	h := fnv.New64a()
