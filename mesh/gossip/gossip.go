@@ -131,13 +131,13 @@ func (cfg Config) validate() error {
 }
 
 const (
-	retransmitMult = 4                // a message is gossiped 4·log10(members+1) times
-	streamTimeout  = 5 * time.Second  // to connect, and for one exchange
-	packetBytes    = 1400             // of UDP payload, the seal included
-	exchangePeriod = 5 * time.Second  // see settings
-	reclaimAfter   = 1 * time.Second  // see settings
-	probePeriod    = time.Second / 5  // with probeTimeout and suspicionMult: dead in 1 to 2.3 s
-	probeTimeout   = time.Second / 10 // of a direct probe; others are asked afterwards
+	retransmitMult = 4                     // a message is gossiped 4·log10(members+1) times
+	streamTimeout  = 5 * time.Second       // to connect, and for one exchange
+	packetBytes    = 1400                  // of UDP payload, the seal included
+	exchangePeriod = 5 * time.Second       // see settings
+	reclaimAfter   = 10 * time.Millisecond // see settings
+	probePeriod    = time.Second / 5       // with probeTimeout and suspicionMult: dead in 1 to 2.3 s
+	probeTimeout   = time.Second / 10      // of a direct probe; others are asked afterwards
 	suspicionMult  = 3
 	gossipPeriod   = 50 * time.Millisecond // same traffic as the usual 200 ms, a quarter of the delay
 	protocol       = 1                     // of our messages: memberlist refuses a member without it
