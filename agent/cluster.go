@@ -129,9 +129,12 @@ func (c *cluster) write(decide func(*mesh.Snapshot) ([]mesh.Record, error)) (uin
 		return 0, nil, err
 	}
 	if len(records) > 0 {
-		if err := c.store.putRecords(records); err != nil {
+		// What decide saw goes with what it decided: an endpoint on the disk without
+		// its service would be taken for one whose service was removed.
+		if err := c.store.putRecords(append(c.unsaved(), records...)); err != nil {
 			return 0, nil, err
 		}
+		clear(c.dirty)
 		c.mergeLocked(records)
 	}
 	return c.snapshotLocked().Rev, records, nil
@@ -219,17 +222,22 @@ func (c *cluster) flush() error {
 	if c.phase != inside || len(c.dirty) == 0 {
 		return nil
 	}
+	if err := c.store.putRecords(c.unsaved()); err != nil {
+		return err
+	}
+	clear(c.dirty)
+	return nil
+}
+
+// unsaved are the newest versions of the records that are not on the disk.
+func (c *cluster) unsaved() []mesh.Record {
 	records := make([]mesh.Record, 0, len(c.dirty))
 	for k := range c.dirty {
 		if r, ok := c.state.Get(k); ok {
 			records = append(records, r)
 		}
 	}
-	if err := c.store.putRecords(records); err != nil {
-		return err
-	}
-	clear(c.dirty)
-	return nil
+	return records
 }
 
 // tombstone is the record that deletes r.

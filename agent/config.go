@@ -31,6 +31,8 @@ const (
 	DefaultGossipPort uint16 = 7956
 	DefaultVXLANPort  uint16 = 4789
 	socketName               = "sluice.sock"
+	socketMaking             = ".new" // ends the socket's name while it is made
+	socketLimit              = 107 - len(socketMaking)
 )
 
 // complete returns the configuration with defaults filled in, or a refusal.
@@ -73,6 +75,10 @@ func (c Config) complete() (Config, error) {
 	}
 	if c.Socket == "" {
 		c.Socket = filepath.Join(c.RunDir, socketName)
+	}
+	if len(c.Socket) > socketLimit {
+		return c, mesh.Refuse(BadConfig, fmt.Sprintf("give --run-dir a path of at most %d characters", socketLimit-len("/"+socketName)),
+			"the path of the socket, %s, is too long for the kernel", c.Socket)
 	}
 	return c, nil
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -52,7 +53,7 @@ func (l *loop) run(ctx context.Context) error {
 		case <-l.cluster.changed: // the state moved
 		case <-next.C: // a retry, or the periodic full look
 		}
-		began := time.Now()
+		began := l.cluster.now()
 		if l.round(ctx) {
 			next.Reset(fullLook)
 		} else {
@@ -60,7 +61,7 @@ func (l *loop) run(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(settlePause(time.Since(began))):
+		case <-time.After(settlePause(l.cluster.now().Sub(began))):
 		}
 	}
 }
@@ -143,7 +144,7 @@ func (l *loop) wait(ctx context.Context, rev uint64) error {
 		case <-l.stopped:
 			return mesh.Refuse(Stopping, "start the agent again", "the agent is stopping")
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("wait until the kernel follows: %w", ctx.Err())
 		}
 	}
 }

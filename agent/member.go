@@ -36,7 +36,11 @@ func (c *cluster) join(ctx context.Context, seed netip.AddrPort, secret trust.Se
 	defer cancel()
 	return c.enter(secret, func(g *gossip.Gossip) ([]mesh.Record, error) {
 		// The seed's records are in the state when Join returns.
-		if _, err := g.Join(ctx, seed); err != nil {
+		_, err := g.Join(ctx, seed)
+		if errors.Is(err, context.DeadlineExceeded) {
+			return nil, mesh.Refuse(gossip.Unreachable, "check the address and the firewalls, then try again", "the node at %s did not answer in time", seed)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("meet %s: %w", seed, err)
 		}
 		if !c.knows(mesh.Key{Kind: mesh.KindNetwork, ID: string(mesh.IngressNetwork)}) {

@@ -105,7 +105,7 @@ func refuseSecondAgent(socket string) error {
 // listen makes the API's socket, for root and its group. It gets its mode before
 // its name, so that there is no moment in which others may connect.
 func listen(socket string) (net.Listener, error) {
-	making := socket + ".new"
+	making := socket + socketMaking
 	if err := os.Remove(making); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("remove old socket: %w", err)
 	}
