@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sluice-mesh/sluice/internal/lab/scene"
 	"github.com/sluice-mesh/sluice/internal/trust"
 	"github.com/sluice-mesh/sluice/mesh"
 )
@@ -32,24 +34,28 @@ func (c *clock) set(t time.Time) {
 	c.at = t
 }
 
+func testID[T ~string](kind byte, n int) T {
+	return T(fmt.Sprintf("%c%0*x", kind, mesh.IDLength-1, n))
+}
+
 // member is node 1's cluster of a world, without gossip.
-func member(t *testing.T, w *world, clock *clock) (*cluster, string) {
+func member(t *testing.T, w *scene.World, clock *clock) (*cluster, string) {
 	t.Helper()
 	dir := t.TempDir()
 	s, _ := mustOpen(t, dir)
 	t.Cleanup(func() { s.close() })
 	secret := trust.NewSecret()
-	if err := s.putMembership(secret, w.state.Records()); err != nil {
+	if err := s.putMembership(secret, w.State.Records()); err != nil {
 		t.Fatal(err)
 	}
 	return newCluster(clusterConfig{
-		Store: s, Own: *w.state.Snapshot().Node(nodeID(1)), Gossip: netip.MustParseAddrPort("192.0.2.11:7956"),
+		Store: s, Own: *w.State.Snapshot().Node(scene.NodeID(1)), Gossip: netip.MustParseAddrPort("192.0.2.11:7956"),
 		Now: clock.now, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
-	}, &saved{ID: nodeID(1), Secret: &secret, Records: w.state.Records()}), dir
+	}, &saved{ID: scene.NodeID(1), Secret: &secret, Records: w.State.Records()}), dir
 }
 
 func service(name string, n int, networks ...mesh.NetworkID) mesh.Record {
-	return mesh.ServiceRecord(&mesh.Service{ID: id[mesh.ServiceID]('c', n), Name: name, Scheduler: mesh.RoundRobin, Networks: networks})
+	return mesh.ServiceRecord(&mesh.Service{ID: testID[mesh.ServiceID]('c', n), Name: name, Scheduler: mesh.RoundRobin, Networks: networks})
 }
 
 func writes(records ...mesh.Record) func(*mesh.Snapshot) ([]mesh.Record, error) {
@@ -60,18 +66,18 @@ func writes(records ...mesh.Record) func(*mesh.Snapshot) ([]mesh.Record, error) 
 // wall clock says.
 func TestWritesAreStamped(t *testing.T) {
 	clock := &clock{at: time.Unix(1000, 0)}
-	c, _ := member(t, newWorld(t, 1), clock)
+	c, _ := member(t, scene.New(t, 1), clock)
 	rev, err := c.update(writes(service("web", 1)))
 	if err != nil || rev != c.snapshot().Rev {
 		t.Fatalf("update: revision %d of %d, %v", rev, c.snapshot().Rev, err)
 	}
 	first, _ := c.state.Get(service("web", 1).Key())
 	clock.set(time.Unix(10, 0))
-	if _, err := c.update(writes(service("web", 1, id[mesh.NetworkID]('b', 1)))); err != nil {
+	if _, err := c.update(writes(service("web", 1, testID[mesh.NetworkID]('b', 1)))); err != nil {
 		t.Fatal(err)
 	}
 	second, _ := c.state.Get(service("web", 1).Key())
-	if first.Version.Time != 1000e6 || first.Claim != 1000e6 || first.Version.Writer != nodeID(1) {
+	if first.Version.Time != 1000e6 || first.Claim != 1000e6 || first.Version.Writer != scene.NodeID(1) {
 		t.Fatalf("first write is %+v", first)
 	}
 	if second.Version.Time != first.Version.Time+1 || second.Claim != first.Claim || len(second.Service.Networks) != 1 {
@@ -80,7 +86,7 @@ func TestWritesAreStamped(t *testing.T) {
 }
 
 func TestInvalidWriteChangesNothing(t *testing.T) {
-	c, dir := member(t, newWorld(t, 1), &clock{at: time.Unix(1000, 0)})
+	c, dir := member(t, scene.New(t, 1), &clock{at: time.Unix(1000, 0)})
 	before := c.snapshot().Rev
 	if _, err := c.update(writes(service("web", 1), service("a b", 2))); mesh.ReasonOf(err) != mesh.BadName {
 		t.Fatalf("update: %v, want %s", err, mesh.BadName)
@@ -98,7 +104,7 @@ func TestInvalidWriteChangesNothing(t *testing.T) {
 
 // What decide saw is still so when its records are written.
 func TestUpdateIsOneStep(t *testing.T) {
-	c, _ := member(t, newWorld(t, 1), &clock{at: time.Unix(1000, 0)})
+	c, _ := member(t, scene.New(t, 1), &clock{at: time.Unix(1000, 0)})
 	var wg sync.WaitGroup
 	for n := range 8 {
 		wg.Go(func() {
@@ -117,11 +123,11 @@ func TestUpdateIsOneStep(t *testing.T) {
 }
 
 func TestMergeFromPeers(t *testing.T) {
-	w := newWorld(t, 3)
+	w := scene.New(t, 3)
 	c, _ := member(t, w, &clock{at: time.Unix(1000, 0)})
 	<-drained(c.changed)
-	w.service("web", nil)
-	good := w.state.Records()
+	w.Service("web", nil)
+	good := w.State.Records()
 	bad := good[len(good)-1]
 	bad.Version.Writer = ""
 	fresh := c.Merge(append(good, bad))
@@ -152,11 +158,11 @@ func drained(c chan struct{}) chan struct{} {
 
 // An own write brings to the disk what it was decided from.
 func TestWriteSavesWhatItStandsOn(t *testing.T) {
-	w := newWorld(t, 2)
+	w := scene.New(t, 2)
 	c, dir := member(t, w, &clock{at: time.Unix(1000, 0)})
-	s := w.service("web", nil)
-	c.Merge(w.state.Records())
-	e := &mesh.Endpoint{ID: id[mesh.EndpointID]('d', 1), Name: "web.1", Service: s, Node: nodeID(1), State: mesh.Ready, Weight: 1}
+	s := w.Service("web", nil)
+	c.Merge(w.State.Records())
+	e := &mesh.Endpoint{ID: testID[mesh.EndpointID]('d', 1), Name: "web.1", Service: s, Node: scene.NodeID(1), State: mesh.Ready, Weight: 1}
 	if _, err := c.update(writes(mesh.EndpointRecord(e))); err != nil {
 		t.Fatal(err)
 	}
@@ -171,9 +177,9 @@ func TestWriteSavesWhatItStandsOn(t *testing.T) {
 
 // Records that come in before this node is a member do not count.
 func TestMergeOutside(t *testing.T) {
-	c, _ := member(t, newWorld(t, 1), &clock{at: time.Unix(1000, 0)})
+	c, _ := member(t, scene.New(t, 1), &clock{at: time.Unix(1000, 0)})
 	c.abandon()
-	if fresh := c.Merge(newWorld(t, 3).state.Records()); fresh != nil || len(c.Records()) != 0 {
+	if fresh := c.Merge(scene.New(t, 3).State.Records()); fresh != nil || len(c.Records()) != 0 {
 		t.Fatalf("merged %v", fresh)
 	}
 	if _, err := c.update(writes(service("web", 1))); mesh.ReasonOf(err) != NoCluster {
@@ -183,21 +189,21 @@ func TestMergeOutside(t *testing.T) {
 
 func TestSilenceRemovesNothing(t *testing.T) {
 	clock := &clock{at: time.Unix(1000, 0)}
-	c, _ := member(t, newWorld(t, 2), clock)
-	if seen := c.liveness(nodeID(2)); seen.alive || seen.since != clock.now() {
+	c, _ := member(t, scene.New(t, 2), clock)
+	if seen := c.liveness(scene.NodeID(2)); seen.alive || seen.since != clock.now() {
 		t.Fatalf("a node that was never met is %v", seen)
 	}
-	c.MemberChanged(nodeID(2), true)
+	c.MemberChanged(scene.NodeID(2), true)
 	clock.set(time.Unix(2000, 0))
-	c.MemberChanged(nodeID(2), true)
-	if seen := c.liveness(nodeID(2)); !seen.alive || seen.since != time.Unix(1000, 0) {
+	c.MemberChanged(scene.NodeID(2), true)
+	if seen := c.liveness(scene.NodeID(2)); !seen.alive || seen.since != time.Unix(1000, 0) {
 		t.Fatalf("a node that was met is %v", seen)
 	}
-	c.MemberChanged(nodeID(2), false)
-	if seen := c.liveness(nodeID(2)); seen.alive || seen.since != time.Unix(2000, 0) || len(c.snapshot().Nodes) != 2 {
+	c.MemberChanged(scene.NodeID(2), false)
+	if seen := c.liveness(scene.NodeID(2)); seen.alive || seen.since != time.Unix(2000, 0) || len(c.snapshot().Nodes) != 2 {
 		t.Fatalf("a node that fell silent is %v", seen)
 	}
-	if !c.liveness(nodeID(1)).alive {
+	if !c.liveness(scene.NodeID(1)).alive {
 		t.Fatal("this node finds itself silent")
 	}
 }

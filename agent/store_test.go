@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/sluice-mesh/sluice/internal/lab/scene"
 	"github.com/sluice-mesh/sluice/internal/trust"
 	"github.com/sluice-mesh/sluice/mesh"
 )
@@ -27,15 +28,15 @@ func mustOpen(t *testing.T, dir string) (*store, *saved) {
 func TestStoreRoundTrip(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	s, first := mustOpen(t, dir)
-	w := newWorld(t, 3)
-	w.endpoint(w.service("web", []mesh.NetworkID{w.network("blue")}, port(8080, 80, mesh.TCP)), "web.1", 1)
-	w.write(nodeID(1), tombstone(mesh.NodeRecord(&mesh.Node{ID: nodeID(3)})))
+	w := scene.New(t, 3)
+	w.Endpoint(w.Service("web", []mesh.NetworkID{w.Network("blue")}, scene.Port(8080, 80, mesh.TCP)), "web.1", 1)
+	w.Write(scene.NodeID(1), tombstone(mesh.NodeRecord(&mesh.Node{ID: scene.NodeID(3)})))
 	secret := trust.NewSecret()
 	life := lifetime{PID: 7, Start: 8, Boot: "b"}
-	if err := s.putMembership(secret, w.state.Records()); err != nil {
+	if err := s.putMembership(secret, w.State.Records()); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.putLifetime(id[mesh.EndpointID]('d', 1), life); err != nil {
+	if err := s.putLifetime(testID[mesh.EndpointID]('d', 1), life); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.close(); err != nil {
@@ -47,12 +48,12 @@ func TestStoreRoundTrip(t *testing.T) {
 	if second.ID != first.ID || second.Secret == nil || *second.Secret != secret {
 		t.Fatalf("identity %s and secret did not come back: %s", first.ID, second.ID)
 	}
-	if got := second.Lifetimes[id[mesh.EndpointID]('d', 1)]; got != life {
+	if got := second.Lifetimes[testID[mesh.EndpointID]('d', 1)]; got != life {
 		t.Fatalf("lifetime is %v", got)
 	}
 	plain := cmp.Options{cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })}
 	byKey := cmpopts.SortSlices(func(a, b mesh.Record) bool { return string(a.Kind)+a.ID < string(b.Kind)+b.ID })
-	if diff := cmp.Diff(w.state.Records(), second.Records, plain, byKey); diff != "" {
+	if diff := cmp.Diff(w.State.Records(), second.Records, plain, byKey); diff != "" {
 		t.Fatalf("records differ:\n%s", diff)
 	}
 	if info, err := os.Stat(filepath.Join(dir, storeName)); err != nil || info.Mode().Perm() != 0o600 {
@@ -87,7 +88,7 @@ func TestStoreDamaged(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			s, _ := mustOpen(t, dir)
-			if err := s.putRecords(newWorld(t, 3).state.Records()); err != nil {
+			if err := s.putRecords(scene.New(t, 3).State.Records()); err != nil {
 				t.Fatal(err)
 			}
 			s.close()
