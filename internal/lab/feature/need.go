@@ -13,14 +13,14 @@ const SkipPrefix = "needs VM: "
 
 // Need makes a test run only where the kernel has the features. Elsewhere it is
 // put off to the VM, where a missing feature fails it.
-func Need(t testing.TB, fs ...Feature) {
-	t.Helper()
+func Need(tb testing.TB, fs ...Feature) {
+	tb.Helper()
 	missing := Missing(fs...)
 	switch {
 	case len(missing) == 0:
 	case os.Getenv(vm.EnvInside) == "1":
-		t.Fatalf("the VM's kernel lacks %s", List(missing))
+		tb.Fatalf("the VM's kernel lacks %s", List(missing))
 	default:
-		t.Skip(SkipPrefix + List(missing))
+		tb.Skip(SkipPrefix + List(missing))
 	}
 }

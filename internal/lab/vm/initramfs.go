@@ -147,9 +147,9 @@ const (
 
 // cpio writes the "newc" archive that the kernel unpacks. The first error stays.
 type cpio struct {
-	w       io.Writer
-	inode   int
-	err     error
+	w     io.Writer
+	inode int
+	err   error
 }
 
 func (c *cpio) add(name string, mode int, data []byte) {
