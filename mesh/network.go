@@ -23,8 +23,6 @@ const blockBits6 = 64
 // Ingress tells whether n is the ingress network.
 func (n *Network) Ingress() bool { return n.ID == IngressNetwork }
 
-func (n *Network) clone() *Network { c := *n; return &c }
-
 // Validate refuses a network that cannot be built.
 func (n *Network) Validate() error {
 	if err := validID(string(n.ID)); err != nil {
