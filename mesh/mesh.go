@@ -77,8 +77,7 @@ func Refuse(reason Reason, do, why string, args ...any) error {
 
 // ReasonOf returns the reason of a Refusal in err's chain, or "".
 func ReasonOf(err error) Reason {
-	var r *Refusal
-	if errors.As(err, &r) {
+	if r, ok := errors.AsType[*Refusal](err); ok {
 		return r.Reason
 	}
 	return ""

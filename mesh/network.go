@@ -26,8 +26,6 @@ const (
 // Ingress tells whether n is the ingress network.
 func (n *Network) Ingress() bool { return n.ID == IngressNetwork }
 
-func (n *Network) clone() *Network { c := *n; return &c }
-
 // Validate refuses a network that cannot be built.
 func (n *Network) Validate() error {
 	if err := validID(string(n.ID)); err != nil {

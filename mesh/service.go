@@ -93,13 +93,6 @@ func (s *Service) Uses() []NetworkID {
 	return append([]NetworkID{IngressNetwork}, s.Networks...)
 }
 
-func (s *Service) clone() *Service {
-	c := *s
-	c.Networks = slices.Clone(s.Networks)
-	c.Publish = slices.Clone(s.Publish)
-	return &c
-}
-
 const (
 	publishLimit = 4096
 	networkLimit = 64

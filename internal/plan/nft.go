@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -154,12 +155,7 @@ func (s *Set) declaration() string {
 }
 
 func (s *Set) has(f Field) bool {
-	for _, have := range append(s.Key[:len(s.Key):len(s.Key)], s.Value...) {
-		if have == f {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(s.Key, f) || slices.Contains(s.Value, f)
 }
 
 func join(fields []Field, name func(Field) string) string {
