@@ -1,0 +1,123 @@
+// Package table is what the lab expects of a cluster, cell by cell, and what it
+// sees instead.
+//
+//	who asks -> whom, how: which endpoints answer, and whose address they see
+//
+// The expected column is text that does not change from run to run.
+package table
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"text/tabwriter"
+
+	"github.com/sluice-mesh/sluice/internal/lab/cluster"
+)
+
+// Check is one thing to try and what should come of it.
+type Check struct {
+	From, To, How string
+	Want          string
+	try           func() string
+	silent        bool // expected to cost its whole time limit: tried beside the others
+}
+
+// Name is the same on every run.
+func (c *Check) Name() string { return c.From + " -> " + c.To + " " + c.How }
+
+// Cell is a check with what was seen.
+type Cell struct {
+	Check
+	Got string
+}
+
+// Right says whether what was seen is what was expected.
+func (c *Cell) Right() bool { return c.Got == c.Want }
+
+// Table is the outcome of checks, in their order.
+type Table []Cell
+
+// Run tries all checks, one after the other: two that ask one balancer at the
+// same time would disturb each other's turns.
+func Run(checks []Check) Table {
+	t := make(Table, len(checks))
+	var beside sync.WaitGroup
+	for i, c := range checks {
+		t[i].Check = c
+		if c.silent {
+			beside.Go(func() { t[i].Got = c.try() })
+		}
+	}
+	for i, c := range checks {
+		if !c.silent {
+			t[i].Got = c.try()
+		}
+	}
+	beside.Wait()
+	return t
+}
+
+// Wrong are the cells that are not as expected.
+func (t Table) Wrong() []Cell {
+	var wrong []Cell
+	for _, c := range t {
+		if !c.Right() {
+			wrong = append(wrong, c)
+		}
+	}
+	return wrong
+}
+
+// Print writes the table, one line for cells that differ only in how they were
+// tried, then each wrong cell, then the totals.
+func (t Table) Print(w io.Writer) error {
+	out := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(out, "FROM\tTO\tHOW\tSEEN\t")
+	for i := 0; i < len(t); {
+		c, hows := t[i], []string{t[i].How}
+		for i++; i < len(t) && c.Right() && t[i].Right() && sameButHow(c, t[i]); i++ {
+			hows = append(hows, t[i].How)
+		}
+		verdict := ""
+		if !c.Right() {
+			verdict = "WRONG"
+		}
+		fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%s\n", c.From, c.To, strings.Join(hows, " "), c.Got, verdict)
+	}
+	if err := out.Flush(); err != nil {
+		return err
+	}
+	wrong := t.Wrong()
+	for _, c := range wrong {
+		fmt.Fprintf(w, "wrong: %s: expected %q, seen %q\n", c.Name(), c.Want, c.Got)
+	}
+	_, err := fmt.Fprintf(w, "%d cells, %d wrong\n", len(t), len(wrong))
+	return err
+}
+
+func sameButHow(a, b Cell) bool { return a.From == b.From && a.To == b.To && a.Want == b.Want }
+
+// All are the checks of a populated cluster.
+func All(c *cluster.Cluster) []Check {
+	b := builder{Cluster: c}
+	for _, part := range []func(){b.outside, b.nodes, b.bridged, b.endpoints, b.eastWest, b.onePort, b.large, b.refusals, b.walls} {
+		part()
+	}
+	return b.checks
+}
+
+// Select are the checks whose name begins with one of the prefixes.
+func Select(checks []Check, prefixes ...string) []Check {
+	var some []Check
+	for _, c := range checks {
+		for _, p := range prefixes {
+			if strings.HasPrefix(c.Name(), p) {
+				some = append(some, c)
+				break
+			}
+		}
+	}
+	return some
+}
