@@ -128,8 +128,9 @@ func (n *Node) Status(ctx context.Context) (*sluicev1.GetStatusResponse, error) 
 
 // Service is a service and its endpoints as the node knows them.
 func (n *Node) Service(ctx context.Context, name string) (*sluicev1.Service, error) {
-	var service sluicev1.Service
-	return &service, n.message(ctx, &service, "service", "inspect", name)
+	var answer sluicev1.GetServiceResponse
+	err := n.message(ctx, &answer, "service", "inspect", name)
+	return answer.GetService(), err
 }
 
 // Sandbox opens one of the namespaces that the node keeps; the caller closes it.

@@ -12,8 +12,10 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os/signal"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -155,3 +157,15 @@ func (w packetWriter) Write(b []byte) (int, error) { return w.WriteTo(b, w.to) }
 type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
+
+// ServeUntilSignal is the whole workload: a server named name on its two ports,
+// until SIGTERM or SIGINT.
+func ServeUntilSignal(name string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	s, err := Listen(name, TargetPort, HiddenPort)
+	if err != nil {
+		return err
+	}
+	return s.Run(ctx)
+}

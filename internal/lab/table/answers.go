@@ -14,7 +14,7 @@ import (
 // How long an answer may take. No check passes or fails by being fast: an answer
 // that is there comes in milliseconds, and a virtual machine may be slow.
 const (
-	wait   = 5 * time.Second
+	usual  = 5 * time.Second
 	silent = 1500 * time.Millisecond // where none is expected
 )
 
@@ -27,6 +27,7 @@ const (
 
 type builder struct {
 	*cluster.Cluster
+	wait   time.Duration
 	checks []Check
 }
 
@@ -40,13 +41,14 @@ type asker struct {
 	place probe.Place
 }
 
-func (a asker) client() probe.Client { return probe.Client{Place: a.place, Wait: wait} }
+func (b *builder) client(a asker) probe.Client { return probe.Client{Place: a.place, Wait: b.wait} }
 
 // both adds a TCP and a UDP cell: a asks at to, and each of names answers and sees source.
 func (b *builder) both(a asker, to target, source netip.Addr, names ...string) {
 	want := sees(names, source.String())
-	tcp := func() (probe.Answer, error) { return a.client().Get(to.at) }
-	udp := func() (probe.Answer, error) { return a.client().Ask(to.at, 1) }
+	c := b.client(a)
+	tcp := func() (probe.Answer, error) { return c.Get(to.at) }
+	udp := func() (probe.Answer, error) { return c.Ask(to.at, 1) }
 	b.add(Check{From: a.name, To: to.name, How: "tcp", Want: want, try: func() string { return gather(len(names), tcp) }})
 	b.add(Check{From: a.name, To: to.name, How: "udp", Want: want, try: func() string { return gather(len(names), udp) }})
 }

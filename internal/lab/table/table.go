@@ -9,9 +9,11 @@ package table
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"text/tabwriter"
+	"time"
 
 	"github.com/sluice-mesh/sluice/internal/lab/cluster"
 )
@@ -100,23 +102,28 @@ func (t Table) Print(w io.Writer) error {
 func sameButHow(a, b Cell) bool { return a.From == b.From && a.To == b.To && a.Want == b.Want }
 
 // All are the checks of a populated cluster.
-func All(c *cluster.Cluster) []Check {
-	b := builder{Cluster: c}
-	for _, part := range []func(){b.outside, b.nodes, b.bridged, b.endpoints, b.eastWest, b.onePort, b.large, b.refusals, b.walls} {
+func All(c *cluster.Cluster) []Check { return checks(c, usual) }
+
+// Hasty are the same checks for where many will find silence: they wait less for
+// an answer, and so may not be trusted where a machine is very slow.
+func Hasty(c *cluster.Cluster) []Check { return checks(c, silent) }
+
+func checks(c *cluster.Cluster, wait time.Duration) []Check {
+	b := builder{Cluster: c, wait: wait}
+	for _, part := range []func(){
+		b.outside, b.nodes, b.bridged, b.endpoints, b.eastWest, b.onePort, b.large, b.refusals, b.walls,
+	} {
 		part()
 	}
 	return b.checks
 }
 
-// Select are the checks whose name begins with one of the prefixes.
-func Select(checks []Check, prefixes ...string) []Check {
+// Select are the checks with these names, in the table's order.
+func Select(checks []Check, names ...string) []Check {
 	var some []Check
 	for _, c := range checks {
-		for _, p := range prefixes {
-			if strings.HasPrefix(c.Name(), p) {
-				some = append(some, c)
-				break
-			}
+		if slices.Contains(names, c.Name()) {
+			some = append(some, c)
 		}
 	}
 	return some

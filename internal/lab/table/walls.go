@@ -24,7 +24,7 @@ func (b *builder) onePort() {
 				to = append(to, netip.AddrPortFrom(b.Node("n"+digit).Addr(f), cluster.Published))
 			}
 			local++
-			c := asker{"client", b.Client}.client()
+			c := b.client(asker{"client", b.Client})
 			c.Local = netip.AddrPortFrom(b.Client.Addr(f), local)
 			name := "one port to nodes " + order + ", " + string(f)
 			want := fmt.Sprintf("all answer and see %s", c.Local.Addr())
@@ -54,7 +54,7 @@ func all(n int, ask func() ([]probe.Answer, error)) func() string {
 func (b *builder) large() {
 	for _, n := range b.Nodes {
 		for _, f := range families() {
-			to, c := published(n.Name, n.Addr(f)), asker{"client", b.Client}.client()
+			to, c := published(n.Name, n.Addr(f)), b.client(asker{"client", b.Client})
 			b.add(Check{From: "client", To: to.name, How: "5 MB down", Want: "5242880 bytes", try: func() string {
 				got, err := c.Download(to.at)
 				return bytesOr(got, err)
@@ -102,7 +102,7 @@ func (b *builder) refusals() {
 			local := netip.AddrPortFrom(loopback(f), cluster.Idle)
 			b.refused(asker{n.Name, n}, target{fmt.Sprintf("%s %s, service without endpoint", n.Name, loopback(f)), local})
 			nobody := netip.AddrPortFrom(n.Addr(f), cluster.Nobodys)
-			c := outsider.client()
+			c := b.client(outsider)
 			b.add(Check{
 				From: "client", To: fmt.Sprintf("%s %s, nothing published", n.Name, n.Addr(f)), How: "tcp", Want: "refused",
 				try: func() string { _, err := c.Get(nobody); return probe.Outcome(err) },
@@ -112,7 +112,7 @@ func (b *builder) refusals() {
 }
 
 func (b *builder) refused(a asker, to target) {
-	c := a.client()
+	c := b.client(a)
 	b.add(Check{From: a.name, To: to.name, How: "tcp", Want: "refused", try: func() string { _, err := c.Get(to.at); return probe.Outcome(err) }})
 	b.add(Check{From: a.name, To: to.name, How: "udp", Want: "refused", try: func() string { _, err := c.Ask(to.at, 1); return probe.Outcome(err) }})
 }
@@ -139,7 +139,7 @@ func (b *builder) walls() {
 // wall adds cells where any answer is wrong. How a packet ends depends on
 // which wall it meets first, and does not matter.
 func (b *builder) wall(a asker, to target) {
-	c := a.client()
+	c := b.client(a)
 	c.Wait = silent
 	none := func(err error) string {
 		if err == nil {
@@ -166,11 +166,11 @@ func (b *builder) hidden(e *cluster.Endpoint, f cluster.Family) {
 	name := fmt.Sprintf("%s on ingress, port not published, %s", e.Name, f)
 	b.add(Check{From: from.name, To: name, How: "udp", Want: "not heard", silent: true, try: func() string {
 		token := rand.Text()
-		if err := from.client().Tell(to, token); err != nil {
+		if err := b.client(from).Tell(to, token); err != nil {
 			return probe.Outcome(err)
 		}
 		time.Sleep(silent)
-		all, err := probe.Client{Place: e, Wait: wait}.Heard(inside)
+		all, err := probe.Client{Place: e, Wait: b.wait}.Heard(inside)
 		switch {
 		case err != nil:
 			return probe.Outcome(err)
