@@ -26,13 +26,13 @@ func (c *Cluster) Close() error {
 	}
 	// While the namespaces still exist, so that nobody else can have their numbers.
 	errs = append(errs, c.inhabited())
-	mounts, err := mountsBelow(c.Dir)
+	for _, s := range c.spaces {
+		errs = append(errs, s.Close())
+	}
+	mounts, err := mountsBelow(c.Dir) // what the agents keep on purpose when they end
 	errs = append(errs, err)
 	for i := len(mounts) - 1; i >= 0; i-- { // the last mounted first
 		errs = append(errs, unix.Unmount(mounts[i], unix.MNT_DETACH))
-	}
-	for _, s := range c.spaces {
-		errs = append(errs, s.Close())
 	}
 	return errors.Join(append(errs, os.RemoveAll(c.Dir), c.leftover())...)
 }

@@ -76,17 +76,17 @@ func (t Table) Wrong() []Cell {
 // tried, then each wrong cell, then the totals.
 func (t Table) Print(w io.Writer) error {
 	out := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(out, "FROM\tTO\tHOW\tSEEN\t")
+	fmt.Fprintln(out, "FROM\tTO\tHOW\tSEEN")
 	for i := 0; i < len(t); {
 		c, hows := t[i], []string{t[i].How}
 		for i++; i < len(t) && c.Right() && t[i].Right() && sameButHow(c, t[i]); i++ {
 			hows = append(hows, t[i].How)
 		}
-		verdict := ""
+		seen := c.Got
 		if !c.Right() {
-			verdict = "WRONG"
+			seen += "  WRONG"
 		}
-		fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%s\n", c.From, c.To, strings.Join(hows, " "), c.Got, verdict)
+		fmt.Fprintf(out, "%s\t%s\t%s\t%s\n", c.From, c.To, strings.Join(hows, " "), seen)
 	}
 	if err := out.Flush(); err != nil {
 		return err
