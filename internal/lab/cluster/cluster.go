@@ -2,7 +2,7 @@
 // namespaces on one link, an agent in each of three, workloads, clients.
 //
 //	          lan (bridge in a namespace of its own)
-//	n1 .11      n2 .12       n3 .13       client .100, .101     192.168.50.0/24, fd50::/64
+//	n1 .11      n2 .12       n3 .13       client .100           192.168.50.0/24, fd50::/64
 //	agent       agent        agent        server "world"
 //	br7         br7          br7                                172.31.0.1/24, fd31::1/64 on each
 //	 b1 .2                    web.3 .2
@@ -157,10 +157,8 @@ func (c *Cluster) hosts(context.Context) error {
 		c.Nodes = append(c.Nodes, &Node{Host: h, Dir: filepath.Join(c.Dir, name), sluice: c.Sluice})
 	}
 	var err error
-	if c.Client, err = c.host("client", 100); err != nil {
-		return err
-	}
-	return c.Client.Address("eth0", c.underlay4(101), c.underlay6(101))
+	c.Client, err = c.host("client", 100)
+	return err
 }
 
 // agents starts one agent on each node.

@@ -128,6 +128,10 @@ func (c Client) PathMTU(to netip.AddrPort) (told bool, fits bool, err error) {
 		}
 		time.Sleep(100 * time.Millisecond) // for the ICMP message
 	}
+	// The ICMP message is noted on the socket too, for whatever is sent next.
+	if _, err := option(conn, unix.SOL_SOCKET, unix.SO_ERROR); err != nil {
+		return told, false, err
+	}
 	if _, err := conn.Write(make([]byte, overlayMTU-header)); err != nil {
 		return told, false, err
 	}
@@ -139,15 +143,28 @@ func (c Client) PathMTU(to netip.AddrPort) (told bool, fits bool, err error) {
 }
 
 func dontFragment(conn net.Conn, to netip.Addr) error {
+	level, name, value := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO
+	if to.Is6() {
+		level, name, value = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DO
+	}
+	return onSocket(conn, func(fd int) error { return unix.SetsockoptInt(fd, level, name, value) })
+}
+
+// option reads a socket option.
+func option(conn net.Conn, level, name int) (value int, err error) {
+	err = onSocket(conn, func(fd int) (err error) {
+		value, err = unix.GetsockoptInt(fd, level, name)
+		return err
+	})
+	return value, err
+}
+
+func onSocket(conn net.Conn, f func(fd int) error) error {
 	raw, err := conn.(*net.UDPConn).SyscallConn()
 	if err != nil {
 		return err
 	}
-	level, option, value := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO
-	if to.Is6() {
-		level, option, value = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DO
-	}
 	var inner error
-	err = raw.Control(func(fd uintptr) { inner = unix.SetsockoptInt(int(fd), level, option, value) })
+	err = raw.Control(func(fd uintptr) { inner = f(int(fd)) })
 	return errors.Join(err, inner)
 }
