@@ -167,6 +167,27 @@ func TestSettleGivesUpTheYoungerClaim(t *testing.T) {
 	}
 }
 
+// A claim that lost is taken out of the record, even where nothing comes in its place:
+// it would come back when the winner goes.
+func TestSettleForgetsLostClaims(t *testing.T) {
+	w := newWorld(t, 2)
+	w.settleAll()
+	snap := w.state.Snapshot()
+	for n, claim := range map[int]uint64{1: 7, 2: 3} {
+		node := snap.Node(testID[NodeID]('a', n)).clone()
+		node.Blocks = []Block{snap.Network(IngressNetwork).block(5)}
+		node.Blocks[0].Claim = claim
+		w.write(node.ID, NodeRecord(node))
+	}
+	if _, written := firstWritten(w.state.Snapshot()); !written {
+		t.Fatal("both hold the block")
+	}
+	w.settle(testID[NodeID]('a', 1))
+	if r, ok := w.state.Get(Key{KindNode, string(testID[NodeID]('a', 1))}); !ok || len(r.Node.Blocks) != 0 {
+		t.Errorf("the record still claims %v", r.Node.Blocks)
+	}
+}
+
 // Two endpoints of one node on one address are parted, the other one keeps its own.
 func TestSettlePartsOneAddress(t *testing.T) {
 	w := newWorld(t, 1)

@@ -185,15 +185,15 @@ func TestNetworksThatClash(t *testing.T) {
 func TestHostileBlocks(t *testing.T) {
 	ingress := NewIngress(DefaultIngress(), DefaultPool(), 7)
 	good := ingress.block(3)
-	with := func(edit func(*Block)) Block { b := good; edit(&b); return b }
+	with := func(edit func(*Block)) Block { b := ingress.block(4); edit(&b); return b }
 	for name, b := range map[string]Block{
-		"all of IPv4":          with(func(b *Block) { b.V4 = netip.MustParsePrefix("0.0.0.0/0") }),
-		"all of the subnet":    with(func(b *Block) { b.V4 = ingress.Subnet4 }),
-		"outside the subnet":   with(func(b *Block) { b.V4 = netip.MustParsePrefix("192.0.2.0/27") }),
-		"too small":            with(func(b *Block) { b.V4 = netip.PrefixFrom(good.V4.Addr(), 28) }),
-		"outside IPv6":         with(func(b *Block) { b.V6 = netip.MustParsePrefix("2001:db8::/64") }),
-		"for virtual addreses": with(func(b *Block) { b.V4 = nth4(ingress.Subnet4, ingress.Bits4, 1<<11-1) }),
-		"of no network":        with(func(b *Block) { b.Network = testID[NetworkID]('b', 1) }),
+		"all of IPv4":           with(func(b *Block) { b.V4 = netip.MustParsePrefix("0.0.0.0/0") }),
+		"all of the subnet":     with(func(b *Block) { b.V4 = ingress.Subnet4 }),
+		"outside the subnet":    with(func(b *Block) { b.V4 = netip.MustParsePrefix("192.0.2.0/27") }),
+		"too small":             with(func(b *Block) { b.V4 = netip.PrefixFrom(b.V4.Addr(), 28) }),
+		"outside IPv6":          with(func(b *Block) { b.V6 = netip.MustParsePrefix("2001:db8::/64") }),
+		"for virtual addresses": with(func(b *Block) { b.V4 = nth4(ingress.Subnet4, ingress.Bits4, 1<<11-1) }),
+		"of no network":         with(func(b *Block) { b.Network = testID[NetworkID]('b', 1) }),
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, 1)

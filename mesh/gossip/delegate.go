@@ -2,7 +2,6 @@ package gossip
 
 import (
 	"bytes"
-	"log/slog"
 	"math/rand/v2"
 	"sync"
 
@@ -38,13 +37,13 @@ func (d *delegate) NodeMeta(int) []byte { return nil }
 // NotifyMsg must not block, and msg is memberlist's own buffer.
 func (d *delegate) NotifyMsg(msg []byte) {
 	if len(msg) > noticeLimit {
-		d.book.Log(slog.LevelWarn, "gossip message refused", "bytes", len(msg), "limit", noticeLimit)
+		d.book.Warn("gossip message refused", "bytes", len(msg), "limit", noticeLimit)
 		return
 	}
 	select {
 	case d.inbox <- bytes.Clone(msg):
 	default:
-		d.book.Log(slog.LevelWarn, "gossip message dropped, too many wait")
+		d.book.Warn("gossip message dropped, too many wait")
 	}
 }
 
@@ -63,7 +62,7 @@ func (d *delegate) LocalState(bool) []byte {
 	for i := range min(len(records), countLimit) {
 		line, err := encode(records[(start+i)%len(records)])
 		if err != nil {
-			d.book.Log(slog.LevelError, "record not sent", "err", err)
+			d.book.Error("record not sent", "err", err)
 			continue
 		}
 		if size += len(line) + 1; size > stateLimit {
@@ -81,11 +80,11 @@ func (d *delegate) MergeRemoteState(msg []byte, _ bool) { d.merge(msg, stateLimi
 func (d *delegate) merge(msg []byte, limit int) {
 	records, left, err := decode(msg, limit)
 	if err != nil {
-		d.book.Log(slog.LevelWarn, "gossip message refused", "err", err)
+		d.book.Warn("gossip message refused", "err", err)
 		return
 	}
 	if left.count > 0 {
-		d.book.Log(slog.LevelWarn, "gossip records refused", "count", left.count, "first", left.first)
+		d.book.Warn("gossip records refused", "count", left.count, "first", left.first)
 	}
 	d.gate.RLock()
 	defer d.gate.RUnlock()
@@ -104,7 +103,7 @@ func (d *delegate) relay(fresh []mesh.Record) {
 	for _, r := range fresh {
 		line, err := encode(r)
 		if err != nil {
-			d.book.Log(slog.LevelError, "record not sent", "err", err)
+			d.book.Error("record not sent", "err", err)
 			continue
 		}
 		// A large record came from its writer, who sends it to everybody.

@@ -90,7 +90,7 @@ func Start(cfg Config) (*Gossip, error) {
 		return nil, err
 	}
 	g := &Gossip{
-		self: cfg.Bind, state: cfg.State, book: &logbook{log: cfg.Log},
+		self: cfg.Bind, state: cfg.State, book: newLogbook(cfg.Log),
 		members: newMembers(cfg.ID), small: newOutbox(), large: newOutbox(),
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())

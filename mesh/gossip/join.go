@@ -76,7 +76,7 @@ func (g *Gossip) rejoin() {
 		}
 		peer := missing[rand.IntN(len(missing))]
 		if err := g.join(peer); err != nil && mesh.ReasonOf(err) == WrongSecret {
-			g.book.log.Warn("peer not rejoined", "peer", peer, "err", err)
+			g.book.Warn("peer not rejoined", "peer", peer, "err", err)
 		}
 	}
 }

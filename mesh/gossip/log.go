@@ -16,31 +16,51 @@ const (
 	logPeriod = 5 * time.Second
 )
 
-// logbook writes with a limit and tells at the end of a period how much it kept back.
-// It is an io.Writer for memberlist's logger. Safe for concurrent use.
+// logbook is a logger with that limit; at the end of a period it tells how much it kept
+// back. It is also the io.Writer of memberlist's logger. Safe for concurrent use.
 type logbook struct {
-	log  *slog.Logger
-	used atomic.Int64
+	*slog.Logger
+	unlimited *slog.Logger
+	used      *atomic.Int64
 }
 
-// Log writes one line, or counts it where the period's lines are used up.
-func (b *logbook) Log(level slog.Level, msg string, args ...any) {
-	if b.log.Enabled(context.Background(), level) && b.used.Add(1) <= logLines {
-		b.log.Log(context.Background(), level, msg, args...)
-	}
+func newLogbook(log *slog.Logger) *logbook {
+	used := new(atomic.Int64)
+	return &logbook{Logger: slog.New(limiter{log.Handler(), used}), unlimited: log, used: used}
 }
 
 // turn begins a new period.
 func (b *logbook) turn() {
 	if kept := b.used.Swap(0) - logLines; kept > 0 {
-		b.log.Warn("gossip log lines kept back", "count", kept)
+		b.unlimited.Warn("gossip log lines kept back", "count", kept)
 	}
+}
+
+// limiter is a slog.Handler that drops what comes after logLines.
+type limiter struct {
+	slog.Handler
+	used *atomic.Int64
+}
+
+func (l limiter) Handle(ctx context.Context, r slog.Record) error {
+	if l.used.Add(1) > logLines {
+		return nil
+	}
+	return l.Handler.Handle(ctx, r)
+}
+
+func (l limiter) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return limiter{l.Handler.WithAttrs(attrs), l.used}
+}
+
+func (l limiter) WithGroup(name string) slog.Handler {
+	return limiter{l.Handler.WithGroup(name), l.used}
 }
 
 // Write takes one line of memberlist's log.
 func (b *logbook) Write(line []byte) (int, error) {
 	level, text := split(line)
-	b.Log(level, "memberlist", "text", text)
+	b.Log(context.Background(), level, "memberlist", "text", text)
 	return len(line), nil
 }
 

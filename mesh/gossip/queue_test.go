@@ -66,7 +66,7 @@ func TestOutboxKeepsNewest(t *testing.T) {
 // slice nor blocks.
 func TestDelegate(t *testing.T) {
 	var out bytes.Buffer
-	book := &logbook{log: slog.New(slog.NewTextHandler(&out, nil))}
+	book := newLogbook(slog.New(slog.NewTextHandler(&out, nil)))
 	d := newDelegate(&memory{}, newQueue(func() int { return 1 }), book)
 	if msg := d.LocalState(true); len(msg) != 1 {
 		t.Errorf("an empty state has %d bytes", len(msg))

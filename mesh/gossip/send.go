@@ -2,7 +2,6 @@ package gossip
 
 import (
 	"cmp"
-	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -76,7 +75,7 @@ func (g *Gossip) flushSmall() {
 	for _, r := range records {
 		line, err := encode(r)
 		if err != nil {
-			g.book.Log(slog.LevelError, "record not sent", "err", err)
+			g.book.Error("record not sent", "err", err)
 			continue
 		}
 		msg := message(line)
@@ -94,7 +93,7 @@ func (g *Gossip) flushSmall() {
 	for _, msg := range pack(lines, packetLimit) {
 		for _, n := range others {
 			if err := g.list.SendBestEffort(n, msg); err != nil {
-				g.book.Log(slog.LevelDebug, "datagram not sent", "node", n.Name, "err", err)
+				g.book.Debug("datagram not sent", "node", n.Name, "err", err)
 			}
 		}
 	}
@@ -142,7 +141,7 @@ func (g *Gossip) flushLarge() {
 	for _, msg := range pack(lines, noticeLimit) {
 		for _, n := range g.members.others() {
 			if err := g.list.SendReliable(n, msg); err != nil {
-				g.book.Log(slog.LevelWarn, "large record not sent, the next exchange carries it", "node", n.Name, "err", err)
+				g.book.Warn("large record not sent, the next exchange carries it", "node", n.Name, "err", err)
 			}
 		}
 	}
