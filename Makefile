@@ -23,7 +23,7 @@ help: ## list the targets
 go:
 	@v=$$(cd / && GOTOOLCHAIN=local go env GOVERSION 2>/dev/null | sed 's/^go//' || true); \
 	if [ -z "$$v" ] || [ "$$(printf '%s\n' 1.21 "$$v" | sort -V | head -1)" != 1.21 ]; then \
-	  echo "make: needs Go 1.21 or newer (found $${v:-none}): install one from https://go.dev/dl, it fetches the version that go.mod names"; exit 1; fi
+	  echo "make: needs Go 1.21 or newer (found $${v:-none}): install a newer one, it fetches the version that go.mod names"; exit 1; fi
 
 .PHONY: build
 build: go ## build .build/sluice, one static program

@@ -70,7 +70,7 @@ func (w *World) Settle() {
 // Network makes a user network.
 func (w *World) Network(name string) mesh.NetworkID {
 	w.tb.Helper()
-	n, err := mesh.NewNetwork(w.State.Snapshot(), id[mesh.NetworkID]('b', len(w.State.Records())), name, netip.Prefix{})
+	n, err := mesh.NewNetwork(w.State.Snapshot(), id[mesh.NetworkID]('b', int(w.time)), name, netip.Prefix{})
 	if err != nil {
 		w.tb.Fatal(err)
 	}
@@ -82,7 +82,7 @@ func (w *World) Network(name string) mesh.NetworkID {
 func (w *World) Service(name string, networks []mesh.NetworkID, ports ...mesh.PublishedPort) mesh.ServiceID {
 	w.tb.Helper()
 	s := &mesh.Service{
-		ID: id[mesh.ServiceID]('c', len(w.State.Records())), Name: name,
+		ID: id[mesh.ServiceID]('c', int(w.time)), Name: name,
 		Networks: networks, Publish: ports, Scheduler: mesh.RoundRobin,
 	}
 	w.Write(NodeID(1), mesh.ServiceRecord(s))
@@ -93,7 +93,7 @@ func (w *World) Service(name string, networks []mesh.NetworkID, ports ...mesh.Pu
 func (w *World) Endpoint(s mesh.ServiceID, name string, node int) *mesh.Endpoint {
 	w.tb.Helper()
 	e := &mesh.Endpoint{
-		ID: id[mesh.EndpointID]('d', len(w.State.Records())), Name: name,
+		ID: id[mesh.EndpointID]('d', int(w.time)), Name: name,
 		Service: s, Node: NodeID(node), State: mesh.Ready, Weight: 1,
 	}
 	w.Write(NodeID(node), mesh.EndpointRecord(e))
@@ -173,21 +173,24 @@ func Large(b *testing.B, services int) *mesh.Snapshot {
 	net := *w.State.Snapshot().Network(mesh.IngressNetwork)
 	net.Subnet4, net.Bits4 = netip.MustParsePrefix("11.0.0.0/8"), 20
 	w.Write(NodeID(1), mesh.NetworkRecord(&net))
+	settled := w.State.Snapshot()
+	blocks := make([]mesh.Block, nodes)
 	for i := range nodes {
-		n := *w.State.Snapshot().Node(NodeID(i + 1))
+		n := *settled.Node(NodeID(i + 1))
 		six := net.Subnet6.Addr().As16()
 		six[7] = byte(i)
 		n.Blocks = []mesh.Block{{
 			Network: net.ID, V4: netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i), 0, 0}), 20),
 			V6: netip.PrefixFrom(netip.AddrFrom16(six), 64), Claim: 1,
 		}}
+		blocks[i] = n.Blocks[0]
 		w.Write(n.ID, mesh.NodeRecord(&n))
 	}
 	for i := range services {
 		s := w.Service(fmt.Sprintf("s%d", i), nil, Port(uint16(10000+i), 80, mesh.TCP))
 		for j := range 2 {
 			k := 2*i + j
-			block := w.State.Snapshot().Node(NodeID(k%nodes + 1)).Blocks[0]
+			block := blocks[k%nodes]
 			four, six := block.V4.Addr().As4(), block.V6.Addr().As16()
 			four[2], four[3] = byte(k/nodes>>8), byte(k/nodes)
 			six[14], six[15] = four[2], four[3]+1
