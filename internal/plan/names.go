@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -70,8 +71,11 @@ const ReplyMark uint32 = 1 << 31
 // EndpointLinks begins the names of all EndpointLink devices and of no other.
 const EndpointLinks = "ep"
 
+// NetworkSandboxes begins the names of all network sandboxes and of no other.
+const NetworkSandboxes = "sluice-"
+
 // NetworkSandbox names the sandbox of the overlay network with this VNI.
-func NetworkSandbox(vni uint32) string { return fmt.Sprintf("sluice-%d", vni) }
+func NetworkSandbox(vni uint32) string { return NetworkSandboxes + strconv.Itoa(int(vni)) }
 
 // WayOutHost names the host's end of a network sandbox's way out.
 func WayOutHost(vni uint32) string { return fmt.Sprintf("sl-o%d", vni) }

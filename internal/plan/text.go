@@ -11,9 +11,7 @@ import (
 // Sort puts every object into its one order, so that a plan has one text form
 // whatever order its records were met in. Rules keep theirs: it has a meaning.
 func (p *Plan) Sort() {
-	slices.SortFunc(p.Sandboxes, func(a, b *Sandbox) int {
-		return cmp.Or(cmp.Compare(a.Kind.rank(), b.Kind.rank()), cmp.Compare(a.Name, b.Name))
-	})
+	slices.SortFunc(p.Sandboxes, CompareSandbox)
 	slices.SortFunc(p.Left, func(a, b Left) int {
 		return cmp.Or(cmp.Compare(a.Object, b.Object), cmp.Compare(a.Reason, b.Reason))
 	})
@@ -175,4 +173,9 @@ func (v VirtualServer) String() string {
 
 func (b Backend) String() string {
 	return fmt.Sprintf("backend  fwm %s %s weight %d", HexMark(b.Mark), netip.AddrPortFrom(b.Addr, b.Port), b.Weight)
+}
+
+// CompareSandbox is the order in which sandboxes stand in a plan and are applied.
+func CompareSandbox(a, b *Sandbox) int {
+	return cmp.Or(cmp.Compare(a.Kind.rank(), b.Kind.rank()), cmp.Compare(a.Name, b.Name))
 }

@@ -1,0 +1,79 @@
+// Package e2e runs the real program in a real cluster of three nodes.
+//
+// It needs IP_VS. Where the running kernel has none these tests belong into the
+// virtual machine, and say so; there (SLUICE_VM is set) a kernel without it is a failure.
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/sluice-mesh/sluice/internal/lab/cluster"
+	"github.com/sluice-mesh/sluice/internal/lab/probe"
+)
+
+func TestMain(m *testing.M) {
+	// The workloads are this program too.
+	if len(os.Args) == 3 && os.Args[1] == "serve" {
+		if err := probe.ServeUntilSignal(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// ipvs tells whether the running kernel has IP_VS.
+func ipvs() bool {
+	_, err := netlink.GenlFamilyGet("IPVS") // loads the module where there is one
+	return err == nil
+}
+
+// program is the program under test.
+func program(t *testing.T) string {
+	t.Helper()
+	path := os.Getenv("SLUICE_BIN")
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("SLUICE_BIN=%q is no program: build ./cmd/sluice and name it there", path)
+	}
+	return path
+}
+
+// TestCluster is all that is tried on one populated cluster: making one is what
+// takes the time.
+func TestCluster(t *testing.T) {
+	if !ipvs() {
+		if os.Getenv("SLUICE_VM") == "" {
+			t.Skip("needs VM: IPVS")
+		}
+		t.Fatal("this virtual machine's kernel has no IPVS")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := cluster.Start(t.Context(), cluster.Config{
+		Sluice: program(t), Workload: []string{self, "serve"}, Progress: t.Logf,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if t.Failed() {
+			t.Log(c.Logs())
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := c.Populate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("Mesh", func(t *testing.T) { testMesh(t, c) })
+	t.Run("BadInput", func(t *testing.T) { testBadInput(t, c) })
+	t.Run("Mutations", func(t *testing.T) { testMutations(t, c) })
+}
