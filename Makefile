@@ -42,7 +42,7 @@ demo: go ## three nodes, one service, every client and node: prints the table
 
 .PHONY: test
 test: deps runner ## everything: static checks, all tests here, and in a VM those that need one
-	@go run ./internal/lab/cmd/runtests -check 'make static' -runner '$(CURDIR)/$(RUNNER) -t 900' ./...
+	@go run ./internal/lab/cmd/runtests -check 'make static' -runner '$(CURDIR)/$(RUNNER) -t 1000' ./...
 
 .PHONY: check
 check: deps static ## static checks and the tests that this kernel can carry
