@@ -72,6 +72,9 @@ type Front struct {
 	Port    PublishedPort
 }
 
+// String names it as status does.
+func (f Front) String() string { return "service " + f.Service.Name + " port " + f.Port.Front() }
+
 // Conflict is a claim that lost against an older one and waits for it to end.
 type Conflict struct {
 	Kind   Kind

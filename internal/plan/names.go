@@ -141,7 +141,7 @@ func (m MAC) String() string {
 }
 
 // HexMark is the text form of a mark.
-func HexMark(m uint32) string { return fmt.Sprintf("0x%x", m) }
+func HexMark(m uint32) string { return "0x" + strconv.FormatUint(uint64(m), 16) }
 
 // ForeignSource are the rules that drop what comes in by a tunnel device (or
 // several, as an nft set) from an address outside the sending node's blocks:

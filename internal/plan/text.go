@@ -39,10 +39,16 @@ func (s *Sandbox) sort() {
 		return cmp.Or(cmp.Compare(a.Link, b.Link), slices.Compare(a.MAC[:], b.MAC[:]))
 	})
 	slices.SortFunc(s.Virtual, func(a, b VirtualServer) int {
-		return cmp.Or(cmp.Compare(a.Mark, b.Mark), cmp.Compare(a.Family, b.Family))
+		if a.Mark != b.Mark { // the others are not looked at: there may be tens of thousands
+			return cmp.Compare(a.Mark, b.Mark)
+		}
+		return cmp.Compare(a.Family, b.Family)
 	})
 	slices.SortFunc(s.Backends, func(a, b Backend) int {
-		return cmp.Or(cmp.Compare(a.Mark, b.Mark), a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port))
+		if a.Mark != b.Mark {
+			return cmp.Compare(a.Mark, b.Mark)
+		}
+		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port))
 	})
 	slices.SortFunc(s.Tables, func(a, b *Table) int { return cmp.Compare(a.Family, b.Family) })
 	for _, t := range s.Tables {
