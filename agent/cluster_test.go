@@ -193,13 +193,13 @@ func TestSilenceRemovesNothing(t *testing.T) {
 	if seen := c.liveness(scene.NodeID(2)); seen.alive || seen.since != clock.now() {
 		t.Fatalf("a node that was never met is %v", seen)
 	}
-	c.MemberChanged(scene.NodeID(2), true)
+	c.MemberAlive(scene.NodeID(2))
 	clock.set(time.Unix(2000, 0))
-	c.MemberChanged(scene.NodeID(2), true)
+	c.MemberAlive(scene.NodeID(2))
 	if seen := c.liveness(scene.NodeID(2)); !seen.alive || seen.since != time.Unix(1000, 0) {
 		t.Fatalf("a node that was met is %v", seen)
 	}
-	c.MemberChanged(scene.NodeID(2), false)
+	c.MemberSilent(scene.NodeID(2))
 	if seen := c.liveness(scene.NodeID(2)); seen.alive || seen.since != time.Unix(2000, 0) || len(c.snapshot().Nodes) != 2 {
 		t.Fatalf("a node that fell silent is %v", seen)
 	}

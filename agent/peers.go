@@ -42,19 +42,26 @@ func (c *cluster) Merge(records []mesh.Record) []mesh.Record {
 	return fresh
 }
 
-// MemberChanged notes how gossip sees a node. Silence removes nothing: a node's
-// kernel carries packets without its agent.
-func (c *cluster) MemberChanged(id mesh.NodeID, alive bool) {
+// MemberAlive notes that gossip hears a node.
+func (c *cluster) MemberAlive(id mesh.NodeID) { c.observe(id, observation{alive: true}) }
+
+// MemberSilent notes that gossip hears a node no longer. It removes nothing: a
+// node's kernel carries packets without its agent.
+func (c *cluster) MemberSilent(id mesh.NodeID) { c.observe(id, observation{alive: false}) }
+
+// observe keeps what is new, since now.
+func (c *cluster) observe(id mesh.NodeID, o observation) {
 	if id == c.own.ID {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if have, ok := c.seen[id]; ok && have.alive == alive {
+	if have, ok := c.seen[id]; ok && have.alive == o.alive {
 		return
 	}
-	c.seen[id] = observation{alive: alive, since: c.now()}
-	c.log.Info("a node changed", "node", id, "alive", alive)
+	o.since = c.now()
+	c.seen[id] = o
+	c.log.Info("a node changed", "node", id, "alive", o.alive)
 }
 
 // Peers are the addresses of all other nodes, known from their records: where a

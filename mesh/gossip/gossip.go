@@ -40,9 +40,11 @@ type State interface {
 	// changed the state: only they are passed on. A record that says it was written by
 	// this node comes here too: a node that lost its disk learns its own past so.
 	Merge(records []mesh.Record) (fresh []mesh.Record)
-	// MemberChanged tells that another node was found alive, or is no longer.
-	// Gossip's silence does not mean that the node's data path is dead.
-	MemberChanged(id mesh.NodeID, alive bool)
+	// MemberAlive tells that another node was found alive.
+	MemberAlive(id mesh.NodeID)
+	// MemberSilent tells that a node that was alive failed or left. Its silence
+	// does not mean that its data path is dead.
+	MemberSilent(id mesh.NodeID)
 	// Peers returns the gossip addresses of nodes that should be members. Those that
 	// are not are tried again, so that a split that has healed ends.
 	Peers() []netip.AddrPort

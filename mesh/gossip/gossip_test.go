@@ -41,10 +41,16 @@ func (m *memory) Merge(records []mesh.Record) []mesh.Record {
 	return slices.DeleteFunc(slices.Clone(records), func(r mesh.Record) bool { return !m.state.Merge(r) })
 }
 
-func (m *memory) MemberChanged(id mesh.NodeID, alive bool) {
+func (m *memory) MemberAlive(id mesh.NodeID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.alive[id] = alive
+	m.alive[id] = true
+}
+
+func (m *memory) MemberSilent(id mesh.NodeID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.alive[id] = false
 }
 
 func (m *memory) Peers() []netip.AddrPort {
@@ -121,7 +127,7 @@ func startAt(t *testing.T, n int, addr netip.AddrPort, secret []byte, peers ...n
 func (n *node) write(r mesh.Record) mesh.Record {
 	n.time++
 	r.Version, r.Claim = mesh.Version{Time: n.time, Writer: n.id}, 1
-	n.memory.Merge([]mesh.Record{r})
+	n.Merge([]mesh.Record{r})
 	n.Send(r)
 	return r
 }

@@ -62,27 +62,34 @@ func (m *members) change(f func(mesh.NodeID), n *memberlist.Node) {
 
 // tell brings State up to date. A node that went and came back in between is no news.
 func (m *members) tell(state State) {
+	came, went := m.untold()
+	for _, id := range went {
+		state.MemberSilent(id)
+	}
+	for _, id := range came {
+		state.MemberAlive(id)
+	}
+}
+
+// untold returns what State has not heard, each sorted, and counts it as told.
+func (m *members) untold() (came, went []mesh.NodeID) {
 	m.mu.Lock()
-	changed := map[mesh.NodeID]bool{}
+	defer m.mu.Unlock()
 	for id := range m.told {
 		if m.alive[id] == nil {
-			changed[id] = false
+			went = append(went, id)
+			delete(m.told, id)
 		}
 	}
 	for id := range m.alive {
 		if !m.told[id] {
-			changed[id] = true
+			came = append(came, id)
+			m.told[id] = true
 		}
 	}
-	for id, alive := range changed {
-		if m.told[id] = alive; !alive {
-			delete(m.told, id)
-		}
-	}
-	m.mu.Unlock()
-	for _, id := range slices.Sorted(maps.Keys(changed)) {
-		state.MemberChanged(id, changed[id])
-	}
+	slices.Sort(came)
+	slices.Sort(went)
+	return came, went
 }
 
 // ids are the living, self included, sorted.
