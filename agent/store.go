@@ -36,13 +36,13 @@ const (
 	lockTimeout = 300 * time.Millisecond // long enough for an agent that is just ending
 )
 
-var (
-	bucketMeta      = []byte("meta")
-	bucketRecords   = []byte("records")
-	bucketLifetimes = []byte("lifetimes")
-	keyFormat       = []byte("format")
-	keyNode         = []byte("node")
-	keySecret       = []byte("secret")
+const (
+	bucketMeta      = "meta"
+	bucketRecords   = "records"
+	bucketLifetimes = "lifetimes"
+	keyFormat       = "format"
+	keyNode         = "node"
+	keySecret       = "secret"
 )
 
 // saved is the whole content of a store.
@@ -97,7 +97,7 @@ func damaged(path string, err error) error {
 }
 
 func openError(path string, err error) error {
-	var path0 *fs.PathError
+	_, inSystem := errors.AsType[*fs.PathError](err)
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
 		holder := ""
@@ -105,7 +105,7 @@ func openError(path string, err error) error {
 			holder = fmt.Sprintf(" (pid %d)", pid)
 		}
 		return mesh.Refuse(DataDirInUse, "stop it or give --data-dir", "another agent%s uses data directory %s", holder, filepath.Dir(path))
-	case errors.As(err, &path0):
+	case inSystem:
 		return fmt.Errorf("open store: %w", err)
 	default:
 		return damaged(path, err)
@@ -141,11 +141,11 @@ func (s *store) close() error { return s.db.Close() }
 func (s *store) load(path string) (*saved, error) {
 	content := &saved{Lifetimes: map[mesh.EndpointID]lifetime{}}
 	err := s.db.Update(func(tx *bolt.Tx) error {
-		meta := tx.Bucket(bucketMeta)
+		meta := bucket(tx, bucketMeta)
 		if meta == nil {
 			return s.create(tx, content)
 		}
-		if format := string(meta.Get(keyFormat)); format != strconv.Itoa(storeFormat) {
+		if format := string(meta.Get([]byte(keyFormat))); format != strconv.Itoa(storeFormat) {
 			return mesh.Refuse(DataVersion, "run the version of sluice that wrote it, or give --data-dir",
 				"the store %s has format %.20q and this agent reads %d", path, format, storeFormat)
 		}
@@ -160,18 +160,21 @@ func (s *store) load(path string) (*saved, error) {
 	return content, nil
 }
 
+// bucket is nil where there is none of the name.
+func bucket(tx *bolt.Tx, name string) *bolt.Bucket { return tx.Bucket([]byte(name)) }
+
 // create makes the buckets and the node's identity.
 func (s *store) create(tx *bolt.Tx, content *saved) error {
-	for _, name := range [][]byte{bucketMeta, bucketRecords, bucketLifetimes} {
-		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+	for _, name := range []string{bucketMeta, bucketRecords, bucketLifetimes} {
+		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 			return err
 		}
 	}
 	content.ID = newID[mesh.NodeID]()
-	meta := tx.Bucket(bucketMeta)
+	meta := bucket(tx, bucketMeta)
 	return errors.Join(
-		meta.Put(keyFormat, []byte(strconv.Itoa(storeFormat))),
-		meta.Put(keyNode, []byte(content.ID)),
+		meta.Put([]byte(keyFormat), []byte(strconv.Itoa(storeFormat))),
+		meta.Put([]byte(keyNode), []byte(content.ID)),
 	)
 }
 
@@ -183,15 +186,15 @@ func newID[T ~string]() T {
 }
 
 func (c *saved) read(tx *bolt.Tx) error {
-	meta, records, lifetimes := tx.Bucket(bucketMeta), tx.Bucket(bucketRecords), tx.Bucket(bucketLifetimes)
+	meta, records, lifetimes := bucket(tx, bucketMeta), bucket(tx, bucketRecords), bucket(tx, bucketLifetimes)
 	if records == nil || lifetimes == nil {
 		return errors.New("a bucket is missing")
 	}
-	c.ID = mesh.NodeID(meta.Get(keyNode))
+	c.ID = mesh.NodeID(meta.Get([]byte(keyNode)))
 	if id, err := hex.DecodeString(string(c.ID)); err != nil || len(id) != mesh.IDLength/2 {
 		return errors.New("the node's identity is missing")
 	}
-	if raw := meta.Get(keySecret); raw != nil {
+	if raw := meta.Get([]byte(keySecret)); raw != nil {
 		if len(raw) != trust.SecretSize {
 			return errors.New("the secret has a wrong length")
 		}
@@ -234,7 +237,7 @@ func (s *store) putRecords(records []mesh.Record) error {
 // putMembership keeps the secret of a cluster and its records in one transaction.
 func (s *store) putMembership(secret trust.Secret, records []mesh.Record) error {
 	err := s.db.Update(func(tx *bolt.Tx) error {
-		if err := tx.Bucket(bucketMeta).Put(keySecret, secret[:]); err != nil {
+		if err := bucket(tx, bucketMeta).Put([]byte(keySecret), secret[:]); err != nil {
 			return err
 		}
 		return putRecords(tx, records)
@@ -246,13 +249,13 @@ func (s *store) putMembership(secret trust.Secret, records []mesh.Record) error 
 }
 
 func putRecords(tx *bolt.Tx, records []mesh.Record) error {
-	bucket := tx.Bucket(bucketRecords)
+	b := bucket(tx, bucketRecords)
 	for _, r := range records {
 		text, err := json.Marshal(r)
 		if err != nil {
 			return err
 		}
-		if err := bucket.Put([]byte(string(r.Kind)+"/"+r.ID), text); err != nil {
+		if err := b.Put([]byte(string(r.Kind)+"/"+r.ID), text); err != nil {
 			return err
 		}
 	}
@@ -263,7 +266,7 @@ func putRecords(tx *bolt.Tx, records []mesh.Record) error {
 func (s *store) putLifetime(id mesh.EndpointID, l lifetime) error {
 	text, err := json.Marshal(l)
 	if err == nil {
-		err = s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketLifetimes).Put([]byte(id), text) })
+		err = s.db.Update(func(tx *bolt.Tx) error { return bucket(tx, bucketLifetimes).Put([]byte(id), text) })
 	}
 	if err != nil {
 		return fmt.Errorf("write store: %w", err)
@@ -273,7 +276,7 @@ func (s *store) putLifetime(id mesh.EndpointID, l lifetime) error {
 
 // dropLifetime forgets it; dropping what is not there is success.
 func (s *store) dropLifetime(id mesh.EndpointID) error {
-	err := s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketLifetimes).Delete([]byte(id)) })
+	err := s.db.Update(func(tx *bolt.Tx) error { return bucket(tx, bucketLifetimes).Delete([]byte(id)) })
 	if err != nil {
 		return fmt.Errorf("write store: %w", err)
 	}
