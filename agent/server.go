@@ -81,7 +81,10 @@ func serve(ctx context.Context, s *grpc.Server, l net.Listener) error {
 	force := time.AfterFunc(stopLimit, s.Stop)
 	defer force.Stop()
 	s.GracefulStop()
-	<-done
+	// Serve says ErrServerStopped where the end came before it began: that is no fault.
+	if err := <-done; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("serve the API: %w", err)
+	}
 	return nil
 }
 
