@@ -32,7 +32,7 @@ func TestThreeAgents(t *testing.T) {
 		_, err := b.services.GetService(t.Context(), &sluicev1.GetServiceRequest{Service: "web"})
 		return err == nil
 	})
-	e := b.attach("web", "web.1")
+	e := b.attach("web.1")
 	if e.GetNode() != "n2" || e.GetService() != "web" || len(e.GetAttachments()) != 1 || e.GetAttachments()[0].GetInterface() != plan.IngressLink {
 		t.Fatalf("attached %v", e)
 	}
@@ -83,7 +83,7 @@ func TestRemoveServiceDetaches(t *testing.T) {
 		_, err := b.services.GetService(t.Context(), &sluicev1.GetServiceRequest{Service: "web"})
 		return err == nil
 	})
-	e := b.attach("web", "web.1")
+	e := b.attach("web.1")
 	if _, err := a.services.RemoveService(t.Context(), &sluicev1.RemoveServiceRequest{Service: "web"}); err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestRestart(t *testing.T) {
 	agents, _ := newTestCluster(t, 2)
 	a, b := agents[0], agents[1]
 	a.create("web", "8080:80")
-	kept, lost := a.attach("web", "web.kept"), a.attach("web", "web.lost")
+	kept, lost := a.attach("web.kept"), a.attach("web.lost")
 	pid := uint32(os.Getpid())
 	ended, err := a.endpoints.AttachEndpoint(t.Context(), &sluicev1.AttachEndpointRequest{
 		Service: "web", Name: "web.ended", Namespace: &sluicev1.AttachEndpointRequest_Pid{Pid: pid}, UntilPid: pid,
@@ -164,7 +164,7 @@ func TestAttachIsUndone(t *testing.T) {
 	refused(t, err, NotUsable, codes.FailedPrecondition)
 	eventually(t, "nothing is left", func() bool { return a.endpointNames() == "" && len(a.machine.pinned()) == 0 })
 	a.machine.failOn("")
-	a.attach("web", "web.1")
+	a.attach("web.1")
 }
 
 func TestStatusTellsWhy(t *testing.T) {
@@ -203,7 +203,7 @@ func TestBadInput(t *testing.T) {
 	agents, token := newTestCluster(t, 1)
 	a := agents[0]
 	a.create("web", "8080:80")
-	a.attach("web", "web.1")
+	a.attach("web.1")
 	if _, err := a.networks.CreateNetwork(t.Context(), &sluicev1.CreateNetworkRequest{Name: "blue"}); err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +293,7 @@ func TestNamespaceIsOneEndpoints(t *testing.T) {
 	agents, _ := newTestCluster(t, 1)
 	a := agents[0]
 	a.create("web", "8080:80")
-	e := a.attach("web", "web.1")
+	e := a.attach("web.1")
 	_, err := a.endpoints.AttachEndpoint(t.Context(), &sluicev1.AttachEndpointRequest{
 		Service:   "web",
 		Namespace: &sluicev1.AttachEndpointRequest_Netns{Netns: a.machine.Path(plan.EndpointSandbox(e.GetId()))},

@@ -39,7 +39,7 @@ type testAgent struct {
 
 func newTestAgent(tb testing.TB, n int) *testAgent {
 	tb.Helper()
-	dir, err := os.MkdirTemp("", "sl") // short: a socket's path has at most 107 bytes
+	dir, err := os.MkdirTemp("", "sl") //nolint:usetesting // short: a socket's path has at most 107 bytes
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -115,10 +115,11 @@ func (a *testAgent) netns(name string) string {
 	return path
 }
 
-func (a *testAgent) attach(service, name string) *sluicev1.Endpoint {
+// attach makes an endpoint of web.
+func (a *testAgent) attach(name string) *sluicev1.Endpoint {
 	a.tb.Helper()
 	resp, err := a.endpoints.AttachEndpoint(a.tb.Context(), &sluicev1.AttachEndpointRequest{
-		Service: service, Name: name, Namespace: &sluicev1.AttachEndpointRequest_Netns{Netns: a.netns("ns-" + name)},
+		Service: "web", Name: name, Namespace: &sluicev1.AttachEndpointRequest_Netns{Netns: a.netns("ns-" + name)},
 	})
 	if err != nil {
 		a.tb.Fatal(err)
