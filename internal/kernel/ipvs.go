@@ -60,13 +60,17 @@ func (n *namespace) askIPVS(f func(*ipvs.Handle) error) error {
 		}
 		n.ipvs.handle = handle
 	}
-	done := make(chan error, 1)
+	var err error
+	done := make(chan struct{})
 	handle := n.ipvs.handle
-	go func() { done <- f(handle) }()
+	go func() {
+		defer close(done)
+		err = f(handle)
+	}()
 	late := time.NewTimer(ipvsWait)
 	defer late.Stop()
 	select {
-	case err := <-done:
+	case <-done:
 		var errno unix.Errno
 		if err != nil && !errors.As(err, &errno) {
 			n.ipvs.close()

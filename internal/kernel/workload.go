@@ -46,28 +46,23 @@ func (w *Workload) Close() error { return w.fd.Close() }
 // on what comes from signals, and waits. It returns the exit status, 128+N where
 // signal N ended it. The command is killed when this process dies or ctx ends.
 func (w *Workload) Run(ctx context.Context, argv []string, signals <-chan os.Signal) (int, error) {
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...) //nolint:gosec // running what the caller says is its purpose
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	// The parent-death signal follows the starting thread, so that thread waits too.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started, ended := make(chan error, 1), make(chan error, 1)
+	started, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
 		ended <- within(w.fd, func() error {
-			err := cmd.Start()
-			started <- err
-			if err != nil {
-				return err
+			if err := cmd.Start(); err != nil {
+				return fmt.Errorf("start %s: %w", argv[0], err)
 			}
+			close(started)
 			return cmd.Wait()
 		})
 	}()
 	select {
-	case err := <-started:
-		if err != nil {
-			<-ended
-			return 0, fmt.Errorf("start %s: %w", argv[0], err)
-		}
-	case err := <-ended: // the namespace could not be entered, or the command was quick
+	case <-started:
+	case err := <-ended: // the command could not be started, or was quick
 		return exitStatus(err)
 	}
 	for {
