@@ -86,7 +86,7 @@ func checkPublishOptions(spec, options string) error {
 // cutPublishAddr takes the address off the front. An IPv6 address is in brackets, so
 // that its colons are told from the ports'.
 func cutPublishAddr(spec, s string) (netip.Addr, string, error) {
-	text, ports := "", s
+	var text, ports string
 	bracket := strings.HasPrefix(s, "[")
 	switch {
 	case bracket:

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"os"
 	"strings"
@@ -197,7 +196,7 @@ func TestAgent(t *testing.T) {
 		var got agent.Config
 		a := newApp()
 		a.runAgent = func(_ context.Context, cfg agent.Config) error {
-			cfg.Log.Info("started", slog.String("node", "one"))
+			cfg.Log.Info("started", "node", "one")
 			got = cfg
 			return nil
 		}

@@ -75,11 +75,10 @@ func (n *namespace) doAddr(verb Verb, a plan.Addr) error {
 
 // orAbsent turns "it is not there" into success for a deletion.
 func orAbsent(verb Verb, err error) error {
-	var noLink netlink.LinkNotFoundError
 	if verb != Delete || err == nil {
 		return err
 	}
-	if errors.As(err, &noLink) {
+	if _, noLink := errors.AsType[netlink.LinkNotFoundError](err); noLink {
 		return nil
 	}
 	for _, absent := range []syscall.Errno{syscall.ENOENT, syscall.ESRCH, syscall.EADDRNOTAVAIL, syscall.ENODEV} {

@@ -66,7 +66,7 @@ func (s step) diff(want *plan.Sandbox, have observed) []Op {
 
 // round is one walk from what a machine holds to what a plan says.
 type round struct {
-	ctx    context.Context //nolint:containedctx // a round lives within one call
+	ctx    context.Context // kept, as a round lives within one call
 	m      machine
 	dry    bool // only collect the ops
 	report Report

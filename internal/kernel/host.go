@@ -127,7 +127,7 @@ func Missing() []string {
 func WatchPID(ctx context.Context, pid int) (<-chan struct{}, error) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	done := make(chan struct{})
-	if err == unix.ESRCH { //nolint:errorlint // a bare errno of a system call
+	if err == unix.ESRCH {
 		close(done)
 		return done, nil
 	}
@@ -140,7 +140,7 @@ func WatchPID(ctx context.Context, pid int) (<-chan struct{}, error) {
 		const tick = 500 // ms: how late the end of ctx is seen
 		for ctx.Err() == nil {
 			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, tick)
-			if n > 0 || err != nil && err != unix.EINTR { //nolint:errorlint // a bare errno of a system call
+			if n > 0 || err != nil && err != unix.EINTR {
 				return
 			}
 		}

@@ -122,15 +122,15 @@ var byIndex = regexp.MustCompile(`\b(?:fwd to|device|iif|oif) "([^"]+)"`)
 // was made anew under its old name has another index, and rules loaded before
 // it would miss it.
 func (n *namespace) deviceStamp(t *plan.Table) string {
-	stamp := ""
+	var stamp strings.Builder
 	for _, found := range byIndex.FindAllStringSubmatch(t.Skeleton(), -1) {
 		index := 0 // no such device
 		if link, err := n.link.LinkByName(found[1]); err == nil {
 			index = link.Attrs().Index
 		}
-		stamp += fmt.Sprintf("_%d", index)
+		fmt.Fprintf(&stamp, "_%d", index)
 	}
-	return stamp
+	return stamp.String()
 }
 
 // runNFT gives one transaction to the nft program in the calling thread's

@@ -52,12 +52,14 @@ func TestDiffNFT(t *testing.T) {
 		{"rules differ", []*plan.Table{smallTable()}, []loadedTable{held(otherRules)}, []string{"replace s: nft table inet sluice"}},
 		{"rules missing", []*plan.Table{smallTable()}, []loadedTable{broken}, []string{"replace s: nft table inet sluice"}},
 		{
-			"elements differ", []*plan.Table{smallTable()},
+			"elements differ",
+			[]*plan.Table{smallTable()},
 			[]loadedTable{held(otherElements)},
 			[]string{"replace s: nft elements inet published +1 -1, services4 +1 -1"},
 		},
 		{
-			"one comes, one goes", []*plan.Table{netdev},
+			"one comes, one goes",
+			[]*plan.Table{netdev},
 			[]loadedTable{held(smallTable())},
 			[]string{"add s: nft table netdev sluice", "delete s: nft table inet sluice"},
 		},

@@ -36,6 +36,7 @@ func TestGoldenTables(t *testing.T) {
 }
 
 func checkTables(t *testing.T, s *plan.Sandbox) {
+	t.Helper()
 	byProgram, whole, bySteps := testNamespace(t), testNamespace(t), testNamespace(t)
 	for _, n := range []*namespace{byProgram, whole, bySteps} {
 		for _, l := range s.Links {
@@ -173,7 +174,7 @@ func parseSet(t *testing.T, table *plan.Table, text string) {
 func parseFields(t *testing.T, text string) []plan.Field {
 	t.Helper()
 	var fields []plan.Field
-	for _, part := range strings.Split(text, " . ") {
+	for part := range strings.SplitSeq(text, " . ") {
 		switch part {
 		case "ct original zone":
 			fields = append(fields, plan.FieldZone)

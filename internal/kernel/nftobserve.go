@@ -26,14 +26,20 @@ type nftReading struct {
 	tables     []loadedTable
 }
 
+// skeletonsOf changes with the rules of any table, and with the devices they bind to.
+func (n *namespace) skeletonsOf(want []*plan.Table) string {
+	var text strings.Builder
+	for _, t := range want {
+		text.WriteString(skeletonSum(t) + n.deviceStamp(t) + " ")
+	}
+	return text.String()
+}
+
 // observeNFT says which tables of ours the namespace holds, one a family, with
 // the elements of those whose rules are the wanted ones. The result is shared
 // with later calls: it is not to be changed.
 func (n *namespace) observeNFT(want []*plan.Table) ([]loadedTable, error) {
-	skeletons := ""
-	for _, t := range want {
-		skeletons += skeletonSum(t) + n.deviceStamp(t) + " "
-	}
+	skeletons := n.skeletonsOf(want)
 	for range nftTries {
 		before, err := n.nftGeneration()
 		if err != nil {

@@ -85,8 +85,7 @@ func (k *Kernel) pinned(id nsID) (string, error) {
 
 // reasonText is the kernel's word without the path, which the caller says.
 func reasonText(err error) string {
-	var path *os.PathError
-	if errors.As(err, &path) {
+	if path, ok := errors.AsType[*os.PathError](err); ok {
 		return path.Err.Error()
 	}
 	return err.Error()

@@ -112,7 +112,7 @@ const egressRuleset = `table netdev probe {
 }`
 
 func load(text string) error {
-	c := exec.Command("nft", "-f", "-") //nolint:noctx // done in milliseconds
+	c := exec.Command("nft", "-f", "-")
 	c.Stdin = strings.NewReader(text)
 	if said, err := c.CombinedOutput(); err != nil {
 		return fmt.Errorf("load rules: %w: %s", err, bytes.TrimSpace(said))
