@@ -1,0 +1,41 @@
+package agent
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/sluice-mesh/sluice/internal/plan"
+	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
+)
+
+func TestStatusTellsWhy(t *testing.T) {
+	agents, _ := newTestCluster(t, 1)
+	a := agents[0]
+	a.create("web", "8080:80")
+	a.machine.failOn(plan.UplinkHost)
+	a.create("db")
+	var since time.Time
+	for round := range 2 {
+		reasons := map[string]time.Time{}
+		for _, p := range a.status().GetProblems() {
+			reasons[p.GetReason()] = p.GetSince().AsTime()
+		}
+		if len(reasons) != 2 || reasons[string(plan.NoReadyEndpoint)].IsZero() || reasons[string(plan.KernelRefused)].IsZero() {
+			t.Fatalf("problems are %v", a.status().GetProblems())
+		}
+		if round == 1 && reasons[string(plan.NoReadyEndpoint)] != since {
+			t.Fatalf("the problem began again at %v instead of %v", reasons[string(plan.NoReadyEndpoint)], since)
+		}
+		since = reasons[string(plan.NoReadyEndpoint)]
+		a.create(fmt.Sprintf("more%d", round))
+	}
+	s := a.status()
+	if s.GetObjects() == 0 || s.GetAppliedRevision() == 0 || s.GetVersion() != "test" || s.GetBalancer() != "ipvs" || len(s.GetSandboxes()) != 1 {
+		t.Fatalf("status is %v", s)
+	}
+	resp, err := a.states.GetPlan(t.Context(), &sluicev1.GetPlanRequest{})
+	if err != nil || resp.GetText() != a.machine.plan().Text() {
+		t.Fatalf("the plan is %v, %v", resp, err)
+	}
+}
