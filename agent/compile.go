@@ -19,6 +19,15 @@ func Compile(local mesh.Local, snap *mesh.Snapshot) *plan.Plan {
 	bridge.Compile(local, &p)
 	overlay.Compile(local, snap, &p)
 	ingress.Compile(local, snap, ingress.IPVS{}, &p)
+	keepPinned(local, snap, &p)
 	p.Sort()
 	return &p
+}
+
+// keepPinned plans the namespace of every local endpoint, also of one that has
+// no interface yet: a namespace that is not planned is let go.
+func keepPinned(local mesh.Local, snap *mesh.Snapshot, p *plan.Plan) {
+	for _, e := range snap.Local(local.ID) {
+		p.Sandbox(plan.EndpointSandbox(string(e.ID)), plan.KindEndpoint)
+	}
 }

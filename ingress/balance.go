@@ -1,6 +1,10 @@
 package ingress
 
 import (
+	"cmp"
+	"net/netip"
+	"slices"
+
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
 
@@ -28,24 +32,40 @@ func (IPVS) Balance(fronts []Front, sbox *plan.Sandbox) {
 		plan.Sysctl{Key: "net/ipv4/vs/expire_nodest_conn", Value: "1"},
 		plan.Sysctl{Key: "net/ipv4/vs/expire_quiescent_template", Value: "1"},
 	)
-	for _, f := range fronts {
-		if len(f.Backends) == 0 {
-			continue
-		}
-		scheduler := string(f.Service.Scheduler)
+	served := byMark(fronts)
+	count := 0
+	for _, f := range served {
+		count += len(f.Backends)
+	}
+	const families = 2
+	sbox.Virtual = slices.Grow(sbox.Virtual, families*len(served))
+	sbox.Backends = slices.Grow(sbox.Backends, families*count)
+	for _, f := range served {
 		if f.Uplink4.IsValid() {
-			sbox.Virtual = append(sbox.Virtual, plan.VirtualServer{Mark: f.Mark, Family: plan.IPv4, Scheduler: scheduler})
+			serve(sbox, f, plan.IPv4, func(b Backend) netip.Addr { return b.V4 })
 		}
 		if f.Uplink6.IsValid() {
-			sbox.Virtual = append(sbox.Virtual, plan.VirtualServer{Mark: f.Mark, Family: plan.IPv6, Scheduler: scheduler})
+			serve(sbox, f, plan.IPv6, func(b Backend) netip.Addr { return b.V6 })
 		}
-		for _, e := range f.Backends {
-			if f.Uplink4.IsValid() {
-				sbox.Backends = append(sbox.Backends, plan.Backend{Mark: f.Mark, Addr: e.V4, Port: f.Port.Target, Weight: e.Weight})
-			}
-			if f.Uplink6.IsValid() {
-				sbox.Backends = append(sbox.Backends, plan.Backend{Mark: f.Mark, Addr: e.V6, Port: f.Port.Target, Weight: e.Weight})
-			}
+	}
+}
+
+// byMark leaves out the fronts that nobody is behind and puts the others into
+// the plan's order: sorting them is cheaper than sorting their backends.
+func byMark(fronts []Front) []*Front {
+	served := make([]*Front, 0, len(fronts))
+	for i := range fronts {
+		if len(fronts[i].Backends) > 0 {
+			served = append(served, &fronts[i])
 		}
+	}
+	slices.SortFunc(served, func(a, b *Front) int { return cmp.Compare(a.Mark, b.Mark) })
+	return served
+}
+
+func serve(sbox *plan.Sandbox, f *Front, family plan.Family, addr func(Backend) netip.Addr) {
+	sbox.Virtual = append(sbox.Virtual, plan.VirtualServer{Mark: f.Mark, Family: family, Scheduler: string(f.Service.Scheduler)})
+	for _, b := range f.Backends {
+		sbox.Backends = append(sbox.Backends, plan.Backend{Mark: f.Mark, Addr: addr(b), Port: f.Port.Target, Weight: b.Weight})
 	}
 }

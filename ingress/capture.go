@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
@@ -14,6 +15,7 @@ func (b *builder) capture(fronts []Front) {
 	published := table.Set("published", plan.FieldProto, plan.FieldPort)
 	at4 := table.Map("published_at4", plan.FieldIPv4, plan.FieldIPv4, plan.FieldProto, plan.FieldPort)
 	at6 := table.Map("published_at6", plan.FieldIPv6, plan.FieldIPv6, plan.FieldProto, plan.FieldPort)
+	published.Elements = slices.Grow(published.Elements, len(fronts))
 	for _, f := range fronts {
 		proto, port := string(f.Port.Proto), strconv.Itoa(int(f.Port.Published))
 		switch a := f.Port.Addr; {

@@ -27,14 +27,13 @@ type Backend struct {
 // backends. A front without a backend stays: it refuses.
 func (b *builder) fronts() []Front {
 	marks, uplinks := newMarks(len(b.snap.Fronts)), newUplinks()
-	backends := map[mesh.ServiceID][]Backend{}
+	backends := make(map[mesh.ServiceID][]Backend, len(b.snap.Services))
 	fronts := make([]Front, 0, len(b.snap.Fronts))
 	for _, f := range b.snap.Fronts {
 		front := Front{Front: f, Mark: marks.of(f.Port)}
-		object := "service " + f.Service.Name + " port " + f.Port.Front()
 		number, ok := uplinks.of(f.Port.Addr)
 		if !ok {
-			b.plan.Leave(plan.AddressClash, object, "252 addresses are published on already")
+			b.plan.Leave(plan.AddressClash, f.String(), "252 addresses are published on already")
 			continue
 		}
 		if a := f.Port.Addr; !a.IsValid() || a.Is4() {
@@ -49,7 +48,7 @@ func (b *builder) fronts() []Front {
 			backends[f.Service.ID] = known
 		}
 		if front.Backends = known; len(known) == 0 {
-			b.plan.Leave(plan.NoReadyEndpoint, object, "connections are refused until an endpoint is attached")
+			b.plan.Leave(plan.NoReadyEndpoint, f.String(), "connections are refused until an endpoint is attached")
 		}
 		fronts = append(fronts, front)
 	}

@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
@@ -14,11 +15,13 @@ func (b *builder) marks(fronts []Front) {
 	table := b.sbox.Table("inet")
 	four := table.Map("services4", plan.FieldMark, plan.FieldIPv4, plan.FieldProto, plan.FieldPort)
 	six := table.Map("services6", plan.FieldMark, plan.FieldIPv6, plan.FieldProto, plan.FieldPort)
+	four.Elements, six.Elements = slices.Grow(four.Elements, len(fronts)), slices.Grow(six.Elements, len(fronts))
 	for _, f := range fronts {
 		if len(f.Backends) == 0 {
 			continue
 		}
-		mark, proto, port := plan.HexMark(f.Mark), string(f.Port.Proto), strconv.Itoa(int(f.Port.Published))
+		mark := plan.HexMark(f.Mark)
+		proto, port := string(f.Port.Proto), strconv.Itoa(int(f.Port.Published))
 		if f.Uplink4.IsValid() {
 			four.Put(mark, f.Uplink4.String(), proto, port)
 		}

@@ -63,11 +63,14 @@ func (e *Endpoint) Validate() error {
 		return Refuse(BadValue, "use a weight from 1 to 65535", "endpoint %s has weight %d", e.Name, e.Weight)
 	}
 	if e.State != Ready && e.State != Draining {
-		return Refuse(BadRecord, "update the node that wrote it", "endpoint %s has state %q", e.Name, string(e.State))
+		return Refuse(BadRecord, "update the node that wrote it", "endpoint %s has state %.20q", e.Name, string(e.State))
 	}
-	for _, a := range e.Attached {
-		if validID(string(a.Network)) != nil || !a.V4.Is4() || !a.V6.Is6() || a.V6.Is4In6() {
-			return Refuse(BadRecord, "update the node that wrote it", "endpoint %s has addresses %s and %s", e.Name, a.V4, a.V6)
+	for i, a := range e.Attached {
+		if i > 0 && a.Network <= e.Attached[i-1].Network {
+			return Refuse(BadRecord, "update the node that wrote it", "endpoint %s has attachments that are not sorted by network, one each", e.Name)
+		}
+		if validID(string(a.Network)) != nil || !a.V4.Is4() || !a.V6.Is6() || !validUnicast(a.V4) || !validUnicast(a.V6) {
+			return Refuse(BadRecord, "update the node that wrote it", "endpoint %s has addresses %.60s and %.60s", e.Name, a.V4, a.V6)
 		}
 	}
 	return nil

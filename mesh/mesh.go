@@ -53,6 +53,7 @@ const (
 	PortTaken     Reason = "PortTaken"
 	PortReserved  Reason = "PortReserved"
 	SubnetTaken   Reason = "SubnetTaken"
+	VNITaken      Reason = "VNITaken"
 	NotFound      Reason = "NotFound"
 	InUse         Reason = "InUse"
 	PoolExhausted Reason = "PoolExhausted"
@@ -76,8 +77,7 @@ func Refuse(reason Reason, do, why string, args ...any) error {
 
 // ReasonOf returns the reason of a Refusal in err's chain, or "".
 func ReasonOf(err error) Reason {
-	var r *Refusal
-	if errors.As(err, &r) {
+	if r, ok := errors.AsType[*Refusal](err); ok {
 		return r.Reason
 	}
 	return ""
@@ -125,6 +125,9 @@ func validID(id string) error {
 	return nil
 }
 
+// Validate refuses an ID that no agent made.
+func (id NodeID) Validate() error { return validID(string(id)) }
+
 // hash is the one hash function of all allocation: FNV-1a, 64 bit, over parts.
 func hash(parts ...string) uint64 {
 	h := fnv.New64a()
@@ -135,8 +138,11 @@ func hash(parts ...string) uint64 {
 	return h.Sum64()
 }
 
+// validUnicast tells whether a is one host's address and reachable from another.
+// Link-local IPv6 needs a zone, which means nothing to another node.
 func validUnicast(a netip.Addr) bool {
-	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && a.Zone() == ""
+	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && !a.Is4In6() && a.Zone() == "" &&
+		(a.Is4() || !a.IsLinkLocalUnicast()) && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
 // Local is what a node's plan depends on besides the cluster's state.

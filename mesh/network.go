@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"net/netip"
+	"slices"
 )
 
 // Network is an overlay. The ingress network is one like any other but for its
@@ -17,13 +18,13 @@ type Network struct {
 	Pool     netip.Prefix // ingress network only: where user networks' IPv4 subnets come from
 }
 
-// blockBits6 is the length of a node's IPv6 block.
-const blockBits6 = 64
+const (
+	blockBits6    = 64 // length of a node's IPv6 block
+	maxBlockBits4 = 30 // of its IPv4 block: four addresses, one of them the sandbox's
+)
 
 // Ingress tells whether n is the ingress network.
 func (n *Network) Ingress() bool { return n.ID == IngressNetwork }
-
-func (n *Network) clone() *Network { c := *n; return &c }
 
 // Validate refuses a network that cannot be built.
 func (n *Network) Validate() error {
@@ -40,16 +41,34 @@ func (n *Network) Validate() error {
 	if !n.Subnet6.IsValid() || !n.Subnet6.Addr().Is6() || n.Subnet6.Addr().Is4In6() || n.Subnet6.Masked() != n.Subnet6 || n.Subnet6.Bits() < 40 || n.Subnet6.Bits() > 56 {
 		return Refuse(BadAddress, do, "network %s has IPv6 subnet %s", n.Name, n.Subnet6)
 	}
-	if n.Bits4 < n.Subnet4.Bits() || n.Bits4 > 30 {
+	if n.Bits4 <= n.Subnet4.Bits() || n.Bits4 > maxBlockBits4 {
 		return Refuse(BadValue, do, "network %s has IPv4 blocks of /%d", n.Name, n.Bits4)
 	}
-	if !validVNI(n.VNI) || n.Ingress() && !validVNI(n.EntryVNI) {
-		return Refuse(BadRecord, "update the node that wrote it", "network %s has VNI %d", n.Name, n.VNI)
+	if special := reserved(n.Subnet4, n.Subnet6); special.IsValid() {
+		return Refuse(BadAddress, "choose a private subnet", "network %s overlaps %s, which has a meaning of its own", n.Name, special)
+	}
+	if !validVNI(n.VNI) || n.Ingress() != validVNI(n.EntryVNI) || !n.Ingress() && n.EntryVNI != 0 || n.VNI == n.EntryVNI {
+		return Refuse(BadRecord, "update the node that wrote it", "network %s has VNIs %d and %d", n.Name, n.VNI, n.EntryVNI)
 	}
 	if n.Ingress() && (!n.Pool.IsValid() || !n.Pool.Addr().Is4() || n.Pool.Masked() != n.Pool || n.Pool.Bits() > subnetBits4 || n.Pool.Overlaps(n.Subnet4)) {
 		return Refuse(BadAddress, "give --pool an IPv4 prefix of /20 or shorter that does not overlap the ingress subnet", "the pool for networks is %s", n.Pool)
 	}
 	return nil
+}
+
+// reserved returns the range of other meaning that one of the subnets overlaps.
+func reserved(subnets ...netip.Prefix) netip.Prefix {
+	for _, text := range []string{
+		"0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3",
+		"169.254.0.0/16", "fd77::/112", // link-local; both families' uplinks and gateways
+		"::/16", "fe80::/9", "ff00::/8", // loopback and mapped; link-local; multicast
+	} {
+		special := netip.MustParsePrefix(text)
+		if slices.ContainsFunc(subnets, special.Overlaps) {
+			return special
+		}
+	}
+	return netip.Prefix{}
 }
 
 // The bytes that one VXLAN hop adds to an inner IP packet: inner Ethernet 14, VXLAN 8, UDP 8

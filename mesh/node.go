@@ -58,18 +58,29 @@ func (n *Node) Validate() error {
 		return err
 	}
 	if !validUnicast(n.Addr) {
-		return Refuse(BadAddress, "start the agent with --advertise ADDR, an address that the other nodes reach", "node %s has underlay address %s", n.Name, n.Addr)
+		return Refuse(BadAddress, "start the agent with --advertise ADDR, an address that the other nodes reach", "node %s has underlay address %.60s", n.Name, n.Addr)
 	}
 	if n.VXLANPort == 0 || n.MTU < minUnderlayMTU || n.MTU > maxMTU {
 		return Refuse(BadValue, "check --vxlan-port and the MTU of the underlay device", "node %s has VXLAN port %d and MTU %d", n.Name, n.VXLANPort, n.MTU)
 	}
+	if len(n.Blocks) > blockLimit {
+		return Refuse(BadRecord, "update the node that wrote it", "node %s claims %d blocks, the limit is %d", n.Name, len(n.Blocks), blockLimit)
+	}
 	for _, b := range n.Blocks {
-		if !b.V4.IsValid() || !b.V6.IsValid() || !b.V4.Addr().Is4() || !b.V6.Addr().Is6() || b.V4.Masked() != b.V4 || b.V6.Masked() != b.V6 {
+		if validID(string(b.Network)) != nil || !b.valid() {
 			return Refuse(BadRecord, "update the node that wrote it", "node %s claims block %s %s", n.Name, b.V4, b.V6)
 		}
 	}
 	return nil
 }
+
+// valid tells whether b is a block of some network; Snapshot looks at which.
+func (b Block) valid() bool {
+	return b.V4.IsValid() && b.V4.Addr().Is4() && b.V4.Masked() == b.V4 && b.V4.Bits() <= maxBlockBits4 &&
+		b.V6.IsValid() && b.V6.Addr().Is6() && !b.V6.Addr().Is4In6() && b.V6.Masked() == b.V6 && b.V6.Bits() == blockBits6
+}
+
+const blockLimit = 4096
 
 const (
 	minUnderlayMTU = 1280 + overheadIPv6 // the least that leaves IPv6's minimum inside

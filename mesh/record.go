@@ -73,16 +73,24 @@ func EndpointRecord(e *Endpoint) Record {
 	return Record{Kind: KindEndpoint, ID: string(e.ID), Endpoint: e}
 }
 
+// timeLimit keeps Tick from overflowing, whatever another node writes: 1<<62
+// microseconds are 146,000 years.
+const timeLimit = 1 << 62
+
 // Validate refuses a record that is not whole, whose noun is not valid, or that was written by
 // somebody who may not: node and endpoint records have one writer. Everything
 // from disk or from another node passes here before it is merged.
+//
+// A tombstone may have any writer, since a node that is gone for good and its
+// endpoints are removed by another. The owner of one that lives must write it again,
+// with a newer version.
 func (r Record) Validate() error {
 	const do = "update the node that wrote it"
 	if err := validID(r.ID); err != nil {
 		return err
 	}
-	if r.Version.Time == 0 || r.Version.Writer == "" || r.Claim == 0 || r.Claim > r.Version.Time {
-		return Refuse(BadRecord, do, "record %s %s has version %d by %.40q", r.Kind, r.ID, r.Version.Time, string(r.Version.Writer))
+	if r.Version.Time == 0 || r.Version.Time > timeLimit || r.Version.Writer.Validate() != nil || r.Claim == 0 || r.Claim > r.Version.Time {
+		return Refuse(BadRecord, do, "record %.20q %s has version %d by %.40q", string(r.Kind), r.ID, r.Version.Time, string(r.Version.Writer))
 	}
 	nouns := 0
 	for _, set := range []bool{r.Node != nil, r.Network != nil, r.Service != nil, r.Endpoint != nil} {
@@ -94,7 +102,7 @@ func (r Record) Validate() error {
 		return r.validateTombstone()
 	}
 	if r.Deleted || nouns != 1 {
-		return Refuse(BadRecord, do, "record %s %s is not of one kind", r.Kind, r.ID)
+		return Refuse(BadRecord, do, "record %.20q %s is not of one kind", string(r.Kind), r.ID)
 	}
 	return r.validateNoun()
 }
@@ -126,7 +134,7 @@ func (r Record) validateNoun() error {
 		return err
 	}
 	if id != r.ID || writer != r.Version.Writer {
-		return Refuse(BadRecord, "update the node that wrote it", "record %s %s was written by %.40q about %.40q", r.Kind, r.ID, string(r.Version.Writer), id)
+		return Refuse(BadRecord, "update the node that wrote it", "record %.20q %s was written by %.40q about %.40q", string(r.Kind), r.ID, string(r.Version.Writer), id)
 	}
 	return nil
 }

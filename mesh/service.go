@@ -93,17 +93,15 @@ func (s *Service) Uses() []NetworkID {
 	return append([]NetworkID{IngressNetwork}, s.Networks...)
 }
 
-func (s *Service) clone() *Service {
-	c := *s
-	c.Networks = slices.Clone(s.Networks)
-	c.Publish = slices.Clone(s.Publish)
-	return &c
-}
+const (
+	publishLimit = 4096
+	networkLimit = 64
+)
 
-const publishLimit = 4096
-
-// Validate refuses a service that cannot be built, and puts its lists in order.
+// Validate refuses a service that cannot be built, and puts its lists in order. One that
+// is in order is only read: a service in a Snapshot may be validated again.
 func (s *Service) Validate() error {
+	s.order()
 	if err := validID(string(s.ID)); err != nil {
 		return err
 	}
@@ -111,23 +109,44 @@ func (s *Service) Validate() error {
 		return err
 	}
 	if !slices.Contains(Schedulers(), s.Scheduler) {
-		return Refuse(BadValue, fmt.Sprintf("use one of %v", Schedulers()), "scheduler %q is not known", string(s.Scheduler))
+		return Refuse(BadValue, fmt.Sprintf("use one of %v", Schedulers()), "scheduler %.20q is not known", string(s.Scheduler))
+	}
+	if len(s.Networks) > networkLimit {
+		return Refuse(BadValue, fmt.Sprintf("use at most %d networks per service", networkLimit), "service %s is on %d networks", s.Name, len(s.Networks))
 	}
 	for _, id := range s.Networks {
 		if err := validID(string(id)); err != nil {
 			return err
 		}
+		if id == IngressNetwork {
+			return Refuse(BadValue, "publish a port instead: that puts the service on it", "service %s names the ingress network", s.Name)
+		}
 	}
-	slices.Sort(s.Networks)
-	s.Networks = slices.Compact(s.Networks)
 	return s.validatePublish()
+}
+
+func (s *Service) order() {
+	ascending := func(ids []NetworkID) bool {
+		for i := range ids[min(1, len(ids)):] {
+			if ids[i] >= ids[i+1] {
+				return false
+			}
+		}
+		return true
+	}
+	if !ascending(s.Networks) {
+		slices.Sort(s.Networks)
+		s.Networks = slices.Compact(s.Networks)
+	}
+	if !slices.IsSortedFunc(s.Publish, comparePublished) {
+		slices.SortFunc(s.Publish, comparePublished)
+	}
 }
 
 func (s *Service) validatePublish() error {
 	if len(s.Publish) > publishLimit {
 		return Refuse(BadPublish, fmt.Sprintf("publish at most %d ports per service", publishLimit), "service %s publishes %d ports", s.Name, len(s.Publish))
 	}
-	slices.SortFunc(s.Publish, comparePublished)
 	fronts := map[PublishedPort]bool{}
 	for _, p := range s.Publish {
 		if err := p.validate(); err != nil {
@@ -146,13 +165,16 @@ func (s *Service) validatePublish() error {
 
 func (p PublishedPort) validate() error {
 	if p.Proto != TCP && p.Proto != UDP && p.Proto != SCTP {
-		return Refuse(BadPublish, "use tcp, udp or sctp", "protocol %q is not known", string(p.Proto))
+		return Refuse(BadPublish, "use tcp, udp or sctp", "protocol %.20q is not known", string(p.Proto))
 	}
 	if p.Published == 0 || p.Target == 0 {
 		return Refuse(BadPublish, "use ports from 1 to 65535", "%s has port 0", p)
 	}
-	if a := p.Addr; a.IsValid() && (a.Is4In6() || a.IsMulticast() || a.IsUnspecified() || a.Zone() != "") {
-		return Refuse(BadAddress, "give one unicast address of the nodes", "%s is not an address to publish on", a)
+	if p.Addr.IsValid() && !publishable(p.Addr) {
+		return Refuse(BadAddress, "give one unicast address of the nodes", "%.60s is not an address to publish on", p.Addr)
 	}
 	return nil
 }
+
+// publishable leaves loopback in: a port may be for the node itself.
+func publishable(a netip.Addr) bool { return a.IsLoopback() && !a.Is4In6() || validUnicast(a) }

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 )
 
@@ -14,13 +15,12 @@ import (
 //
 // What there was no room for comes back as refusals by endpoint.
 func Settle(snap *Snapshot, self NodeID, now uint64) ([]Record, map[EndpointID]error) {
-	old := snap.Node(self)
-	if old == nil {
+	held := snap.Node(self)
+	if held == nil {
 		return nil, nil
 	}
-	s := settling{snap: snap, node: old.clone(), now: now}
+	s := settling{snap: snap, node: held.clone(), now: now, given: map[Attachment]bool{}}
 	s.slot()
-	s.dropLostBlocks()
 	var records []Record
 	refused := map[EndpointID]error{}
 	needed := map[NetworkID]bool{}
@@ -41,6 +41,10 @@ func Settle(snap *Snapshot, self NodeID, now uint64) ([]Record, map[EndpointID]e
 		}
 	}
 	s.node.Blocks = slices.DeleteFunc(s.node.Blocks, func(b Block) bool { return !needed[b.Network] })
+	old := held
+	if w := snap.written[self]; w != nil {
+		old = w
+	}
 	if old.Slot != s.node.Slot || !slices.Equal(old.Blocks, s.node.Blocks) {
 		records = append(records, NodeRecord(s.node))
 	}
@@ -51,6 +55,8 @@ type settling struct {
 	snap *Snapshot
 	node *Node
 	now  uint64
+
+	given map[Attachment]bool // to the endpoints that were looked at
 }
 
 // byClaim puts endpoints that have their addresses first, so that a newcomer
@@ -61,19 +67,14 @@ func byClaim(local []*Endpoint) []*Endpoint {
 	return sorted
 }
 
-// slot keeps the node's slot unless an older claim has it.
+// slot claims a slot where the node has none or lost it to an older claim.
 func (s *settling) slot() {
-	taken := map[Slot]bool{}
-	lost := s.node.Slot == 0
-	for _, n := range s.snap.Nodes {
-		if n.ID == s.node.ID {
-			continue
-		}
-		taken[n.Slot] = true
-		lost = lost || n.Slot == s.node.Slot && older(n.SlotClaim, s.node.SlotClaim, n.ID, s.node.ID)
-	}
-	if !lost {
+	if s.node.Slot != 0 {
 		return
+	}
+	taken := map[Slot]bool{}
+	for _, n := range s.snap.Nodes {
+		taken[n.Slot] = true
 	}
 	start := hash("slot", string(s.node.ID))
 	for i := range uint64(slotCount) {
@@ -84,36 +85,9 @@ func (s *settling) slot() {
 	}
 }
 
-func older(a, b uint64, idA, idB NodeID) bool {
-	return cmp.Or(cmp.Compare(a, b), cmp.Compare(idA, idB)) < 0
-}
-
-// dropLostBlocks gives up blocks whose network is gone or that an older claim has.
-func (s *settling) dropLostBlocks() {
-	s.node.Blocks = slices.DeleteFunc(s.node.Blocks, func(b Block) bool {
-		n := s.snap.Network(b.Network)
-		if n == nil || !n.Subnet4.Overlaps(b.V4) || !n.Subnet6.Overlaps(b.V6) {
-			return true
-		}
-		return s.others(b.Network, func(owner *Node, theirs Block) bool {
-			return theirs.V4 == b.V4 && older(theirs.Claim, b.Claim, owner.ID, s.node.ID)
-		})
-	})
-}
-
-// others tells whether a block of another node on the network satisfies f.
-func (s *settling) others(id NetworkID, f func(*Node, Block) bool) bool {
-	for _, n := range s.snap.Nodes {
-		if n.ID == s.node.ID {
-			continue
-		}
-		for _, b := range n.Blocks {
-			if b.Network == id && f(n, b) {
-				return true
-			}
-		}
-	}
-	return false
+// others tells whether a block of another node satisfies f.
+func (s *settling) others(f func(Block) bool) bool {
+	return slices.ContainsFunc(s.snap.Nodes, func(n *Node) bool { return n.ID != s.node.ID && slices.ContainsFunc(n.Blocks, f) })
 }
 
 // attach returns the endpoint with an address on each network that its service
@@ -128,7 +102,8 @@ func (s *settling) attach(e *Endpoint, service *Service, needed map[NetworkID]bo
 			continue
 		}
 		needed[id] = true
-		if a, ok := e.On(id); ok && s.owns(a) {
+		if a, ok := e.On(id); ok && s.owns(a) && !s.given[a] {
+			s.given[a] = true
 			next.Attached = append(next.Attached, a)
 			continue
 		}
@@ -137,6 +112,7 @@ func (s *settling) attach(e *Endpoint, service *Service, needed map[NetworkID]bo
 			refused = err
 			continue
 		}
+		s.given[a] = true
 		next.Attached = append(next.Attached, a)
 	}
 	slices.SortFunc(next.Attached, func(a, b Attachment) int { return cmp.Compare(a.Network, b.Network) })
@@ -158,7 +134,7 @@ func (s *settling) owns(a Attachment) bool {
 // address picks a free pair by hash of the endpoint's ID, claiming one more
 // block where the node's own are full.
 func (s *settling) address(e *Endpoint, n *Network) (Attachment, error) {
-	used := map[Attachment]bool{}
+	used := maps.Clone(s.given)
 	for _, other := range s.snap.Endpoints {
 		if a, ok := other.On(n.ID); ok && other.Node == s.node.ID && other.ID != e.ID {
 			used[a] = true
@@ -189,8 +165,8 @@ func (s *settling) claimBlock(n *Network) error {
 	for i := range count {
 		b := n.block((start + i) % count)
 		b.Claim = s.now
-		mine := slices.ContainsFunc(s.node.Blocks, func(have Block) bool { return have.V4 == b.V4 })
-		if !mine && !s.others(n.ID, func(_ *Node, theirs Block) bool { return theirs.V4 == b.V4 }) {
+		same := func(have Block) bool { return have.Network == n.ID && (have.V4 == b.V4 || have.V6 == b.V6) }
+		if !slices.ContainsFunc(s.node.Blocks, same) && !s.others(same) {
 			s.node.Blocks = append(s.node.Blocks, b)
 			return nil
 		}

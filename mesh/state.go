@@ -52,15 +52,16 @@ func compareRecords(a, b Record) int {
 // Snapshot is an immutable, sorted view of a State. Its nouns are shared and must not be changed.
 type Snapshot struct {
 	Rev       uint64
-	Nodes     []*Node
-	Networks  []*Network
+	Nodes     []*Node    // with the slot and the blocks that they hold, not those they only claim
+	Networks  []*Network // those that lost against an older one included
 	Services  []*Service
 	Endpoints []*Endpoint
 	Fronts    []Front // every published port that its service holds, the oldest claim first
 	Conflicts []Conflict
 
 	nodes     map[NodeID]*Node
-	networks  map[NetworkID]*Network
+	written   map[NodeID]*Node       // as in its record, where Nodes has less of it
+	networks  map[NetworkID]*Network // without those that lost their VNI or subnet
 	services  map[ServiceID]*Service
 	byService map[ServiceID][]*Endpoint
 }
@@ -70,6 +71,9 @@ type Front struct {
 	Service *Service
 	Port    PublishedPort
 }
+
+// String names it as status does.
+func (f Front) String() string { return "service " + f.Service.Name + " port " + f.Port.Front() }
 
 // Conflict is a claim that lost against an older one and waits for it to end.
 type Conflict struct {
@@ -85,6 +89,7 @@ func (s *State) Snapshot() *Snapshot {
 	snap := &Snapshot{
 		Rev:       s.rev,
 		nodes:     map[NodeID]*Node{},
+		written:   map[NodeID]*Node{},
 		networks:  map[NetworkID]*Network{},
 		services:  map[ServiceID]*Service{},
 		byService: map[ServiceID][]*Endpoint{},
@@ -104,7 +109,9 @@ func (s *State) Snapshot() *Snapshot {
 		return cmp.Or(cmp.Compare(a.Claim, b.Claim), compareRecords(a, b))
 	})
 	snap.settleNames(live)
+	snap.settleNetworks(live)
 	snap.settlePorts(live)
+	snap.settleNodes()
 	return snap
 }
 
@@ -179,10 +186,11 @@ func (snap *Snapshot) settlePorts(byAge []Record) {
 	}
 }
 
-// Node, Network and Service look a noun up by ID; nil where there is none.
+// Node looks a node up by ID; nil where there is none.
 func (snap *Snapshot) Node(id NodeID) *Node { return snap.nodes[id] }
 
-// Network looks a network up by ID.
+// Network looks a network up by ID. It finds none that lost its VNI or a subnet to an
+// older network: such a one is not built.
 func (snap *Snapshot) Network(id NetworkID) *Network { return snap.networks[id] }
 
 // Service looks a service up by ID.
@@ -202,8 +210,8 @@ func (snap *Snapshot) Local(id NodeID) []*Endpoint {
 	return local
 }
 
-// NetworkNamed, ServiceNamed, EndpointNamed and NodeNamed find the noun that
-// holds a name, or that has it as its ID; nil where there is none.
+// NetworkNamed finds the network that has the ID, or else holds the name; nil
+// where there is none. ServiceNamed and EndpointNamed do the same.
 func (snap *Snapshot) NetworkNamed(name string) *Network {
 	return find(snap, snap.Networks, KindNetwork, func(n *Network) (string, string) { return string(n.ID), n.Name }, name)
 }
@@ -219,13 +227,17 @@ func (snap *Snapshot) EndpointNamed(name string) *Endpoint {
 }
 
 func find[T any](snap *Snapshot, all []*T, kind Kind, label func(*T) (id, name string), want string) *T {
+	var named *T
 	for _, x := range all {
 		id, name := label(x)
-		if id == want || name == want && !snap.lost(kind, id, name) {
+		if id == want { // before a name that looks like it
 			return x
 		}
+		if name == want && !snap.lost(kind, id, name) {
+			named = x
+		}
 	}
-	return nil
+	return named
 }
 
 func (snap *Snapshot) lost(kind Kind, id, name string) bool {

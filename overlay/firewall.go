@@ -25,6 +25,10 @@ func (b *builder) firewall(snap *mesh.Snapshot) {
 	isolate := table.Chain("isolate", "type filter hook forward priority filter; policy drop;")
 	isolate.Rule(
 		"ct state established,related accept",
+		"ct state invalid counter drop",
+		// A segment of a mesh flow that nobody remembers would leave by the way out,
+		// from another address than the client dialled: an endpoint's own flows begin with SYN.
+		fmt.Sprintf(`iifname "%s*" oifname "%s" tcp flags & (fin | syn | rst | ack) != syn counter drop`, plan.EndpointLinks, plan.WayOut),
 		fmt.Sprintf(`iifname "%s*" oifname "%s" accept`, plan.EndpointLinks, plan.WayOut),
 	)
 	if !b.net.Ingress() {

@@ -1,2 +1,275 @@
 package kernel
-type nftState struct{}
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/nftables"
+	nfnetlink "github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/sluice-mesh/sluice/internal/plan"
+)
+
+// Rules are text, given to the nft program in one transaction a table; elements
+// go by netlink, which is a hundred times faster. Netlink is never used to write
+// rules: the library loses the direction of a conntrack zone and knows no fwd.
+const (
+	nftWait      = 10 * time.Second // for one answer of the kernel
+	nftLoadWait  = 60 * time.Second // for the nft program
+	nftChunk     = 500              // elements a message: a list of them must stay below 64 kB
+	nftReadRoom  = 16 << 20         // bytes of acknowledgements and dumps
+	nftWriteRoom = 64 << 20         // bytes of one transaction: it is a single send
+)
+
+// nftState is the lasting netlink connection into one namespace, opened at first
+// use, and what was last read through it.
+type nftState struct {
+	conn *nftables.Conn
+	sock *nfnetlink.Conn // conn's own: for deadlines, and questions conn does not know
+	last nftReading
+}
+
+func (s *nftState) close() {
+	if s.conn != nil {
+		_ = s.conn.CloseLasting() // nothing is lost with it
+	}
+	s.conn, s.sock, s.last = nil, nil, nftReading{}
+}
+
+// nftConn opens the connection where it is not open and gives what is asked of
+// it next its time.
+func (n *namespace) nftConn() (*nftables.Conn, error) {
+	s := &n.nft
+	if s.conn == nil {
+		var sock *nfnetlink.Conn
+		conn, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(int(n.fd)),
+			nftables.WithSockOptions(func(c *nfnetlink.Conn) error {
+				sock = c
+				return errors.Join(c.SetReadBuffer(nftReadRoom), c.SetWriteBuffer(nftWriteRoom),
+					c.SetOption(nfnetlink.CapAcknowledge, true))
+			}))
+		if err != nil {
+			if sock != nil {
+				_ = sock.Close() // the error that counts is the first
+			}
+			return nil, fmt.Errorf("open nft connection: %w", err)
+		}
+		s.conn, s.sock = conn, sock
+	}
+	if err := s.sock.SetDeadline(time.Now().Add(nftWait)); err != nil {
+		return nil, fmt.Errorf("set nft deadline: %w", err)
+	}
+	return s.conn, nil
+}
+
+// doNFT carries out an op on a TableLoad or an ElementChange.
+func (n *namespace) doNFT(op Op) error {
+	switch o := op.Object.(type) {
+	case TableLoad:
+		if op.Verb == Delete {
+			return n.deleteTable(o.Table.Family)
+		}
+		return n.loadTable(o.Table)
+	case ElementChange:
+		return n.changeElements(o)
+	default:
+		return fmt.Errorf("nft: cannot %s a %T", op.Verb, op.Object)
+	}
+}
+
+// loadTable replaces a table, or makes it, with its elements, in one
+// transaction: packets meet the old rules or the new ones.
+func (n *namespace) loadTable(t *plan.Table) error {
+	if _, err := familyOf(t.Family); err != nil {
+		return err
+	}
+	if err := checkElements(t); err != nil {
+		return fmt.Errorf("load table %s %s: %w", t.Family, plan.TableName, err)
+	}
+	text := loadText(t, n.deviceStamp(t))
+	if err := n.do(func() error { return runNFT(text) }); err != nil {
+		return fmt.Errorf("load table %s %s: %w", t.Family, plan.TableName, err)
+	}
+	return nil
+}
+
+// loadText is the transaction. nft 1.0.6 has no "destroy", so the table is made
+// first that it can be deleted. What was loaded is kept as the name of a chain
+// without rules: a comment would be nicer, but the netlink library reads none.
+func loadText(t *plan.Table, stamp string) string {
+	name := t.Family + " " + plan.TableName
+	return fmt.Sprintf("table %s { }\ndelete table %s\n%stable %s {\n\tchain %s%s%s { }\n}\n",
+		name, name, t.Ruleset(), name, sumChain, skeletonSum(t), stamp)
+}
+
+// sumChain begins the name of the chain that says what was loaded: the
+// skeleton's sum and a device stamp follow.
+const sumChain = "sum_"
+
+// byIndex finds the devices that nft turns into their index, or hooks, when it
+// loads a rule. (Those in iifname and oifname stay names.)
+var byIndex = regexp.MustCompile(`\b(?:fwd to|device|iif|oif) "([^"]+)"`)
+
+// deviceStamp is the indexes of the devices that a skeleton binds to. One that
+// was made anew under its old name has another index, and rules loaded before
+// it would miss it.
+func (n *namespace) deviceStamp(t *plan.Table) string {
+	stamp := ""
+	for _, found := range byIndex.FindAllStringSubmatch(t.Skeleton(), -1) {
+		index := 0 // no such device
+		if link, err := n.link.LinkByName(found[1]); err == nil {
+			index = link.Attrs().Index
+		}
+		stamp += fmt.Sprintf("_%d", index)
+	}
+	return stamp
+}
+
+// runNFT gives one transaction to the nft program in the calling thread's
+// namespace, which the child inherits.
+func runNFT(text string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), nftLoadWait)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(text)
+	cmd.WaitDelay = time.Second
+	out, err := cmd.CombinedOutput()
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		return &Refusal{plan.FeatureMissing, "there is no nft program", "install the package nftables, 1.0.6 or newer"}
+	case ctx.Err() != nil:
+		return fmt.Errorf("run nft: no end within %s", nftLoadWait)
+	case err != nil:
+		return fmt.Errorf("run nft: %w: %s", err, firstError(out))
+	}
+	return nil
+}
+
+// firstError is the line that says what nft did not like; more follow it.
+func firstError(out []byte) string {
+	line, _, _ := bytes.Cut(bytes.TrimSpace(out), []byte("\n"))
+	return string(line)
+}
+
+// deleteTable deletes our table of a family. That it is not there is success.
+func (n *namespace) deleteTable(family string) error {
+	fam, err := familyOf(family)
+	if err != nil {
+		return err
+	}
+	conn, err := n.nftConn()
+	if err != nil {
+		return err
+	}
+	conn.DelTable(&nftables.Table{Name: plan.TableName, Family: fam})
+	err = n.flushNFT()
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("delete table %s %s: %w", family, plan.TableName, err)
+	}
+	return nil
+}
+
+// changeElements sends one transaction: first all that goes, then all that
+// comes, so that a map's key may change its value in it.
+func (n *namespace) changeElements(c ElementChange) error {
+	err := n.sendElements(c)
+	if errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("change elements of %s %s: table, set or element is no longer there: %w", c.Family, plan.TableName, err)
+	}
+	if err != nil {
+		return fmt.Errorf("change elements of %s %s: %w", c.Family, plan.TableName, err)
+	}
+	return nil
+}
+
+func (n *namespace) sendElements(c ElementChange) error {
+	fam, err := familyOf(c.Family)
+	if err != nil {
+		return err
+	}
+	conn, err := n.nftConn()
+	if err != nil {
+		return err
+	}
+	changes, err := encodeChange(&nftables.Table{Name: plan.TableName, Family: fam}, c)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, s := range changes {
+		for chunk := range slices.Chunk(s.gone, nftChunk) {
+			errs = append(errs, conn.SetDeleteElements(s.set, chunk))
+		}
+	}
+	for _, s := range changes {
+		for chunk := range slices.Chunk(s.come, nftChunk) {
+			errs = append(errs, conn.SetAddElements(s.set, chunk))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		n.nft.close() // with what is queued
+		return err
+	}
+	return n.flushNFT()
+}
+
+// setBytes is a SetChange in the kernel's form.
+type setBytes struct {
+	set        *nftables.Set
+	gone, come []nftables.SetElement
+}
+
+func encodeChange(t *nftables.Table, c ElementChange) ([]setBytes, error) {
+	changes := make([]setBytes, len(c.Sets))
+	for i, s := range c.Sets {
+		changes[i].set = &nftables.Set{Table: t, Name: s.Set.Name}
+		for _, e := range s.Gone {
+			key, _, err := elementBytes(&s.Set, e)
+			if err != nil {
+				return nil, err
+			}
+			changes[i].gone = append(changes[i].gone, nftables.SetElement{Key: key})
+		}
+		for _, e := range s.Come {
+			key, value, err := elementBytes(&s.Set, e)
+			if err != nil {
+				return nil, err
+			}
+			changes[i].come = append(changes[i].come, nftables.SetElement{Key: key, Val: value})
+		}
+	}
+	return changes, nil
+}
+
+// flushNFT sends what is queued. After an error nobody knows how many answers
+// are still to come, so the connection is not used again.
+func (n *namespace) flushNFT() error {
+	err := n.nft.conn.Flush()
+	if err != nil {
+		n.nft.close()
+	}
+	return err
+}
+
+func familyOf(name string) (nftables.TableFamily, error) {
+	switch name {
+	case "inet":
+		return nftables.TableFamilyINet, nil
+	case "netdev":
+		return nftables.TableFamilyNetdev, nil
+	case "ip":
+		return nftables.TableFamilyIPv4, nil
+	case "ip6":
+		return nftables.TableFamilyIPv6, nil
+	default:
+		return 0, fmt.Errorf("nft has no table family %q that we use", name)
+	}
+}

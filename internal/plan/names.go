@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -70,8 +71,11 @@ const ReplyMark uint32 = 1 << 31
 // EndpointLinks begins the names of all EndpointLink devices and of no other.
 const EndpointLinks = "ep"
 
+// NetworkSandboxes begins the names of all network sandboxes and of no other.
+const NetworkSandboxes = "sluice-"
+
 // NetworkSandbox names the sandbox of the overlay network with this VNI.
-func NetworkSandbox(vni uint32) string { return fmt.Sprintf("sluice-%d", vni) }
+func NetworkSandbox(vni uint32) string { return NetworkSandboxes + strconv.Itoa(int(vni)) }
 
 // WayOutHost names the host's end of a network sandbox's way out.
 func WayOutHost(vni uint32) string { return fmt.Sprintf("sl-o%d", vni) }
@@ -137,7 +141,7 @@ func (m MAC) String() string {
 }
 
 // HexMark is the text form of a mark.
-func HexMark(m uint32) string { return fmt.Sprintf("0x%x", m) }
+func HexMark(m uint32) string { return "0x" + strconv.FormatUint(uint64(m), 16) }
 
 // ForeignSource are the rules that drop what comes in by a tunnel device (or
 // several, as an nft set) from an address outside the sending node's blocks:

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -154,12 +155,7 @@ func (s *Set) declaration() string {
 }
 
 func (s *Set) has(f Field) bool {
-	for _, have := range append(s.Key[:len(s.Key):len(s.Key)], s.Value...) {
-		if have == f {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(s.Key, f) || slices.Contains(s.Value, f)
 }
 
 func join(fields []Field, name func(Field) string) string {
@@ -191,10 +187,22 @@ func (s *Set) elements() string {
 	}
 	items := make([]string, len(s.Elements))
 	for i, e := range s.Elements {
-		items[i] = e.Key
+		items[i] = quoteNames(s.Key, e.Key)
 		if e.Value != "" {
-			items[i] += " : " + e.Value
+			items[i] += " : " + quoteNames(s.Value, e.Value)
 		}
 	}
 	return " elements = { " + strings.Join(items, ", ") + " }"
+}
+
+// quoteNames puts quotes round device names, since one may be a word of nft's
+// (a bridge called "ip"). The kernel package lets no name with a quote in.
+func quoteNames(fields []Field, text string) string {
+	parts := strings.Split(text, Join("", ""))
+	for i, f := range fields {
+		if f == FieldIface && i < len(parts) {
+			parts[i] = `"` + parts[i] + `"`
+		}
+	}
+	return Join(parts...)
 }

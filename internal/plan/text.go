@@ -11,9 +11,7 @@ import (
 // Sort puts every object into its one order, so that a plan has one text form
 // whatever order its records were met in. Rules keep theirs: it has a meaning.
 func (p *Plan) Sort() {
-	slices.SortFunc(p.Sandboxes, func(a, b *Sandbox) int {
-		return cmp.Or(cmp.Compare(a.Kind.rank(), b.Kind.rank()), cmp.Compare(a.Name, b.Name))
-	})
+	slices.SortFunc(p.Sandboxes, CompareSandbox)
 	slices.SortFunc(p.Left, func(a, b Left) int {
 		return cmp.Or(cmp.Compare(a.Object, b.Object), cmp.Compare(a.Reason, b.Reason))
 	})
@@ -41,10 +39,16 @@ func (s *Sandbox) sort() {
 		return cmp.Or(cmp.Compare(a.Link, b.Link), slices.Compare(a.MAC[:], b.MAC[:]))
 	})
 	slices.SortFunc(s.Virtual, func(a, b VirtualServer) int {
-		return cmp.Or(cmp.Compare(a.Mark, b.Mark), cmp.Compare(a.Family, b.Family))
+		if a.Mark != b.Mark { // the others are not looked at: there may be tens of thousands
+			return cmp.Compare(a.Mark, b.Mark)
+		}
+		return cmp.Compare(a.Family, b.Family)
 	})
 	slices.SortFunc(s.Backends, func(a, b Backend) int {
-		return cmp.Or(cmp.Compare(a.Mark, b.Mark), a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port))
+		if a.Mark != b.Mark {
+			return cmp.Compare(a.Mark, b.Mark)
+		}
+		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port))
 	})
 	slices.SortFunc(s.Tables, func(a, b *Table) int { return cmp.Compare(a.Family, b.Family) })
 	for _, t := range s.Tables {
@@ -175,4 +179,9 @@ func (v VirtualServer) String() string {
 
 func (b Backend) String() string {
 	return fmt.Sprintf("backend  fwm %s %s weight %d", HexMark(b.Mark), netip.AddrPortFrom(b.Addr, b.Port), b.Weight)
+}
+
+// CompareSandbox is the order in which sandboxes stand in a plan and are applied.
+func CompareSandbox(a, b *Sandbox) int {
+	return cmp.Or(cmp.Compare(a.Kind.rank(), b.Kind.rank()), cmp.Compare(a.Name, b.Name))
 }

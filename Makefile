@@ -1,0 +1,95 @@
+# Everything a developer does here is a target; "make" lists them.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+
+# Static programs: the VM runner becomes a guest's first process, and sluice is
+# copied to machines that have nothing.
+export CGO_ENABLED := 0
+
+GO_BUILD := go build -trimpath -buildvcs=auto -ldflags '-s -w'
+RUNNER := .build/sluicevm
+BIN := .build/bin
+T ?= 30s
+PROTO := proto/sluice
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: go
+go:
+	@v=$$(cd / && GOTOOLCHAIN=local go env GOVERSION 2>/dev/null | sed 's/^go//' || true); \
+	if [ -z "$$v" ] || [ "$$(printf '%s\n' 1.21 "$$v" | sort -V | head -1)" != 1.21 ]; then \
+	  echo "make: needs Go 1.21 or newer (found $${v:-none}): install a newer one, it fetches the version that go.mod names"; exit 1; fi
+
+.PHONY: build
+build: go ## build .build/sluice, one static program
+	@$(GO_BUILD) -o .build/sluice ./cmd/sluice
+
+.PHONY: runner
+runner: go
+	@$(GO_BUILD) -o $(RUNNER) ./internal/lab/cmd/sluicevm
+
+.PHONY: demo
+demo: go ## three nodes, one service, every client and node: prints the table
+	@hack/deps run
+	@$(MAKE) build runner
+	@$(GO_BUILD) -o .build/demo ./internal/lab/cmd/demo
+	@SLUICE_BIN=$(CURDIR)/.build/sluice $(RUNNER) auto .build/demo
+
+.PHONY: test
+test: deps runner ## everything: static checks, all tests here, and in a VM those that need one
+	@go run ./internal/lab/cmd/runtests -check 'make static' -runner '$(CURDIR)/$(RUNNER) -t 1000' ./...
+
+.PHONY: check
+check: deps static ## static checks and the tests that this kernel can carry
+	@go test ./...
+
+.PHONY: static
+static: go
+	@go mod tidy -diff
+	@go vet ./...
+	@$(MAKE) lint
+	@# "git status" also shows files that generating adds.
+	@before=$$(git status --porcelain -- $(PROTO); git diff -- $(PROTO)); $(MAKE) proto; \
+	after=$$(git status --porcelain -- $(PROTO); git diff -- $(PROTO)); \
+	[ "$$before" = "$$after" ] || { echo "generated code was not fresh: commit what make proto made"; exit 1; }
+
+.PHONY: lint
+lint: go ## golangci-lint, as .golangci.yml says
+	@$(BIN)/golangci-lint run ./...
+
+.PHONY: proto
+proto: go ## check the API's definition and generate its code
+	@cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf generate
+
+.PHONY: golden
+golden: go ## rewrite the golden files, then show what moved
+	@go list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | \
+	  awk '{for (i = 2; i <= NF; i++) if ($$i ~ /internal\/lab\/golden$$/) {print $$1; next}}' | xargs -r -I{} go test {} -update
+	@git diff --stat
+
+.PHONY: fuzz
+fuzz: go ## run each fuzz test for T (T=30s)
+	@git grep -l '^func Fuzz' -- '*_test.go' | xargs -r -n1 dirname | sort -u | while read -r dir; do \
+	  for f in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$dir/*_test.go); do \
+	    echo "== $$dir $$f"; go test ./$$dir -run '^$$' -fuzz "^$$f$$" -fuzztime $(T); done; done
+
+.PHONY: bench
+bench: go ## Go benchmarks
+	@go test -run '^$$' -bench . -benchmem ./... | grep -v 'no test files'
+
+.PHONY: cover
+cover: go ## coverage of the tests that this kernel can carry, in cover.out
+	@go test -coverprofile cover.out -coverpkg ./... ./... >/dev/null && go tool cover -func cover.out | tail -1
+
+.PHONY: deps
+deps: go ## install what is missing: Debian packages, pinned tools into .build/bin
+	@hack/deps
+
+.PHONY: clean
+clean: ## remove what was built
+	@rm -rf .build cover.out

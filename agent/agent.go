@@ -1,0 +1,90 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+// Run is the agent: it returns when ctx ends, with nil, or earlier with why it
+// cannot go on and what to do. What it made in the kernel stays, so that
+// packets pass while no agent runs. Two agents may run in one process if nothing
+// in their configurations is the same.
+func Run(ctx context.Context, cfg Config) error { return run(ctx, cfg, realSystem()) }
+
+func run(ctx context.Context, cfg Config, sys system) (err error) {
+	if cfg, err = cfg.complete(); err != nil {
+		return err
+	}
+	if missing := sys.missing(); len(missing) > 0 {
+		return mesh.Refuse(FeatureMissing, "load or build what is named", "this kernel lacks %s", strings.Join(missing, "; "))
+	}
+	if err := refuseSecondAgent(cfg.Socket); err != nil {
+		return err
+	}
+	// --- above: only reading; below: the machine is changed ---------------------
+	store, content, err := openStore(cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, store.close)
+	if err := os.MkdirAll(cfg.RunDir, 0o755); err != nil {
+		return fmt.Errorf("make run directory: %w", err)
+	}
+	machine, err := sys.open(cfg.RunDir)
+	if err != nil {
+		return fmt.Errorf("open the kernel: %w", err)
+	}
+	defer closing(&err, machine.Close)
+	own, err := ownNode(cfg, machine, content.ID)
+	if err != nil {
+		return err
+	}
+	cluster := newCluster(clusterConfig{
+		Store: store, Own: own, Gossip: netip.AddrPortFrom(own.Addr, cfg.GossipPort), Now: sys.now, Log: cfg.Log,
+	}, content)
+	status := newStatus(sys.now)
+	ctx, cancel := context.WithCancel(ctx)
+	loop := newLoop(cluster, machine, status, cfg.Log)
+	endpoints := &endpoints{
+		cluster: cluster, loop: loop, status: status, store: store, watch: sys.watch, log: cfg.Log, ctx: ctx,
+	}
+	defer endpoints.close()
+	defer cancel() // which ends the watchers that close waits for
+	if err := endpoints.restore(machine, content.Lifetimes); err != nil {
+		return err
+	}
+	defer closing(&err, cluster.close)
+	if err := cluster.resume(content.Secret); err != nil {
+		return err
+	}
+	listener, err := listen(cfg.Socket)
+	if err != nil {
+		return err
+	}
+	api := &api{config: cfg, cluster: cluster, loop: loop, status: status, endpoints: endpoints}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return loop.run(ctx) })
+	group.Go(func() error { return serve(ctx, api.server(cfg.Log), listener) })
+	cfg.Log.Info("the agent runs", "node", own.ID, "name", own.Name, "address", own.Addr, "socket", cfg.Socket)
+	return group.Wait()
+}
+
+// ownNode is this node as its configuration and its routing table describe it.
+func ownNode(cfg Config, m Machine, id mesh.NodeID) (mesh.Node, error) {
+	addr, mtu, err := m.Underlay(cfg.Advertise)
+	if err != nil {
+		return mesh.Node{}, fmt.Errorf("find this node's address: %w", err)
+	}
+	own := mesh.Node{ID: id, Name: cfg.Name, Addr: addr, VXLANPort: cfg.VXLANPort, MTU: mtu}
+	return own, own.Validate()
+}
+
+func closing(err *error, f func() error) { *err = errors.Join(*err, f()) }

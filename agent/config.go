@@ -1,0 +1,84 @@
+package agent
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+// Config is what an operator decides about one agent. The zero value of each
+// field stands for the default named beside it.
+type Config struct {
+	DataDir    string     // /var/lib/sluice; identity, secret and records, only root may read it
+	RunDir     string     // /run/sluice; socket and pinned namespaces
+	Name       string     // the host name
+	Advertise  netip.Addr // source address of the default route
+	GossipPort uint16     // 7956, TCP and UDP; the same on all nodes of a cluster
+	VXLANPort  uint16     // 4789, UDP
+	Socket     string     // RunDir/sluice.sock
+	Log        *slog.Logger
+	Version    string // shown by status
+}
+
+// The defaults of Config.
+const (
+	DefaultDataDir           = "/var/lib/sluice"
+	DefaultRunDir            = "/run/sluice"
+	DefaultGossipPort uint16 = 7956
+	DefaultVXLANPort  uint16 = 4789
+	socketName               = "sluice.sock"
+	socketMaking             = ".new" // ends the socket's name while it is made
+	socketLimit              = 107 - len(socketMaking)
+)
+
+// complete returns the configuration with defaults filled in, or a refusal.
+func (c Config) complete() (Config, error) {
+	if c.DataDir == "" {
+		c.DataDir = DefaultDataDir
+	}
+	if c.RunDir == "" {
+		c.RunDir = DefaultRunDir
+	}
+	if c.GossipPort == 0 {
+		c.GossipPort = DefaultGossipPort
+	}
+	if c.VXLANPort == 0 {
+		c.VXLANPort = DefaultVXLANPort
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	var err error
+	if c.Name == "" {
+		if c.Name, err = os.Hostname(); err != nil {
+			return c, mesh.Refuse(BadConfig, "give --name", "the host name cannot be read (%v)", err)
+		}
+	}
+	if err := mesh.ValidateName("node", c.Name); err != nil {
+		return c, fmt.Errorf("read --name: %w", err)
+	}
+	if c.GossipPort == c.VXLANPort {
+		return c, mesh.Refuse(BadConfig, "give --gossip-port another number", "gossip and VXLAN are both on port %d", c.VXLANPort)
+	}
+	if a := c.Advertise; a.IsValid() && (a.Is4In6() || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() || a.Zone() != "") {
+		return c, mesh.Refuse(mesh.BadAddress, "give --advertise an address that the other nodes reach", "%s is not an address of a node", a)
+	}
+	// A relative path would mean another place to whoever reads it from status.
+	for _, dir := range []*string{&c.DataDir, &c.RunDir} {
+		if *dir, err = filepath.Abs(*dir); err != nil {
+			return c, fmt.Errorf("find directory %s: %w", *dir, err)
+		}
+	}
+	if c.Socket == "" {
+		c.Socket = filepath.Join(c.RunDir, socketName)
+	}
+	if len(c.Socket) > socketLimit {
+		return c, mesh.Refuse(BadConfig, fmt.Sprintf("give --run-dir a path of at most %d characters", socketLimit-len("/"+socketName)),
+			"the path of the socket, %s, is too long for the kernel", c.Socket)
+	}
+	return c, nil
+}

@@ -1,0 +1,138 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/sluice-mesh/sluice/internal/kernel"
+	"github.com/sluice-mesh/sluice/internal/plan"
+)
+
+// fakeMachine is a machine whose namespaces are files that hold "netns". It lets
+// go what is not planned, as the real one does.
+type fakeMachine struct {
+	addr netip.Addr
+	dir  string
+
+	mu      sync.Mutex
+	applied []*plan.Plan
+	fail    string // objects that contain it are refused
+}
+
+func newFakeMachine(tb testing.TB, addr string) *fakeMachine {
+	tb.Helper()
+	return &fakeMachine{addr: netip.MustParseAddr(addr), dir: tb.TempDir()}
+}
+
+func (m *fakeMachine) failOn(object string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fail = object
+}
+
+// plan is the newest that was applied; empty before the first.
+func (m *fakeMachine) plan() *plan.Plan {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.applied) == 0 {
+		return &plan.Plan{}
+	}
+	return m.applied[len(m.applied)-1]
+}
+
+func (m *fakeMachine) Apply(_ context.Context, want *plan.Plan) kernel.Report {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.applied = append(m.applied, want)
+	planned := map[string]bool{}
+	var report kernel.Report
+	for _, s := range want.Sandboxes {
+		planned[s.Name] = true
+		for _, l := range s.Links {
+			object := s.Name + ": " + l.String()
+			if m.fail != "" && strings.Contains(object, m.fail) {
+				report.Failed = append(report.Failed, kernel.Failure{Object: object, Reason: plan.KernelRefused, Err: errors.New("no such luck")})
+			}
+		}
+	}
+	for _, name := range m.pinned() {
+		if !planned[name] {
+			os.Remove(m.Path(name))
+		}
+	}
+	return report
+}
+
+func (m *fakeMachine) Diff(context.Context, *plan.Plan) ([]kernel.Op, error) { return nil, nil }
+
+func (m *fakeMachine) pinned() []string {
+	entries, _ := os.ReadDir(m.dir)
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name()
+	}
+	return names
+}
+
+func (m *fakeMachine) Pin(name, path string) error {
+	content, err := os.ReadFile(path)
+	if err != nil || string(content) != "netns" {
+		return &kernel.Refusal{Reason: plan.SandboxGone, Why: path + " is no network namespace", Do: "give the path of one"}
+	}
+	return os.Link(path, m.Path(name))
+}
+
+func (m *fakeMachine) PinPID(name string, pid int) error {
+	if pid != os.Getpid() {
+		return &kernel.Refusal{Reason: plan.SandboxGone, Why: "there is no such process", Do: "give a process that lives"}
+	}
+	return os.WriteFile(m.Path(name), []byte("netns"), 0o600)
+}
+
+func (m *fakeMachine) Pinned(name string) bool {
+	_, err := os.Stat(m.Path(name))
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+func (m *fakeMachine) Path(name string) string       { return filepath.Join(m.dir, name) }
+func (m *fakeMachine) OwnBridges() ([]string, error) { return []string{"docker0"}, nil }
+func (m *fakeMachine) Close() error                  { return nil }
+
+func (m *fakeMachine) Underlay(advertise netip.Addr) (netip.Addr, int, error) {
+	if advertise.IsValid() {
+		return advertise, 1500, nil
+	}
+	return m.addr, 1500, nil
+}
+
+// processes lets tests end a process that somebody watches.
+type processes struct {
+	mu    sync.Mutex
+	ended map[int]chan struct{}
+}
+
+func (p *processes) watch(_ context.Context, pid int) (<-chan struct{}, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended == nil {
+		p.ended = map[int]chan struct{}{}
+	}
+	if p.ended[pid] == nil {
+		p.ended[pid] = make(chan struct{})
+	}
+	return p.ended[pid], nil
+}
+
+func (p *processes) end(pid int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(p.ended[pid])
+	delete(p.ended, pid)
+}

@@ -1,0 +1,150 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/sluice-mesh/sluice/internal/kernel"
+	"github.com/sluice-mesh/sluice/internal/plan"
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+// loop keeps the kernel equal to the newest snapshot: wait, look, settle, compile,
+// apply, report. Whatever changed, it compares the whole.
+type loop struct {
+	cluster *cluster
+	status  *status
+	log     *slog.Logger
+	stopped chan struct{} // closed when run has returned
+
+	busy    sync.Mutex // held while the machine is looked at or changed; taken before the cluster's lock
+	machine Machine
+	bridges []string // the last that could be read
+}
+
+func newLoop(c *cluster, m Machine, s *status, log *slog.Logger) *loop {
+	return &loop{cluster: c, machine: m, status: s, log: log, stopped: make(chan struct{})}
+}
+
+const (
+	fullLook   = 5 * time.Second // between two looks at a kernel that nobody says has changed
+	retryAfter = time.Second     // after a round in which something failed
+	settleMin  = 20 * time.Millisecond
+	settleMax  = 100 * time.Millisecond
+)
+
+// settlePause is how long a round waits for the rest of a burst before the next
+// one: as long as it took itself, so that looking costs at most half the time.
+func settlePause(round time.Duration) time.Duration { return min(max(round, settleMin), settleMax) }
+
+// run ends with ctx. What the kernel holds then stays.
+func (l *loop) run(ctx context.Context) error {
+	defer close(l.stopped)
+	next := time.NewTimer(0)
+	defer next.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-l.cluster.changed: // the state moved
+		case <-next.C: // a retry, or the periodic full look
+		}
+		began := l.cluster.now()
+		if l.round(ctx) {
+			next.Reset(fullLook)
+		} else {
+			next.Reset(retryAfter)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(settlePause(l.cluster.now().Sub(began))):
+		}
+	}
+}
+
+// round makes the kernel equal to the newest snapshot once and tells whether all
+// of it could be done.
+func (l *loop) round(ctx context.Context) bool {
+	// The snapshot is taken with the machine in hand: an endpoint's namespace is
+	// pinned and recorded under the same lock, so no plan without it can unpin it.
+	l.busy.Lock()
+	defer l.busy.Unlock()
+	snap, refused, settling := l.cluster.settle()
+	p, looking := l.compile(snap)
+	report := l.machine.Apply(ctx, p)
+	if ctx.Err() != nil {
+		return false // cut off in the middle: the report says nothing
+	}
+	err := errors.Join(settling, looking, l.cluster.flush())
+	if err != nil {
+		l.log.Error("a round was not complete", "revision", snap.Rev, "err", err)
+	}
+	for _, f := range report.Failed {
+		l.log.Error("an object was not applied", "object", f.Object, "reason", f.Reason, "err", f.Err)
+	}
+	for _, op := range report.Done {
+		l.log.Debug("applied", "op", op.String())
+	}
+	l.status.round(outcome{snap: snap, plan: p, report: report, refused: refused, err: err})
+	return err == nil && len(report.Failed) == 0
+}
+
+// compile is called with the machine in hand.
+func (l *loop) compile(snap *mesh.Snapshot) (*plan.Plan, error) {
+	bridges, err := l.machine.OwnBridges()
+	if err == nil {
+		l.bridges = bridges
+	}
+	return Compile(mesh.Local{ID: l.cluster.own.ID, OwnBridges: l.bridges}, snap), err
+}
+
+// withMachine runs f while no round is under way.
+func (l *loop) withMachine(f func(Machine) error) error {
+	l.busy.Lock()
+	defer l.busy.Unlock()
+	return f(l.machine)
+}
+
+// desired is the plan of the newest snapshot.
+func (l *loop) desired() (p *plan.Plan, err error) {
+	err = l.withMachine(func(Machine) error {
+		p, err = l.compile(l.cluster.snapshot())
+		return err
+	})
+	return p, err
+}
+
+// diff is what a round would do now.
+func (l *loop) diff(ctx context.Context) (ops []kernel.Op, err error) {
+	err = l.withMachine(func(m Machine) error {
+		p, err := l.compile(l.cluster.snapshot())
+		if err != nil {
+			return err
+		}
+		ops, err = m.Diff(ctx, p)
+		return err
+	})
+	return ops, err
+}
+
+// wait returns once the kernel was made equal to revision rev or a later one, as
+// far as it could be.
+func (l *loop) wait(ctx context.Context, rev uint64) error {
+	for {
+		applied, next := l.status.applied()
+		if applied >= rev {
+			return nil
+		}
+		select {
+		case <-next:
+		case <-l.stopped:
+			return mesh.Refuse(Stopping, "start the agent again", "the agent is stopping")
+		case <-ctx.Done():
+			return fmt.Errorf("wait until the kernel follows: %w", ctx.Err())
+		}
+	}
+}

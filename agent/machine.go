@@ -1,0 +1,53 @@
+package agent
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/sluice-mesh/sluice/internal/kernel"
+)
+
+// Machine is what the agent needs of its node's kernel. Implemented by
+// *kernel.Kernel. The agent makes one call at a time, but for Path and Pinned.
+type Machine interface {
+	kernel.Applier
+	// Pin keeps the network namespace that the file is as the sandbox name. It is
+	// refused where the file is none, or is the host's own.
+	Pin(name, path string) error
+	// PinPID does so with a process's namespace.
+	PinPID(name string, pid int) error
+	// Pinned tells whether the sandbox's namespace is there.
+	Pinned(name string) bool
+	// Path is where the sandbox's namespace is, or would be, mounted.
+	Path(name string) string
+	// OwnBridges are the host's bridges whose subnets other nodes may have too.
+	OwnBridges() ([]string, error)
+	// Underlay finds this node's address and its device's MTU in bytes; the zero
+	// address means the source address of the default route.
+	Underlay(advertise netip.Addr) (addr netip.Addr, mtu int, err error)
+	Close() error
+}
+
+// system is how the agent reaches what is outside of it; tests give another.
+type system struct {
+	missing func() []string // what the running kernel lacks, in words
+	open    func(runDir string) (Machine, error)
+	watch   func(ctx context.Context, pid int) (<-chan struct{}, error) // closed when the process has ended
+	now     func() time.Time
+}
+
+func realSystem() system {
+	return system{
+		missing: kernel.Missing,
+		open: func(runDir string) (Machine, error) {
+			k, err := kernel.New(runDir)
+			if err != nil {
+				return nil, err // not k: a nil *Kernel would be a Machine that is not nil
+			}
+			return k, nil
+		},
+		watch: kernel.WatchPID,
+		now:   time.Now,
+	}
+}

@@ -1,0 +1,189 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"github.com/sluice-mesh/sluice/internal/trust"
+	"github.com/sluice-mesh/sluice/mesh"
+	"github.com/sluice-mesh/sluice/mesh/gossip"
+)
+
+const (
+	joinTimeout  = 10 * time.Second
+	leaveTimeout = time.Second
+)
+
+// init makes this node the first of a new cluster and returns its secret.
+func (c *cluster) init(ctx context.Context, pool, subnet netip.Prefix) (trust.Secret, error) {
+	ingress := mesh.NewIngress(subnet, pool, rand.Uint64())
+	if err := ingress.Validate(); err != nil {
+		return trust.Secret{}, err
+	}
+	secret := trust.NewSecret()
+	return secret, c.enter(secret, func(*gossip.Gossip) ([]mesh.Record, error) {
+		return []mesh.Record{mesh.NetworkRecord(ingress)}, ctx.Err()
+	})
+}
+
+// join makes this node a member of the cluster that the node at seed is in.
+func (c *cluster) join(ctx context.Context, seed netip.AddrPort, secret trust.Secret) error {
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	return c.enter(secret, func(g *gossip.Gossip) ([]mesh.Record, error) {
+		// The seed's records are in the state when Join returns.
+		_, err := g.Join(ctx, seed)
+		if errors.Is(err, context.DeadlineExceeded) {
+			return nil, mesh.Refuse(gossip.Unreachable, "check the address and the firewalls, then try again", "the node at %s did not answer in time", seed)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("meet %s: %w", seed, err)
+		}
+		if !c.knows(mesh.Key{Kind: mesh.KindNetwork, ID: string(mesh.IngressNetwork)}) {
+			return nil, mesh.Refuse(JoinFailed, "look at sluice status there, or join by another node", "the node at %s sent no ingress network", seed)
+		}
+		return nil, nil
+	})
+}
+
+func (c *cluster) knows(k mesh.Key) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r, ok := c.state.Get(k)
+	return ok && !r.Deleted
+}
+
+// enter makes the node a member, or leaves everything as it was: nothing is on
+// disk and nothing counts before meet has succeeded.
+func (c *cluster) enter(secret trust.Secret, meet func(*gossip.Gossip) ([]mesh.Record, error)) error {
+	if err := c.begin(); err != nil {
+		return err
+	}
+	g, err := c.startGossip(secret)
+	if err != nil {
+		c.abandon()
+		return err
+	}
+	records, err := meet(g)
+	if err == nil {
+		records, err = c.commit(secret, g, records)
+	}
+	if err != nil {
+		err = errors.Join(err, g.Close())
+		c.abandon()
+		return err
+	}
+	c.wake()
+	g.Send(records...)
+	return nil
+}
+
+func (c *cluster) begin() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch c.phase {
+	case inside:
+		return mesh.Refuse(InCluster, "stop the agent and start it with another --data-dir to begin anew", "this node is in a cluster")
+	case entering:
+		return mesh.Refuse(InCluster, "wait until it has ended", "another init or join is under way")
+	default:
+		c.phase = entering
+		return nil
+	}
+}
+
+// abandon forgets what came in meanwhile. Gossip is closed by then.
+func (c *cluster) abandon() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.phase, c.state, c.snap = outside, mesh.State{}, nil
+	clear(c.dirty)
+	clear(c.seen)
+}
+
+func (c *cluster) commit(secret trust.Secret, g *gossip.Gossip, records []mesh.Record) ([]mesh.Record, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	records, err := c.stamp(append(records, mesh.NodeRecord(c.ownNode())))
+	if err != nil {
+		return nil, err
+	}
+	if err := c.store.putMembership(secret, append(c.state.Records(), records...)); err != nil {
+		return nil, err
+	}
+	c.mergeLocked(records)
+	clear(c.dirty)
+	c.phase, c.members = inside, g
+	return records, nil
+}
+
+// ownNode is this node's record as the configuration wants it, with the claims
+// that it has.
+func (c *cluster) ownNode() *mesh.Node {
+	own := c.own
+	if have, ok := c.state.Get(mesh.NodeRecord(&own).Key()); ok && have.Node != nil {
+		own.Slot, own.SlotClaim, own.Blocks = have.Node.Slot, have.Node.SlotClaim, have.Node.Blocks
+	}
+	return &own
+}
+
+func (c *cluster) startGossip(secret trust.Secret) (*gossip.Gossip, error) {
+	g, err := gossip.Start(gossip.Config{
+		ID: c.own.ID, Bind: c.gossip, Key: secret[:], State: c, Log: c.log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start gossip: %w", err)
+	}
+	return g, nil
+}
+
+// resume takes up membership after a restart. The node serves what it knew even
+// if no peer answers; gossip looks for them by itself.
+func (c *cluster) resume(secret *trust.Secret) error {
+	if secret == nil {
+		return nil
+	}
+	if _, err := c.update(c.refreshOwn); err != nil {
+		return err
+	}
+	g, err := c.startGossip(*secret)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.members = g
+	c.mu.Unlock()
+	return nil
+}
+
+// refreshOwn writes the node's record where the configuration has changed.
+func (c *cluster) refreshOwn(snap *mesh.Snapshot) ([]mesh.Record, error) {
+	have, own := snap.Node(c.own.ID), c.ownNode()
+	if have != nil && have.Name == own.Name && have.Addr == own.Addr && have.VXLANPort == own.VXLANPort && have.MTU == own.MTU {
+		return nil, nil
+	}
+	return []mesh.Record{mesh.NodeRecord(own)}, nil
+}
+
+// close tells the peers that this node's agent ends, and brings everything to
+// the disk. What the kernel holds stays.
+func (c *cluster) close() error {
+	c.mu.Lock()
+	g := c.members
+	c.members = nil
+	c.mu.Unlock()
+	var left, closed error
+	if g != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+		defer cancel()
+		if left = g.Leave(ctx); left != nil {
+			c.log.Info("left without an answer", "err", left)
+		}
+		closed = g.Close()
+	}
+	return errors.Join(closed, c.flush())
+}

@@ -1,0 +1,72 @@
+package agent
+
+import (
+	"net/netip"
+
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+// The methods below are what gossip asks for (gossip.State). None of them blocks
+// on the network, and none calls gossip.
+
+// Records returns everything the cluster knows, tombstones included.
+func (c *cluster) Records() []mesh.Record {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state.Records()
+}
+
+// Merge takes what a peer sent and returns what was new. A record that is not
+// valid is left out and logged; the others count.
+func (c *cluster) Merge(records []mesh.Record) []mesh.Record {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.phase == outside {
+		return nil
+	}
+	valid := make([]mesh.Record, 0, len(records))
+	for _, r := range records {
+		if err := r.Validate(); err != nil {
+			c.log.Warn("refused a record", "kind", r.Kind, "id", r.ID, "writer", r.Version.Writer, "err", err)
+			continue
+		}
+		valid = append(valid, r)
+	}
+	fresh := c.mergeLocked(valid)
+	for _, r := range fresh {
+		c.dirty[r.Key()] = true
+	}
+	if len(fresh) > 0 {
+		c.wake()
+	}
+	return fresh
+}
+
+// MemberChanged notes how gossip sees a node. Silence removes nothing: a node's
+// kernel carries packets without its agent.
+func (c *cluster) MemberChanged(id mesh.NodeID, alive bool) {
+	if id == c.own.ID {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if have, ok := c.seen[id]; ok && have.alive == alive {
+		return
+	}
+	c.seen[id] = observation{alive: alive, since: c.now()}
+	c.log.Info("a node changed", "node", id, "alive", alive)
+}
+
+// Peers are the addresses of all other nodes, known from their records: where a
+// node that was away, or cut off, looks for the cluster again.
+func (c *cluster) Peers() []netip.AddrPort {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var peers []netip.AddrPort
+	for _, n := range c.snapshotLocked().Nodes {
+		if n.ID != c.own.ID {
+			peers = append(peers, netip.AddrPortFrom(n.Addr, c.gossip.Port()))
+		}
+	}
+	return peers
+}

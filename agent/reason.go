@@ -1,0 +1,22 @@
+package agent
+
+import "github.com/sluice-mesh/sluice/mesh"
+
+// The reasons that only the agent gives. Those of package mesh and of
+// internal/plan reach the API unchanged beside them.
+const (
+	InCluster      mesh.Reason = "InCluster"      // init or join on a node that is in a cluster
+	NoCluster      mesh.Reason = "NoCluster"      // a verb that needs a cluster
+	BadToken       mesh.Reason = "BadToken"       // the text is no token
+	JoinFailed     mesh.Reason = "JoinFailed"     // a member answered, and the cluster cannot be seen from it
+	NotHere        mesh.Reason = "NotHere"        // the endpoint is on another node
+	NamespaceTaken mesh.Reason = "NamespaceTaken" // the namespace is an endpoint already
+	NotUsable      mesh.Reason = "NotUsable"      // the kernel refused a part of the endpoint
+	Stopping       mesh.Reason = "Stopping"       // the agent ends
+	DataDirInUse   mesh.Reason = "DataDirInUse"   // another agent has the data directory
+	DataDamaged    mesh.Reason = "DataDamaged"    // the store cannot be read
+	DataVersion    mesh.Reason = "DataVersion"    // the store is of another version
+	RunDirInUse    mesh.Reason = "RunDirInUse"    // another agent answers on the socket
+	BadConfig      mesh.Reason = "BadConfig"      // a setting of the agent
+	FeatureMissing mesh.Reason = "FeatureMissing" // the kernel cannot do what the mesh needs
+)

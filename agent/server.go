@@ -1,0 +1,125 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/sluice-mesh/sluice/mesh"
+	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
+)
+
+// api is what the methods of all services work on. A method translates,
+// validates, writes and waits; what is refused comes back as a mesh.Refusal and
+// leaves by refuse.
+type api struct {
+	config    Config
+	cluster   *cluster
+	loop      *loop
+	status    *status
+	endpoints *endpoints
+}
+
+// applyLimit is how long a call waits until the kernel follows its write. The
+// write stands where it ends first.
+const applyLimit = 30 * time.Second
+
+// write is update, and the wait until this node's kernel follows.
+func (a *api) write(ctx context.Context, decide func(*mesh.Snapshot) ([]mesh.Record, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, applyLimit)
+	defer cancel()
+	rev, err := a.cluster.update(decide)
+	if err != nil {
+		return err
+	}
+	return a.loop.wait(ctx, rev)
+}
+
+// member returns the newest snapshot of the cluster that the node is in.
+func (a *api) member() (*mesh.Snapshot, error) {
+	snap := a.cluster.snapshot()
+	if snap.Node(a.cluster.own.ID) == nil {
+		return nil, noCluster()
+	}
+	return snap, nil
+}
+
+func (a *api) server(log *slog.Logger) *grpc.Server {
+	s := grpc.NewServer(grpc.ChainUnaryInterceptor(survive(log), refuse))
+	sluicev1.RegisterClusterServiceServer(s, &clusterServer{api: a})
+	sluicev1.RegisterNetworkServiceServer(s, &networkServer{api: a})
+	sluicev1.RegisterServiceServiceServer(s, &serviceServer{api: a})
+	sluicev1.RegisterEndpointServiceServer(s, &endpointServer{api: a})
+	sluicev1.RegisterStatusServiceServer(s, &statusServer{api: a})
+	grpc_health_v1.RegisterHealthServer(s, health.NewServer())
+	reflection.Register(s)
+	return s
+}
+
+// stopLimit is how long calls that are under way may go on when the agent ends.
+const stopLimit = 5 * time.Second
+
+// serve answers calls until ctx ends.
+func serve(ctx context.Context, s *grpc.Server, l net.Listener) error {
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	select {
+	case err := <-done:
+		return fmt.Errorf("serve the API: %w", err)
+	case <-ctx.Done():
+	}
+	force := time.AfterFunc(stopLimit, s.Stop)
+	defer force.Stop()
+	s.GracefulStop()
+	<-done
+	return nil
+}
+
+// answers tells whether an agent listens on the socket.
+func answers(socket string) bool {
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
+}
+
+func refuseSecondAgent(socket string) error {
+	if answers(socket) {
+		return mesh.Refuse(RunDirInUse, "stop it or give --run-dir", "another agent answers on %s", socket)
+	}
+	return nil
+}
+
+// listen makes the API's socket, for root and its group. It gets its mode before
+// its name, so that there is no moment in which others may connect.
+func listen(socket string) (net.Listener, error) {
+	making := socket + socketMaking
+	if err := os.Remove(making); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("remove old socket: %w", err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: making, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", socket, err)
+	}
+	l.SetUnlinkOnClose(false) // the name it would remove is the temporary one
+	err = os.Chmod(making, 0o660)
+	if err == nil {
+		err = os.Rename(making, socket)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make socket %s: %w", socket, err), l.Close())
+	}
+	return l, nil
+}

@@ -1,0 +1,79 @@
+package agent
+
+import (
+	"context"
+	"math"
+
+	"github.com/sluice-mesh/sluice/mesh"
+	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
+)
+
+type endpointServer struct {
+	sluicev1.UnimplementedEndpointServiceServer
+	*api
+}
+
+// AttachEndpoint makes a namespace of this node an endpoint.
+func (s *endpointServer) AttachEndpoint(ctx context.Context, req *sluicev1.AttachEndpointRequest) (*sluicev1.AttachEndpointResponse, error) {
+	w, err := fromAttach(req)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, applyLimit)
+	defer cancel()
+	id, err := s.endpoints.attach(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	snap := s.cluster.snapshot()
+	endpoint := endpointByID(snap, id)
+	if endpoint == nil {
+		return nil, mesh.Refuse(mesh.NotFound, "attach it again", "endpoint %s has ended meanwhile", id)
+	}
+	return &sluicev1.AttachEndpointResponse{Endpoint: toEndpoint(endpoint, snap)}, nil
+}
+
+func fromAttach(req *sluicev1.AttachEndpointRequest) (wish, error) {
+	for _, pid := range []uint32{req.GetPid(), req.GetUntilPid()} {
+		if pid > math.MaxInt32 {
+			return wish{}, mesh.Refuse(mesh.BadValue, "give the ID of a process that lives", "%d is no process ID", pid)
+		}
+	}
+	weight := int(min(req.GetWeight(), math.MaxInt32)) // Validate refuses what is too large
+	return wish{
+		service: req.GetService(), name: req.GetName(), weight: weight,
+		netns: req.GetNetns(), pid: int(req.GetPid()), untilPID: int(req.GetUntilPid()),
+	}, nil
+}
+
+// DetachEndpoint ends an endpoint of this node.
+func (s *endpointServer) DetachEndpoint(ctx context.Context, req *sluicev1.DetachEndpointRequest) (*sluicev1.DetachEndpointResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, applyLimit)
+	defer cancel()
+	if err := s.endpoints.detach(ctx, req.GetEndpoint()); err != nil {
+		return nil, err
+	}
+	return &sluicev1.DetachEndpointResponse{}, nil
+}
+
+// ListEndpoints lists the endpoints of all nodes.
+func (s *endpointServer) ListEndpoints(_ context.Context, req *sluicev1.ListEndpointsRequest) (*sluicev1.ListEndpointsResponse, error) {
+	snap, err := s.member()
+	if err != nil {
+		return nil, err
+	}
+	endpoints := snap.Endpoints
+	if name := req.GetService(); name != "" {
+		service := snap.ServiceNamed(name)
+		if service == nil {
+			return nil, noService(name)
+		}
+		endpoints = snap.EndpointsOf(service.ID)
+	}
+	resp := &sluicev1.ListEndpointsResponse{}
+	for _, e := range endpoints {
+		resp.Endpoints = append(resp.Endpoints, toEndpoint(e, snap))
+	}
+	sortByName(resp.Endpoints)
+	return resp, nil
+}

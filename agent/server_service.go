@@ -1,0 +1,144 @@
+package agent
+
+import (
+	"context"
+
+	"github.com/sluice-mesh/sluice/mesh"
+	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
+)
+
+type serviceServer struct {
+	sluicev1.UnimplementedServiceServiceServer
+	*api
+}
+
+// CreateService makes a service.
+func (s *serviceServer) CreateService(ctx context.Context, req *sluicev1.CreateServiceRequest) (*sluicev1.CreateServiceResponse, error) {
+	ports, err := s.ports(req)
+	if err != nil {
+		return nil, err
+	}
+	id := newID[mesh.ServiceID]()
+	err = s.write(ctx, func(snap *mesh.Snapshot) ([]mesh.Record, error) {
+		service, err := newService(snap, id, req, ports)
+		if err != nil {
+			return nil, err
+		}
+		return []mesh.Record{mesh.ServiceRecord(service)}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	service, err := s.service(string(id))
+	if err != nil {
+		return nil, err
+	}
+	return &sluicev1.CreateServiceResponse{Service: service}, nil
+}
+
+// ports reads what the request publishes.
+func (s *serviceServer) ports(req *sluicev1.CreateServiceRequest) ([]mesh.PublishedPort, error) {
+	var ports []mesh.PublishedPort
+	for _, spec := range req.GetPublish() {
+		some, err := mesh.ParsePublish(spec)
+		if err != nil {
+			return nil, err
+		}
+		ports = append(ports, some...)
+	}
+	if req.GetForce() {
+		return ports, nil
+	}
+	return ports, mesh.CheckReserved(ports, s.config.GossipPort, s.config.VXLANPort)
+}
+
+// newService is the service that a request means, or why it may not be.
+func newService(snap *mesh.Snapshot, id mesh.ServiceID, req *sluicev1.CreateServiceRequest, ports []mesh.PublishedPort) (*mesh.Service, error) {
+	service := &mesh.Service{ID: id, Name: req.GetName(), Publish: ports, Scheduler: mesh.Scheduler(req.GetScheduler())}
+	if service.Scheduler == "" {
+		service.Scheduler = mesh.RoundRobin
+	}
+	for _, name := range req.GetNetworks() {
+		n := snap.NetworkNamed(name)
+		if n == nil {
+			return nil, noNetwork(name)
+		}
+		if n.Ingress() {
+			return nil, mesh.Refuse(mesh.BadValue, "leave it out: --publish puts the endpoints on it", "the ingress network is not one to name")
+		}
+		service.Networks = append(service.Networks, n.ID)
+	}
+	if err := service.Validate(); err != nil {
+		return nil, err
+	}
+	if snap.ServiceNamed(service.Name) != nil {
+		return nil, mesh.Refuse(mesh.NameTaken, "choose another name, or remove that service", "a service named %q exists", service.Name)
+	}
+	return service, free(snap, ports)
+}
+
+// free refuses ports that another service holds.
+func free(snap *mesh.Snapshot, ports []mesh.PublishedPort) error {
+	for _, p := range ports {
+		for _, f := range snap.Fronts {
+			if f.Port.Overlaps(p) {
+				return mesh.Refuse(mesh.PortTaken, "choose another port, or remove that service", "port %s is published by service %q", f.Port.Front(), f.Service.Name)
+			}
+		}
+	}
+	return nil
+}
+
+// ListServices lists the services.
+func (s *serviceServer) ListServices(context.Context, *sluicev1.ListServicesRequest) (*sluicev1.ListServicesResponse, error) {
+	snap, err := s.member()
+	if err != nil {
+		return nil, err
+	}
+	resp := &sluicev1.ListServicesResponse{}
+	for _, service := range snap.Services {
+		resp.Services = append(resp.Services, toService(service, snap))
+	}
+	sortByName(resp.Services)
+	return resp, nil
+}
+
+// GetService returns one service.
+func (s *serviceServer) GetService(_ context.Context, req *sluicev1.GetServiceRequest) (*sluicev1.GetServiceResponse, error) {
+	service, err := s.service(req.GetService())
+	if err != nil {
+		return nil, err
+	}
+	return &sluicev1.GetServiceResponse{Service: service}, nil
+}
+
+func (s *serviceServer) service(name string) (*sluicev1.Service, error) {
+	snap, err := s.member()
+	if err != nil {
+		return nil, err
+	}
+	service := snap.ServiceNamed(name)
+	if service == nil {
+		return nil, noService(name)
+	}
+	return toService(service, snap), nil
+}
+
+func noService(name string) error {
+	return mesh.Refuse(mesh.NotFound, "see sluice service ls", "there is no service %q", name)
+}
+
+// RemoveService removes a service; each node detaches its endpoints.
+func (s *serviceServer) RemoveService(ctx context.Context, req *sluicev1.RemoveServiceRequest) (*sluicev1.RemoveServiceResponse, error) {
+	err := s.write(ctx, func(snap *mesh.Snapshot) ([]mesh.Record, error) {
+		service := snap.ServiceNamed(req.GetService())
+		if service == nil {
+			return nil, noService(req.GetService())
+		}
+		return []mesh.Record{tombstone(mesh.ServiceRecord(service))}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &sluicev1.RemoveServiceResponse{}, nil
+}

@@ -1,0 +1,163 @@
+package agent
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sluice-mesh/sluice/internal/kernel"
+	"github.com/sluice-mesh/sluice/internal/plan"
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+// status is what the last round reached: the answer to "is it programmed?" for
+// every object. Safe for concurrent use.
+type status struct {
+	now func() time.Time
+
+	mu       sync.Mutex
+	last     outcome
+	at       time.Time
+	problems map[problemKey]problem
+	next     chan struct{} // closed by the next round
+}
+
+// outcome is one round: what was wished, and what could not be.
+type outcome struct {
+	snap    *mesh.Snapshot
+	plan    *plan.Plan
+	report  kernel.Report
+	refused map[mesh.EndpointID]error // no room for them
+	err     error                     // of the round itself: disk, or a look at the host
+}
+
+// problem is one object that is not programmed, or not as wished.
+type problem struct {
+	problemKey
+	detail string
+	since  time.Time
+}
+
+type problemKey struct{ object, reason string }
+
+func newStatus(now func() time.Time) *status {
+	return &status{
+		now: now, last: outcome{snap: (&mesh.State{}).Snapshot(), plan: &plan.Plan{}},
+		problems: map[problemKey]problem{}, next: make(chan struct{}),
+	}
+}
+
+// round takes in an outcome. A problem that was there before keeps its time.
+func (s *status) round(o outcome) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last, s.at = o, s.now()
+	before := s.problems
+	s.problems = map[problemKey]problem{}
+	for _, p := range o.problems() {
+		p.since = s.at
+		if have, ok := before[p.problemKey]; ok {
+			p.since = have.since
+		}
+		s.problems[p.problemKey] = p
+	}
+	close(s.next)
+	s.next = make(chan struct{})
+}
+
+// problems are what the compilers left out, what the kernel refused, and what
+// found no room.
+func (o outcome) problems() []problem {
+	var list []problem
+	add := func(object, reason, detail string) {
+		list = append(list, problem{problemKey: problemKey{object, reason}, detail: detail})
+	}
+	for _, l := range o.plan.Left {
+		add(l.Object, string(l.Reason), l.Detail)
+	}
+	for _, f := range o.report.Failed {
+		add(f.Object, string(f.Reason), f.Err.Error())
+	}
+	for id, err := range o.refused {
+		add("endpoint "+nameOf(o.snap, id), string(mesh.ReasonOf(err)), err.Error())
+	}
+	if o.err != nil {
+		add("agent", string(plan.KernelRefused), o.err.Error())
+	}
+	return list
+}
+
+func nameOf(snap *mesh.Snapshot, id mesh.EndpointID) string {
+	if e := endpointByID(snap, id); e != nil {
+		return e.Name
+	}
+	return string(id)
+}
+
+// applied is the revision that the kernel was last made equal to; 0 before the
+// first round. next is closed by the round after.
+func (s *status) applied() (rev uint64, next <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last.snap.Rev, s.next
+}
+
+// view is a copy of the status.
+type view struct {
+	outcome
+	applied  time.Time // zero before the first round
+	problems []problem // sorted by object
+}
+
+func (s *status) view() view {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return view{
+		outcome: s.last, applied: s.at,
+		problems: slices.SortedFunc(maps.Values(s.problems), func(a, b problem) int {
+			return cmp.Or(cmp.Compare(a.object, b.object), cmp.Compare(a.reason, b.reason))
+		}),
+	}
+}
+
+// endpoint tells why an endpoint cannot be used on this node, as of the last
+// round; nil where it can.
+func (s *status) endpoint(id mesh.EndpointID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last.endpoint(id)
+}
+
+func (o outcome) endpoint(id mesh.EndpointID) error {
+	if err := o.refused[id]; err != nil {
+		return err
+	}
+	e := endpointByID(o.snap, id)
+	if e == nil {
+		return mesh.Refuse(mesh.NotFound, "attach it again", "endpoint %s was removed meanwhile", id)
+	}
+	for _, f := range o.report.Failed {
+		if concerns(f, e) {
+			return mesh.Refuse(NotUsable, "see sluice status and the agent's log", "the kernel refused %s (%v)", f.Object, f.Err)
+		}
+	}
+	return nil
+}
+
+// concerns tells whether a failed object is one that the endpoint needs: in its
+// own namespace, or the other end of one of its links.
+func concerns(f kernel.Failure, e *mesh.Endpoint) bool {
+	sandbox, object, _ := strings.Cut(f.Object, ": ")
+	if sandbox == plan.EndpointSandbox(string(e.ID)) {
+		return true
+	}
+	for _, a := range e.Attached {
+		if strings.Contains(object, plan.EndpointLink(a.V4)) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,281 @@
+package agent
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/sluice-mesh/sluice/internal/trust"
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+// store is what survives a restart: who the node is, the cluster's secret and
+// every record, so that the node serves from disk before it hears anyone. One
+// process uses a data directory at a time; a store may be used concurrently.
+type store struct{ db *bolt.DB }
+
+// The file holds three buckets: meta (format, node, secret), records (KIND/ID ->
+// JSON) and lifetimes (endpoint ID -> JSON). A change that an older agent cannot
+// read gets a new format number.
+const (
+	storeName   = "sluice.db"
+	storeFormat = 1
+	lockTimeout = 300 * time.Millisecond // long enough for an agent that is just ending
+)
+
+var (
+	bucketMeta      = []byte("meta")
+	bucketRecords   = []byte("records")
+	bucketLifetimes = []byte("lifetimes")
+	keyFormat       = []byte("format")
+	keyNode         = []byte("node")
+	keySecret       = []byte("secret")
+)
+
+// saved is the whole content of a store.
+type saved struct {
+	ID        mesh.NodeID
+	Secret    *trust.Secret // nil: the node is in no cluster
+	Records   []mesh.Record
+	Lifetimes map[mesh.EndpointID]lifetime
+}
+
+// openStore opens or makes the store in dir and reads it. The first start makes
+// the node's identity.
+func openStore(dir string) (*store, *saved, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, nil, fmt.Errorf("make data directory: %w", err)
+	}
+	path := filepath.Join(dir, storeName)
+	var s *store
+	var content *saved
+	err := readDamaged(path, func() error {
+		db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: lockTimeout})
+		if err != nil {
+			return openError(path, err)
+		}
+		s = &store{db}
+		content, err = s.load(path)
+		return err
+	})
+	if err != nil {
+		if s != nil {
+			err = errors.Join(err, s.close())
+		}
+		return nil, nil, err
+	}
+	return s, content, nil
+}
+
+// readDamaged runs f and makes a refusal of what bbolt does on a broken file: it
+// panics on a page it cannot read, and the kernel faults where the file was cut.
+func readDamaged(path string, f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = damaged(path, fmt.Errorf("%v", p))
+		}
+	}()
+	return f()
+}
+
+func damaged(path string, err error) error {
+	return mesh.Refuse(DataDamaged, "restore it from a copy, or move it away, start the agent and join again", "the store %s is damaged (%v)", path, err)
+}
+
+func openError(path string, err error) error {
+	var path0 *fs.PathError
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		holder := ""
+		if pid := lockHolder(path); pid != 0 {
+			holder = fmt.Sprintf(" (pid %d)", pid)
+		}
+		return mesh.Refuse(DataDirInUse, "stop it or give --data-dir", "another agent%s uses data directory %s", holder, filepath.Dir(path))
+	case errors.As(err, &path0):
+		return fmt.Errorf("open store: %w", err)
+	default:
+		return damaged(path, err)
+	}
+}
+
+// lockHolder looks in /proc/locks for who has the file; 0 where it is not told.
+func lockHolder(path string) int {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	table, err := os.ReadFile("/proc/locks")
+	if !ok || err != nil {
+		return 0
+	}
+	inode := ":" + strconv.FormatUint(st.Ino, 10)
+	for line := range strings.Lines(string(table)) {
+		f := strings.Fields(line) // 1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF
+		if len(f) < 6 || f[1] != "FLOCK" || !strings.HasSuffix(f[5], inode) {
+			continue
+		}
+		if pid, err := strconv.Atoi(f[4]); err == nil && pid > 0 {
+			return pid
+		}
+	}
+	return 0
+}
+
+func (s *store) close() error { return s.db.Close() }
+
+func (s *store) load(path string) (*saved, error) {
+	content := &saved{Lifetimes: map[mesh.EndpointID]lifetime{}}
+	err := s.db.Update(func(tx *bolt.Tx) error {
+		meta := tx.Bucket(bucketMeta)
+		if meta == nil {
+			return s.create(tx, content)
+		}
+		if format := string(meta.Get(keyFormat)); format != strconv.Itoa(storeFormat) {
+			return mesh.Refuse(DataVersion, "run the version of sluice that wrote it, or give --data-dir",
+				"the store %s has format %.20q and this agent reads %d", path, format, storeFormat)
+		}
+		if err := content.read(tx); err != nil {
+			return damaged(path, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read store: %w", err)
+	}
+	return content, nil
+}
+
+// create makes the buckets and the node's identity.
+func (s *store) create(tx *bolt.Tx, content *saved) error {
+	for _, name := range [][]byte{bucketMeta, bucketRecords, bucketLifetimes} {
+		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+			return err
+		}
+	}
+	content.ID = newID[mesh.NodeID]()
+	meta := tx.Bucket(bucketMeta)
+	return errors.Join(
+		meta.Put(keyFormat, []byte(strconv.Itoa(storeFormat))),
+		meta.Put(keyNode, []byte(content.ID)),
+	)
+}
+
+// newID makes the random ID of a new noun.
+func newID[T ~string]() T {
+	var b [mesh.IDLength / 2]byte
+	rand.Read(b[:]) // never fails: it ends the program where there is no randomness
+	return T(hex.EncodeToString(b[:]))
+}
+
+func (c *saved) read(tx *bolt.Tx) error {
+	meta, records, lifetimes := tx.Bucket(bucketMeta), tx.Bucket(bucketRecords), tx.Bucket(bucketLifetimes)
+	if records == nil || lifetimes == nil {
+		return errors.New("a bucket is missing")
+	}
+	c.ID = mesh.NodeID(meta.Get(keyNode))
+	if id, err := hex.DecodeString(string(c.ID)); err != nil || len(id) != mesh.IDLength/2 {
+		return errors.New("the node's identity is missing")
+	}
+	if raw := meta.Get(keySecret); raw != nil {
+		if len(raw) != trust.SecretSize {
+			return errors.New("the secret has a wrong length")
+		}
+		secret := trust.Secret(raw)
+		c.Secret = &secret
+	}
+	err := records.ForEach(func(k, v []byte) error {
+		var r mesh.Record
+		if err := json.Unmarshal(v, &r); err != nil {
+			return fmt.Errorf("record %.60q: %w", k, err)
+		}
+		if err := r.Validate(); err != nil {
+			return fmt.Errorf("record %.60q: %w", k, err)
+		}
+		c.Records = append(c.Records, r)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return lifetimes.ForEach(func(k, v []byte) error {
+		var l lifetime
+		if err := json.Unmarshal(v, &l); err != nil {
+			return fmt.Errorf("lifetime %.60q: %w", k, err)
+		}
+		c.Lifetimes[mesh.EndpointID(k)] = l
+		return nil
+	})
+}
+
+// putRecords keeps records in one transaction.
+func (s *store) putRecords(records []mesh.Record) error {
+	err := s.db.Update(func(tx *bolt.Tx) error { return putRecords(tx, records) })
+	if err != nil {
+		return fmt.Errorf("write store: %w", err)
+	}
+	return nil
+}
+
+// putMembership keeps the secret of a cluster and its records in one transaction.
+func (s *store) putMembership(secret trust.Secret, records []mesh.Record) error {
+	err := s.db.Update(func(tx *bolt.Tx) error {
+		if err := tx.Bucket(bucketMeta).Put(keySecret, secret[:]); err != nil {
+			return err
+		}
+		return putRecords(tx, records)
+	})
+	if err != nil {
+		return fmt.Errorf("write store: %w", err)
+	}
+	return nil
+}
+
+func putRecords(tx *bolt.Tx, records []mesh.Record) error {
+	bucket := tx.Bucket(bucketRecords)
+	for _, r := range records {
+		text, err := json.Marshal(r)
+		if err != nil {
+			return err
+		}
+		if err := bucket.Put([]byte(string(r.Kind)+"/"+r.ID), text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// putLifetime keeps which process an endpoint ends with.
+func (s *store) putLifetime(id mesh.EndpointID, l lifetime) error {
+	text, err := json.Marshal(l)
+	if err == nil {
+		err = s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketLifetimes).Put([]byte(id), text) })
+	}
+	if err != nil {
+		return fmt.Errorf("write store: %w", err)
+	}
+	return nil
+}
+
+// dropLifetime forgets it; dropping what is not there is success.
+func (s *store) dropLifetime(id mesh.EndpointID) error {
+	err := s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketLifetimes).Delete([]byte(id)) })
+	if err != nil {
+		return fmt.Errorf("write store: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,185 @@
+package agent
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/sluice-mesh/sluice/internal/plan"
+	"github.com/sluice-mesh/sluice/mesh"
+	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
+)
+
+// The functions below are all that turns mesh types into those of the API and back.
+
+func toNode(n *mesh.Node, snap *mesh.Snapshot, seen observation, self mesh.NodeID) *sluicev1.Node {
+	state := sluicev1.NodeState_NODE_STATE_SILENT
+	if seen.alive {
+		state = sluicev1.NodeState_NODE_STATE_ALIVE
+	}
+	return &sluicev1.Node{
+		Id: string(n.ID), Name: n.Name, Address: n.Addr.String(), VxlanPort: uint32(n.VXLANPort), Mtu: uint32(n.MTU),
+		Slot: uint32(n.Slot), State: state, Self: n.ID == self, Endpoints: uint32(len(snap.Local(n.ID))), Since: toTime(seen.since),
+	}
+}
+
+// nodes are all nodes of the cluster, sorted by name.
+func (a *api) nodes(snap *mesh.Snapshot) []*sluicev1.Node {
+	nodes := make([]*sluicev1.Node, 0, len(snap.Nodes))
+	for _, n := range snap.Nodes {
+		nodes = append(nodes, toNode(n, snap, a.cluster.liveness(n.ID), a.cluster.own.ID))
+	}
+	sortByName(nodes)
+	return nodes
+}
+
+// ownNode is this node as the cluster knows it.
+func (a *api) ownNode(snap *mesh.Snapshot) *sluicev1.Node {
+	n := snap.Node(a.cluster.own.ID)
+	if n == nil {
+		n = &a.cluster.own
+	}
+	return toNode(n, snap, a.cluster.liveness(n.ID), n.ID)
+}
+
+func toNetwork(n *mesh.Network, snap *mesh.Snapshot) *sluicev1.Network {
+	out := &sluicev1.Network{
+		Id: string(n.ID), Name: n.Name, Subnets: []string{n.Subnet4.String(), n.Subnet6.String()},
+		Vni: uint32(n.VNI), Mtu: uint32(mesh.OverlayMTU(snap.Nodes)), Ingress: n.Ingress(),
+		Conflicts: conflicts(snap, mesh.KindNetwork, string(n.ID)),
+	}
+	for _, s := range usersOf(snap, n.ID) {
+		out.Services = append(out.Services, s.Name)
+	}
+	return out
+}
+
+// usersOf are the services whose endpoints have an interface on a network, by name.
+func usersOf(snap *mesh.Snapshot, id mesh.NetworkID) []*mesh.Service {
+	var users []*mesh.Service
+	for _, s := range snap.Services {
+		if slices.Contains(s.Uses(), id) {
+			users = append(users, s)
+		}
+	}
+	slices.SortFunc(users, func(a, b *mesh.Service) int { return cmp.Compare(a.Name, b.Name) })
+	return users
+}
+
+func toService(s *mesh.Service, snap *mesh.Snapshot) *sluicev1.Service {
+	out := &sluicev1.Service{
+		Id: string(s.ID), Name: s.Name, Scheduler: string(s.Scheduler),
+		Conflicts: conflicts(snap, mesh.KindService, string(s.ID)),
+	}
+	for _, id := range s.Networks {
+		out.Networks = append(out.Networks, networkName(snap, id))
+	}
+	slices.Sort(out.Networks)
+	for _, p := range s.Publish {
+		port := &sluicev1.PublishedPort{Protocol: string(p.Proto), Published: uint32(p.Published), Target: uint32(p.Target)}
+		if p.Addr.IsValid() {
+			port.Address = p.Addr.String()
+		}
+		out.Ports = append(out.Ports, port)
+	}
+	for _, e := range snap.EndpointsOf(s.ID) {
+		out.Endpoints = append(out.Endpoints, toEndpoint(e, snap))
+	}
+	sortByName(out.Endpoints)
+	return out
+}
+
+func toEndpoint(e *mesh.Endpoint, snap *mesh.Snapshot) *sluicev1.Endpoint {
+	out := &sluicev1.Endpoint{
+		Id: string(e.ID), Name: e.Name, Service: string(e.Service), Node: string(e.Node),
+		State: string(e.State), Weight: uint32(e.Weight),
+	}
+	if s := snap.Service(e.Service); s != nil {
+		out.Service = s.Name
+	}
+	if n := snap.Node(e.Node); n != nil {
+		out.Node = n.Name
+	}
+	for _, a := range e.Attached {
+		attached := &sluicev1.Attachment{Network: networkName(snap, a.Network), Addresses: []string{a.V4.String(), a.V6.String()}}
+		if n := snap.Network(a.Network); n != nil {
+			attached.Interface = linkName(n)
+		}
+		out.Attachments = append(out.Attachments, attached)
+	}
+	return out
+}
+
+// linkName is what an endpoint's interface on a network is called.
+func linkName(n *mesh.Network) string {
+	if n.Ingress() {
+		return plan.IngressLink
+	}
+	return plan.NetworkLink(uint32(n.VNI))
+}
+
+// networkName is the ID where the network is gone.
+func networkName(snap *mesh.Snapshot, id mesh.NetworkID) string {
+	if n := snap.Network(id); n != nil {
+		return n.Name
+	}
+	return string(id)
+}
+
+func conflicts(snap *mesh.Snapshot, kind mesh.Kind, id string) []string {
+	var lines []string
+	for _, c := range snap.Conflicts {
+		if c.Kind == kind && c.ID == id {
+			lines = append(lines, fmt.Sprintf("%s is held by the older claim of %s", c.Claim, c.Winner))
+		}
+	}
+	return lines
+}
+
+func toProblems(problems []problem) []*sluicev1.Problem {
+	out := make([]*sluicev1.Problem, len(problems))
+	for i, p := range problems {
+		out[i] = &sluicev1.Problem{Object: p.object, Reason: p.reason, Detail: p.detail, Since: toTime(p.since)}
+	}
+	return out
+}
+
+func toTime(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+func sortByName[T interface{ GetName() string }](list []T) {
+	slices.SortStableFunc(list, func(a, b T) int { return cmp.Compare(a.GetName(), b.GetName()) })
+}
+
+// fromPrefix reads an IPv4 prefix; an empty text is the default. what names it
+// to the person who gave it.
+func fromPrefix(what, text string, otherwise netip.Prefix) (netip.Prefix, error) {
+	if text == "" {
+		return otherwise, nil
+	}
+	p, err := netip.ParsePrefix(text)
+	if err != nil || !p.Addr().Is4() || p.Masked() != p {
+		return netip.Prefix{}, mesh.Refuse(mesh.BadAddress, "write ADDRESS/LENGTH without host bits, such as 10.9.0.0/20", "%s %.60q is no IPv4 prefix", what, text)
+	}
+	return p, nil
+}
+
+// fromAddrPort reads ADDR or ADDR:PORT.
+func fromAddrPort(text string, port uint16) (netip.AddrPort, error) {
+	if a, err := netip.ParseAddr(text); err == nil {
+		return netip.AddrPortFrom(a.Unmap(), port), nil
+	}
+	ap, err := netip.ParseAddrPort(text)
+	if err != nil || ap.Port() == 0 {
+		return netip.AddrPort{}, mesh.Refuse(mesh.BadAddress, "write ADDR or ADDR:PORT, an IPv6 address with a port in brackets", "%.60q is no address", text)
+	}
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nil
+}

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sluice-mesh/sluice/agent"
+)
+
+// agentVerb runs the agent until it is told to end.
+func (a *app) agentVerb() *cobra.Command {
+	var cfg agent.Config
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "Run this node's agent",
+		Long: "Run this node's agent, in the network namespace that it is started in: that is the host to it.\n" +
+			"Packets are carried by the kernel and go on when the agent ends.",
+		Args: words(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg.Version = buildVersion()
+			cfg.Log = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+			if err := a.runAgent(cmd.Context(), cfg); err != nil {
+				return agentFailure(err)
+			}
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&cfg.DataDir, "data-dir", "/var/lib/sluice", "`DIR` of what outlives a reboot")
+	flags.StringVar(&cfg.RunDir, "run-dir", "/run/sluice", "`DIR` of the socket and the sandboxes")
+	flags.StringVar(&cfg.Name, "name", "", "the node's `NAME` (default the host's)")
+	flags.TextVar(&cfg.Advertise, "advertise", netip.Addr{}, "`ADDR` where other nodes reach this one (default of the route to the world)")
+	flags.Uint16Var(&cfg.GossipPort, "gossip-port", 7956, "`PORT` of membership, TCP and UDP")
+	flags.Uint16Var(&cfg.VXLANPort, "vxlan-port", 4789, "`PORT` of the tunnels, UDP")
+	return cmd
+}
+
+// agentFailure says what to do where the agent's own error does not: it ends in
+// that where it is a refusal.
+func agentFailure(err error) *failure {
+	f := &failure{what: "run the agent", why: err.Error()}
+	if errors.Is(err, fs.ErrPermission) {
+		f.do = "run it as root"
+	}
+	return f
+}

@@ -1,0 +1,248 @@
+package main
+
+import (
+	"context"
+	"net"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/sluice-mesh/sluice/internal/lab/golden"
+	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
+)
+
+// everyVerb lists the command paths that are ours and hold no others.
+func everyVerb() []string {
+	var paths []string
+	var walk func(*cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		if !cmd.HasSubCommands() {
+			paths = append(paths, strings.TrimPrefix(cmd.CommandPath(), "sluice "))
+		}
+		for _, sub := range cmd.Commands() {
+			walk(sub)
+		}
+	}
+	walk(newApp().root())
+	return paths
+}
+
+// askingLines holds a correct command line of every verb that asks the agent.
+func askingLines() map[string]string {
+	return map[string]string{
+		"init":            "init",
+		"join":            "join 192.0.2.1 --token secret",
+		"node ls":         "node ls",
+		"network create":  "network create back",
+		"network ls":      "network ls",
+		"network rm":      "network rm back",
+		"service create":  "service create web --publish 8080:80",
+		"service ls":      "service ls",
+		"service inspect": "service inspect web",
+		"service rm":      "service rm web",
+		"endpoint attach": "endpoint attach --service web --pid 1",
+		"endpoint detach": "endpoint detach web.1",
+		"endpoint ls":     "endpoint ls",
+		"run":             "run --service web -- ./server --flag",
+		"status":          "status",
+		"plan":            "plan --diff",
+	}
+}
+
+// eachAsking runs every verb that asks, and returns what each said on stderr.
+func eachAsking(t *testing.T, host string) string {
+	t.Helper()
+	var text strings.Builder
+	lines := askingLines()
+	for _, verb := range everyVerb() {
+		line, asks := lines[verb]
+		if !asks && verb != "agent" && verb != "version" {
+			t.Errorf("%s: no line to test it with", verb)
+		}
+		if !asks {
+			continue
+		}
+		a := newApp()
+		a.workloads = &fakeWorkloads{}
+		got := sluice(t, a, append([]string{"--host", host}, strings.Fields(line)...)...)
+		if got.status != 1 || got.stdout != "" {
+			t.Errorf("%s: exit status %d, stdout %q", line, got.status, got.stdout)
+		}
+		text.WriteString("$ sluice " + line + "\n" + got.stderr)
+	}
+	return text.String()
+}
+
+func TestRefused(t *testing.T) {
+	answers := map[string]any{}
+	for _, method := range apiMethods() {
+		answers[method] = refusal(t, codes.FailedPrecondition, "NotInCluster", "this node is in no cluster",
+			"make one with \"sluice init\"")
+	}
+	golden.Equal(t, eachAsking(t, startAgent(t, answers).host))
+}
+
+func TestNoAgent(t *testing.T) {
+	golden.Equal(t, eachAsking(t, "unix:///nonexistent/sluice.sock"))
+}
+
+// apiMethods lists the methods of the API.
+func apiMethods() []string {
+	var names []string
+	for _, file := range []protoreflect.FileDescriptor{
+		sluicev1.File_sluice_v1_cluster_proto, sluicev1.File_sluice_v1_network_proto,
+		sluicev1.File_sluice_v1_service_proto, sluicev1.File_sluice_v1_status_proto,
+	} {
+		for i := range file.Services().Len() {
+			methods := file.Services().Get(i).Methods()
+			for j := range methods.Len() {
+				names = append(names, string(methods.Get(j).Name()))
+			}
+		}
+	}
+	return names
+}
+
+func TestWrongUsage(t *testing.T) {
+	var text strings.Builder
+	for _, line := range []string{
+		"", "--bad", "netwrk ls", "xyz", "help xyz", "completion xyz", "node", "network creat x",
+		"agent extra", "agent --advertise nowhere", "agent --gossip-port 70000", "agent --balancer nft",
+		"init extra", "join", "join 192.0.2.1", "node ls extra", "status extra", "status -o xml", "status --host localhost",
+		"status --host unix://relative", "network create", "network create a b", "network create a --driver macvlan",
+		"service inspect", "service create web --replicas 3", "service rm", "endpoint attach --service web",
+		"endpoint attach --service web --netns /a --pid 1", "endpoint attach --pid 1",
+		"endpoint attach --service web --pid 1 --weight 0", "endpoint attach --service web --pid 1 --weight 65536",
+		"run --service web", "run -- ./server", "run --service web --weight 0 -- ./server", "plan extra", "version -o",
+	} {
+		got := sluice(t, newApp(), strings.Fields(line)...)
+		if got.status != 2 || got.stdout != "" {
+			t.Errorf("%s: exit status %d, stdout %q", line, got.status, got.stdout)
+		}
+		text.WriteString("$ sluice " + line + "\n" + got.stderr)
+	}
+	golden.Equal(t, text.String())
+}
+
+func TestNotBuilt(t *testing.T) {
+	var text strings.Builder
+	for _, line := range []string{
+		"status --host tcp://192.0.2.1:7957", "network create a --driver bridge",
+		"network create a --subnet 10.1.0.0/24 --subnet 10.2.0.0/24",
+	} {
+		got := sluice(t, newApp(), strings.Fields(line)...)
+		if got.status != 1 || got.stdout != "" {
+			t.Errorf("%s: exit status %d, stdout %q", line, got.status, got.stdout)
+		}
+		text.WriteString("$ sluice " + line + "\n" + got.stderr)
+	}
+	golden.Equal(t, text.String())
+}
+
+func TestHostFromEnvironment(t *testing.T) {
+	f := startAgent(t, map[string]any{"RemoveNetwork": &sluicev1.RemoveNetworkResponse{}})
+	t.Setenv("SLUICE_HOST", f.host)
+	if got := sluice(t, newApp(), "network", "rm", "back"); got.status != 0 {
+		t.Errorf("got %+v", got)
+	}
+	if got := sluice(t, newApp(), "network", "rm", "back", "--host", "unix:///nonexistent"); got.status != 1 {
+		t.Errorf("--host does not win: %+v", got)
+	}
+}
+
+// listen accepts on a socket and hands every connection to do.
+func listen(t *testing.T, do func(net.Conn)) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "s")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			do(conn)
+			t.Cleanup(func() { _ = conn.Close() })
+		}
+	}()
+	t.Cleanup(func() {
+		_ = listener.Close()
+		<-done
+	})
+	return "unix://" + path
+}
+
+func TestStuckAgent(t *testing.T) {
+	host := listen(t, func(net.Conn) {})
+	a := newApp()
+	a.patience = 100 * time.Millisecond
+	got := sluice(t, a, "--host", host, "status")
+	want := "sluice: show the status: the agent did not answer within 100ms: " +
+		"look at its log for what it waits for; it may still do what was asked\n"
+	if got.status != 1 || got.stderr != want {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	host := listen(t, func(net.Conn) { cancel() })
+	var stdout, stderr strings.Builder
+	code := newApp().run(ctx, []string{"--host", host, "network", "rm", "back"}, strings.NewReader(""), &stdout, &stderr)
+	want := "sluice: remove network \"back\": interrupted: the agent may have done it all the same, see \"sluice status\"\n"
+	if code != 1 || stderr.String() != want {
+		t.Errorf("exit status %d, stderr %q", code, stderr.String())
+	}
+}
+
+func TestAgentGoesAway(t *testing.T) {
+	host := listen(t, func(c net.Conn) { _ = c.Close() })
+	got := sluice(t, newApp(), "--host", host, "status")
+	want := "sluice: show the status: the agent at " + host + " went away before it answered: look at its log for why it ended\n"
+	if got.status != 1 || got.stderr != want {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestExplain(t *testing.T) {
+	c := newApp().to("ask")
+	for _, row := range []struct {
+		err    error
+		dialed error
+		want   string
+	}{
+		{
+			status.Error(codes.Unavailable, ""), syscall.EACCES,
+			"ask: no permission to speak to the agent at unix:///s: run this as root or as a member of group sluice",
+		},
+		{
+			status.Error(codes.Unavailable, ""), syscall.ECONNREFUSED,
+			`ask: no agent answers at unix:///s: start it with "sluice agent", or name another with --host`,
+		},
+		{
+			status.Error(codes.Unavailable, ""), syscall.EINVAL,
+			"ask: no agent answers at unix:///s: invalid argument: name its socket with --host",
+		},
+		{
+			status.Error(codes.Unimplemented, "unknown method"), nil,
+			"ask: the agent is of another version and does not know this call: start it again from this program",
+		},
+		{status.Error(codes.Internal, "broken"), nil, "ask: broken: look at the agent's log"},
+	} {
+		if got := c.explain(row.err, &dialer{path: "/s", err: row.dialed}).Error(); got != row.want {
+			t.Errorf("got  %s\nwant %s", got, row.want)
+		}
+	}
+}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
+)
+
+// serviceCreate makes a service.
+func (a *app) serviceCreate() *cobra.Command {
+	var out format
+	req := &sluicev1.CreateServiceRequest{}
+	cmd := &cobra.Command{
+		Use:   "create NAME",
+		Short: "Make a service and publish its ports",
+		Args:  words("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req.Name = args[0]
+			resp, err := ask(cmd.Context(), a.to("create service %q", req.Name),
+				sluicev1.NewServiceServiceClient, sluicev1.ServiceServiceClient.CreateService, req)
+			if err != nil {
+				return err
+			}
+			return out.print(cmd, resp, func(p *page) { serviceTable(p, []*sluicev1.Service{resp.GetService()}) })
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringArrayVar(&req.Networks, "network", nil, "`NETWORK` that its endpoints are on; may be repeated")
+	flags.StringArrayVar(&req.Publish, "publish", nil,
+		"publish a port on every node; may be repeated. `SPEC` is [ADDR:]PUBLISHED[-END]:TARGET[-END][/tcp|udp|sctp]")
+	flags.StringVar(&req.Scheduler, "scheduler", "", "how an endpoint is picked, `NAME` rr, wrr, lc, wlc, sh or mh (default rr)")
+	flags.BoolVar(&req.Force, "force", false, "publish even port 22 and sluice's own ports")
+	out.addTo(cmd)
+	return cmd
+}
+
+// serviceList lists the services.
+func (a *app) serviceList() *cobra.Command {
+	var out format
+	cmd := &cobra.Command{
+		Use:   "ls",
+		Short: "List the services",
+		Args:  words(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			resp, err := ask(cmd.Context(), a.to("list the services"),
+				sluicev1.NewServiceServiceClient, sluicev1.ServiceServiceClient.ListServices, &sluicev1.ListServicesRequest{})
+			if err != nil {
+				return err
+			}
+			return out.print(cmd, resp, func(p *page) { serviceTable(p, resp.GetServices()) })
+		},
+	}
+	out.addTo(cmd)
+	return cmd
+}
+
+// serviceInspect shows one service with its endpoints.
+func (a *app) serviceInspect() *cobra.Command {
+	var out format
+	cmd := &cobra.Command{
+		Use:   "inspect NAME",
+		Short: "Show a service and its endpoints on all nodes",
+		Args:  words("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			resp, err := ask(cmd.Context(), a.to("inspect service %q", args[0]),
+				sluicev1.NewServiceServiceClient, sluicev1.ServiceServiceClient.GetService,
+				&sluicev1.GetServiceRequest{Service: args[0]})
+			if err != nil {
+				return err
+			}
+			return out.print(cmd, resp, func(p *page) { servicePage(p, resp.GetService()) })
+		},
+	}
+	out.addTo(cmd)
+	return cmd
+}
+
+// serviceRemove removes a service.
+func (a *app) serviceRemove() *cobra.Command {
+	var out format
+	cmd := &cobra.Command{
+		Use:   "rm NAME",
+		Short: "Remove a service and detach its endpoints",
+		Args:  words("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			resp, err := ask(cmd.Context(), a.to("remove service %q", args[0]),
+				sluicev1.NewServiceServiceClient, sluicev1.ServiceServiceClient.RemoveService,
+				&sluicev1.RemoveServiceRequest{Service: args[0]})
+			if err != nil {
+				return err
+			}
+			return out.print(cmd, resp, func(p *page) { p.line(fmt.Sprintf("service %q is removed", args[0])) })
+		},
+	}
+	out.addTo(cmd)
+	return cmd
+}
+
+func serviceTable(p *page, services []*sluicev1.Service) {
+	p.row("NAME", "PORTS", "NETWORKS", "SCHEDULER", "ENDPOINTS", "ID", "NOTES")
+	for _, s := range services {
+		p.row(s.GetName(), list(ports(s)), list(s.GetNetworks()), s.GetScheduler(),
+			number(len(s.GetEndpoints())), s.GetId(), strings.Join(conflicts(s.GetConflicts()), "; "))
+	}
+}
+
+func servicePage(p *page, s *sluicev1.Service) {
+	p.row("Name:", s.GetName())
+	p.row("ID:", s.GetId())
+	p.row("Scheduler:", s.GetScheduler())
+	p.row("Networks:", list(s.GetNetworks()))
+	p.row("Ports:", list(ports(s)))
+	for _, claim := range s.GetConflicts() {
+		p.row("Conflict:", claim)
+	}
+	p.line("")
+	p.line(fmt.Sprintf("Endpoints: %d", len(s.GetEndpoints())))
+	if len(s.GetEndpoints()) > 0 {
+		endpointTable(p, s.GetEndpoints())
+	}
+}
+
+// ports are a service's publications as --publish takes them.
+func ports(s *sluicev1.Service) []string {
+	var specs []string
+	for _, port := range s.GetPorts() {
+		published := number(port.GetPublished())
+		if port.GetAddress() != "" {
+			published = net.JoinHostPort(port.GetAddress(), published)
+		}
+		specs = append(specs, fmt.Sprintf("%s:%d/%s", published, port.GetTarget(), port.GetProtocol()))
+	}
+	return specs
+}

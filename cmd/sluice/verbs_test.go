@@ -1,0 +1,222 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/sluice-mesh/sluice/internal/lab/golden"
+	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
+)
+
+func at(minute int) *timestamppb.Timestamp {
+	return timestamppb.New(time.Date(2026, 3, 1, 12, minute, 0, 0, time.UTC))
+}
+
+func nodeOne() *sluicev1.Node {
+	return &sluicev1.Node{
+		Id: "00000000000000a1", Name: "one", Address: "192.0.2.1", VxlanPort: 4789, Mtu: 1500, Slot: 17,
+		State: sluicev1.NodeState_NODE_STATE_ALIVE, Self: true, Endpoints: 2, Since: at(1),
+	}
+}
+
+func nodeTwo() *sluicev1.Node {
+	return &sluicev1.Node{
+		Id: "00000000000000a2", Name: "two", Address: "2001:db8::2", VxlanPort: 4789, Mtu: 1500, Slot: 4242,
+		State: sluicev1.NodeState_NODE_STATE_SILENT, Since: at(2),
+	}
+}
+
+func networkBack() *sluicev1.Network {
+	return &sluicev1.Network{
+		Id: "00000000000000b1", Name: "back", Subnets: []string{"10.192.16.0/20", "fd00:1:2:3::/64"},
+		Vni: 1048577, Mtu: 1450, Services: []string{"api", "web"},
+	}
+}
+
+func endpointWeb() *sluicev1.Endpoint {
+	return &sluicev1.Endpoint{
+		Id: "00000000000000d1", Name: "web.1", Service: "web", Node: "one", State: "ready", Weight: 1,
+		Attachments: []*sluicev1.Attachment{
+			{Network: "ingress", Addresses: []string{"198.18.0.2", "fd00::2"}, Interface: "eth0"},
+			{Network: "back", Addresses: []string{"10.192.16.2"}, Interface: "eth1"},
+		},
+	}
+}
+
+func serviceWeb() *sluicev1.Service {
+	return &sluicev1.Service{
+		Id: "00000000000000c1", Name: "web", Networks: []string{"back"}, Scheduler: "rr",
+		Ports: []*sluicev1.PublishedPort{
+			{Protocol: "tcp", Published: 8080, Target: 80},
+			{Address: "2001:db8::9", Protocol: "udp", Published: 53, Target: 5353},
+		},
+		Endpoints: []*sluicev1.Endpoint{endpointWeb()},
+		Conflicts: []string{"port tcp/8081 is published by service \"older\""},
+	}
+}
+
+func TestInit(t *testing.T) {
+	checkForms(t, map[string]any{"Init": &sluicev1.InitResponse{
+		Node: nodeOne(), Token: "sluice-1-secret", JoinAddress: "192.0.2.1:7956",
+	}}, "init", "--pool", "10.0.0.0/9", "--ingress-subnet", "198.19.0.0/16")
+}
+
+func TestJoin(t *testing.T) {
+	checkForms(t, map[string]any{"Join": &sluicev1.JoinResponse{Node: nodeTwo(), Nodes: 2}},
+		"join", "192.0.2.1:7956", "--token", "sluice-1-secret")
+}
+
+func TestNodeList(t *testing.T) {
+	checkForms(t, map[string]any{"ListNodes": &sluicev1.ListNodesResponse{
+		Nodes: []*sluicev1.Node{nodeOne(), nodeTwo()},
+	}}, "node", "ls")
+}
+
+func TestNetworkCreate(t *testing.T) {
+	checkForms(t, map[string]any{"CreateNetwork": &sluicev1.CreateNetworkResponse{Network: networkBack()}},
+		"network", "create", "back", "--subnet", "10.192.16.0/20", "--driver", "overlay")
+}
+
+func TestNetworkList(t *testing.T) {
+	checkForms(t, map[string]any{"ListNetworks": &sluicev1.ListNetworksResponse{Networks: []*sluicev1.Network{
+		networkBack(),
+		{
+			Id: "0000000000000001", Name: "ingress", Subnets: []string{"198.18.0.0/16"}, Vni: 1048576, Mtu: 1450,
+			Ingress: true, Conflicts: []string{"subnet 198.18.0.0/16 is network \"old\"'s"},
+		},
+	}}}, "network", "ls")
+}
+
+func TestNetworkRemove(t *testing.T) {
+	checkForms(t, map[string]any{"RemoveNetwork": &sluicev1.RemoveNetworkResponse{}}, "network", "rm", "back")
+}
+
+func TestServiceCreate(t *testing.T) {
+	checkForms(t, map[string]any{"CreateService": &sluicev1.CreateServiceResponse{Service: serviceWeb()}},
+		"service", "create", "web", "--network", "back", "--network", "front", "--publish", "8080:80,mode=ingress",
+		"--publish", "[2001:db8::9]:53:5353/udp", "--scheduler", "rr", "--force")
+}
+
+func TestServiceList(t *testing.T) {
+	checkForms(t, map[string]any{"ListServices": &sluicev1.ListServicesResponse{Services: []*sluicev1.Service{
+		{Id: "00000000000000c0", Name: "quiet", Scheduler: "mh"}, serviceWeb(),
+	}}}, "service", "ls")
+}
+
+func TestServiceInspect(t *testing.T) {
+	checkForms(t, map[string]any{"GetService": &sluicev1.GetServiceResponse{Service: serviceWeb()}},
+		"service", "inspect", "web")
+}
+
+func TestServiceRemove(t *testing.T) {
+	checkForms(t, map[string]any{"RemoveService": &sluicev1.RemoveServiceResponse{}}, "service", "rm", "web")
+}
+
+func TestEndpointAttach(t *testing.T) {
+	answers := map[string]any{"AttachEndpoint": &sluicev1.AttachEndpointResponse{Endpoint: endpointWeb()}}
+	t.Run("netns", func(t *testing.T) {
+		checkForms(t, answers, "endpoint", "attach", "--service", "web", "--netns", "/run/netns/blue", "--name", "web.1", "--weight", "3")
+	})
+	t.Run("pid", func(t *testing.T) {
+		checkForms(t, answers, "endpoint", "attach", "--service", "web", "--pid", "1234")
+	})
+}
+
+func TestEndpointDetach(t *testing.T) {
+	checkForms(t, map[string]any{"DetachEndpoint": &sluicev1.DetachEndpointResponse{}}, "endpoint", "detach", "web.1")
+}
+
+func TestEndpointList(t *testing.T) {
+	checkForms(t, map[string]any{"ListEndpoints": &sluicev1.ListEndpointsResponse{
+		Endpoints: []*sluicev1.Endpoint{endpointWeb(), {Id: "00000000000000d2", Name: "web.2", Service: "web", Node: "two", State: "draining"}},
+	}}, "endpoint", "ls", "--service", "web")
+}
+
+func TestStatus(t *testing.T) {
+	t.Run("cluster", func(t *testing.T) {
+		checkForms(t, map[string]any{"GetStatus": &sluicev1.GetStatusResponse{
+			Node: nodeOne(), InCluster: true, Peers: []*sluicev1.Node{nodeTwo()},
+			Revision: 12, AppliedRevision: 11, Applied: at(3), Objects: 321,
+			Problems: []*sluicev1.Problem{
+				{Object: "service web", Reason: "NoReadyEndpoint", Detail: "no endpoint of service \"web\" is ready", Since: at(4)},
+				{Object: "ingress-sbox: link x", Reason: "KernelRefused", Detail: "escape \x1b[2J and\nnew line"},
+			},
+			Sandboxes: []*sluicev1.Sandbox{{Name: "ingress-sbox", Path: "/run/sluice/netns/ingress-sbox"}},
+			Balancer:  "ipvs", Version: "v0.1.0",
+		}}, "status")
+	})
+	t.Run("alone", func(t *testing.T) {
+		checkForms(t, map[string]any{"GetStatus": &sluicev1.GetStatusResponse{Node: nodeOne(), Balancer: "ipvs", Version: "v0.1.0"}},
+			"status")
+	})
+	t.Run("converged", func(t *testing.T) {
+		checkForms(t, map[string]any{"GetStatus": &sluicev1.GetStatusResponse{
+			Node: nodeOne(), InCluster: true, Revision: 12, AppliedRevision: 12, Applied: at(3), Balancer: "ipvs", Version: "v0.1.0",
+		}}, "status")
+	})
+}
+
+func TestPlan(t *testing.T) {
+	answer := &sluicev1.GetPlanResponse{Text: "sandbox host\n  table ip sluice\n\trule one\t# tab\n"}
+	checkForms(t, map[string]any{"GetPlan": answer}, "plan")
+}
+
+func TestPlanDiff(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		answer *sluicev1.GetPlanResponse
+		status int
+	}{
+		{"equal", &sluicev1.GetPlanResponse{}, 0},
+		{"different", &sluicev1.GetPlanResponse{Text: "+ host: route 198.18.0.0/16\n", Differences: 1}, 3},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := startAgent(t, map[string]any{"GetPlan": c.answer})
+			got := f.sluice(t, "plan", "--diff")
+			if want := (result{status: c.status, stdout: c.answer.GetText()}); got != want {
+				t.Errorf("got %+v, want %+v", got, want)
+			}
+			if asked := strings.Join(f.questions(), ""); !strings.Contains(asked, `"diff": true`) {
+				t.Errorf("asked %s", asked)
+			}
+		})
+	}
+}
+
+func TestVersion(t *testing.T) {
+	got := sluice(t, newApp(), "version")
+	if got.status != 0 || !strings.HasPrefix(got.stdout, "sluice ") {
+		t.Errorf("got %+v", got)
+	}
+	got = sluice(t, newApp(), "version", "-o", "json")
+	if got.status != 0 || !strings.Contains(got.stdout, `"version": "`) {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		got := sluice(t, newApp(), "completion", shell)
+		if got.status != 0 || !strings.Contains(got.stdout, "sluice") || got.stderr != "" {
+			t.Errorf("%s: exit status %d, %d bytes, stderr %q", shell, got.status, len(got.stdout), got.stderr)
+		}
+	}
+}
+
+// TestHelp shows the manual of every command, so that a change of a name or a
+// flag is seen.
+func TestHelp(t *testing.T) {
+	var text strings.Builder
+	for _, path := range append([]string{""}, everyVerb()...) {
+		args := append(strings.Fields(path), "--help")
+		got := sluice(t, newApp(), args...)
+		if got.status != 0 || got.stderr != "" {
+			t.Errorf("%v: exit status %d, stderr %q", args, got.status, got.stderr)
+		}
+		text.WriteString("$ sluice " + strings.Join(args, " ") + "\n" + got.stdout + "\n")
+	}
+	golden.Equal(t, text.String())
+}

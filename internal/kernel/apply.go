@@ -1,0 +1,241 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+
+	"github.com/sluice-mesh/sluice/internal/plan"
+)
+
+// machine is what the steps act on: the real kernel, or the fake.
+type machine interface {
+	// sandboxes lists the namespaces that are there, the host's included.
+	sandboxes() (map[string]plan.Kind, error)
+	// observe fills in what s looks at. want says what is worth asking for.
+	observe(s step, want *plan.Sandbox) (observed, error)
+	do(op Op) error
+}
+
+// step is one kernel subsystem's place in the order of a round.
+type step string
+
+// The subsystems. Links come first in all sandboxes, since a veth has an end in
+// two of them; then the others, sandbox by sandbox, so that what makes a port
+// answer (the host's table) comes last.
+const (
+	stepLinks  step = "links"
+	stepSysctl step = "sysctl"
+	stepAddr   step = "addr"
+	stepNeigh  step = "neigh"
+	stepFDB    step = "fdb"
+	stepRoute  step = "route"
+	stepNFT    step = "nft"
+	stepIPVS   step = "ipvs"
+)
+
+func laterSteps() []step {
+	return []step{stepSysctl, stepAddr, stepNeigh, stepFDB, stepRoute, stepNFT, stepIPVS}
+}
+
+// diff is pure: what it takes to get from have to want in one subsystem.
+func (s step) diff(want *plan.Sandbox, have observed) []Op {
+	switch s {
+	case stepLinks:
+		return diffLinks(want, have.Links)
+	case stepSysctl:
+		return diffSysctls(want.Name, want.Sysctls, have.settings)
+	case stepAddr:
+		return diffKeyed(want.Name, want.Addrs, have.Addrs, func(a plan.Addr) plan.Addr { return a })
+	case stepNeigh:
+		return diffKeyed(want.Name, want.Neighs, have.Neighs, neighKey)
+	case stepFDB:
+		return diffKeyed(want.Name, want.FDB, have.FDB, fdbKey)
+	case stepRoute:
+		return diffKeyed(want.Name, want.Routes, have.Routes, routeKey)
+	case stepNFT:
+		return diffNFT(want.Name, want.Tables, have.tables)
+	case stepIPVS:
+		return diffIPVS(want, have)
+	default:
+		return nil
+	}
+}
+
+// round is one walk from what a machine holds to what a plan says.
+type round struct {
+	ctx    context.Context //nolint:containedctx // a round lives within one call
+	m      machine
+	dry    bool // only collect the ops
+	report Report
+	late   []Op // deletions: after everything new is in place, in reverse order
+	lost   map[string]bool
+}
+
+func apply(ctx context.Context, m machine, want *plan.Plan) Report {
+	r := &round{ctx: ctx, m: m, lost: map[string]bool{}}
+	r.walk(want)
+	return r.report
+}
+
+func diff(ctx context.Context, m machine, want *plan.Plan) ([]Op, error) {
+	r := &round{ctx: ctx, m: m, dry: true, lost: map[string]bool{}}
+	r.walk(want)
+	errs := make([]error, len(r.report.Failed))
+	for i, f := range r.report.Failed {
+		errs[i] = f
+	}
+	return r.report.Done, errors.Join(errs...)
+}
+
+func (r *round) walk(want *plan.Plan) {
+	have, err := r.m.sandboxes()
+	if err != nil {
+		r.fail("namespaces", err)
+		return
+	}
+	for _, s := range want.Sandboxes {
+		if _, ok := have[s.Name]; !ok {
+			r.run(Op{Add, s.Name, Namespace{s.Kind}})
+		}
+	}
+	for _, s := range want.Sandboxes {
+		r.step(stepLinks, s)
+	}
+	for _, s := range want.Sandboxes {
+		for _, step := range laterSteps() {
+			r.step(step, s)
+		}
+	}
+	slices.Reverse(r.late)
+	for _, op := range r.late {
+		r.run(op)
+	}
+	r.strays(want, have)
+}
+
+// step brings one subsystem of one sandbox to what the plan says.
+func (r *round) step(s step, want *plan.Sandbox) {
+	if r.lost[want.Name] || r.ctx.Err() != nil {
+		return
+	}
+	have, err := r.m.observe(s, want)
+	if errors.Is(err, errNoSandbox) && r.dry {
+		have, err = observed{}, nil // it would be made
+	}
+	if err != nil {
+		r.fail(fmt.Sprintf("%s: %s", want.Name, s), err)
+		return
+	}
+	for _, op := range s.diff(want, have) {
+		if op.Verb == Delete {
+			r.late = append(r.late, op)
+			continue
+		}
+		r.run(op)
+	}
+}
+
+// strays removes what belongs to no sandbox of the plan: namespaces of ours,
+// and in the host all that carries our mark where the plan says nothing of it.
+func (r *round) strays(want *plan.Plan, have map[string]plan.Kind) {
+	names := make([]string, 0, len(have))
+	for name := range have {
+		if !slices.ContainsFunc(want.Sandboxes, func(s *plan.Sandbox) bool { return s.Name == name }) {
+			names = append(names, name)
+		}
+	}
+	// Endpoints last: their links go with the network's sandbox.
+	slices.SortFunc(names, func(a, b string) int {
+		ka, kb := plan.Sandbox{Name: a, Kind: have[a]}, plan.Sandbox{Name: b, Kind: have[b]}
+		return plan.CompareSandbox(&kb, &ka)
+	})
+	for _, name := range names {
+		if have[name] == plan.KindHost {
+			r.clear(&plan.Sandbox{Name: name, Kind: plan.KindHost})
+			continue
+		}
+		r.run(Op{Delete, name, Namespace{have[name]}})
+	}
+}
+
+// clear takes everything of ours out of a sandbox that stays.
+func (r *round) clear(empty *plan.Sandbox) {
+	r.late = nil
+	for _, s := range append([]step{stepLinks}, laterSteps()...) {
+		if s != stepIPVS { // never in the host
+			r.step(s, empty)
+		}
+	}
+	slices.Reverse(r.late)
+	for _, op := range r.late {
+		r.run(op)
+	}
+}
+
+func (r *round) run(op Op) {
+	if r.lost[op.Sandbox] {
+		return
+	}
+	if r.dry {
+		r.report.Done = append(r.report.Done, op)
+		return
+	}
+	err := r.ctx.Err()
+	if err == nil {
+		err = r.m.do(op)
+	}
+	if err == nil {
+		r.report.Done = append(r.report.Done, op)
+		return
+	}
+	r.fail(fmt.Sprintf("%s: %s", op.Sandbox, op.Object), fmt.Errorf("%s: %w", op.Verb, err))
+	if _, ok := op.Object.(Namespace); ok && op.Verb == Add {
+		r.lost[op.Sandbox] = true // one failure says it all
+	}
+}
+
+func (r *round) fail(object string, err error) {
+	r.report.Failed = append(r.report.Failed, Failure{Object: object, Reason: reasonOf(err), Err: err})
+}
+
+// errNoSandbox says that a namespace is not there.
+var errNoSandbox = errors.New("the sandbox does not exist")
+
+func reasonOf(err error) plan.Reason {
+	var refusal *Refusal
+	switch {
+	case errors.As(err, &refusal):
+		return refusal.Reason
+	case errors.Is(err, errNoSandbox):
+		return plan.SandboxGone
+	case errors.Is(err, syscall.EOPNOTSUPP):
+		return plan.FeatureMissing
+	default:
+		return plan.KernelRefused
+	}
+}
+
+func diffIPVS(want *plan.Sandbox, have observed) []Op {
+	var ops []Op
+	if want.Timeouts != (plan.Timeouts{}) && want.Timeouts != have.Timeouts {
+		ops = append(ops, Op{Replace, want.Name, want.Timeouts})
+	}
+	// Backends are deleted before their servers, which reversing the order of deletions gives.
+	ops = append(ops, diffKeyed(want.Name, want.Virtual, have.Virtual, virtualKey)...)
+	return append(ops, diffKeyed(want.Name, want.Backends, have.Backends, backendKey)...)
+}
+
+type serverKey struct {
+	mark   uint32
+	family plan.Family
+}
+
+func virtualKey(v plan.VirtualServer) serverKey { return serverKey{v.Mark, v.Family} }
+
+func backendKey(b plan.Backend) plan.Backend {
+	b.Weight = 0
+	return b
+}

@@ -1,0 +1,97 @@
+package kernel
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/sluice-mesh/sluice/internal/plan"
+)
+
+const (
+	nameLimit  = 15 // IFNAMSIZ without the final zero
+	leastMTU   = 68
+	largestMTU = 65535
+)
+
+func (f *Fake) doLink(s *fakeSpace, verb Verb, want plan.Link) error {
+	have, exists := s.link(want.Name)
+	if verb == Delete {
+		if exists {
+			f.dropLink(s, have)
+		}
+		return nil
+	}
+	if want.Name == "" || len(want.Name) > nameLimit || want.MTU < leastMTU || want.MTU > largestMTU {
+		return fmt.Errorf("device %q mtu %d: %w", want.Name, want.MTU, syscall.EINVAL)
+	}
+	if exists && (have.Kind != want.Kind || have.Peer != want.Peer || have.VXLAN != want.VXLAN) {
+		f.dropLink(s, have)
+		exists = false
+	}
+	if !exists {
+		if err := f.makeLink(s, want); err != nil {
+			return err
+		}
+	}
+	i := slices.IndexFunc(s.Links, func(l plan.Link) bool { return l.Name == want.Name })
+	s.Links[i] = want
+	return nil
+}
+
+func (f *Fake) makeLink(s *fakeSpace, want plan.Link) error {
+	if want.Kind == plan.LinkVXLAN {
+		for _, other := range f.spaces {
+			for _, l := range other.Links {
+				// One VNI and port exists once per namespace that devices are made in: the host.
+				if l.Kind == plan.LinkVXLAN && l.VXLAN.VNI == want.VXLAN.VNI && l.VXLAN.Port == want.VXLAN.Port {
+					return fmt.Errorf("vni %d: %w", want.VXLAN.VNI, syscall.EEXIST)
+				}
+			}
+		}
+		s.appear(want)
+		return nil
+	}
+	far := f.spaces[want.Peer.Sandbox]
+	if far == nil {
+		return fmt.Errorf("other end: %w", errNoSandbox)
+	}
+	if _, taken := far.link(want.Peer.Link); taken {
+		return fmt.Errorf("%s in %s: %w", want.Peer.Link, far.Name, syscall.EEXIST)
+	}
+	s.appear(want)
+	far.appear(plan.Link{
+		Name: want.Peer.Link, Kind: plan.LinkVeth, MTU: want.MTU, Peer: plan.Peer{Sandbox: s.Name, Link: want.Name},
+	})
+	return nil
+}
+
+// appear adds a device with the settings that the kernel gives a new one.
+func (s *fakeSpace) appear(l plan.Link) {
+	s.Links = append(s.Links, l)
+	for _, key := range []string{"net/ipv4/conf/%s/rp_filter", "net/ipv6/conf/%s/accept_dad", "net/ipv6/conf/%s/accept_ra"} {
+		s.settings[fmt.Sprintf(key, l.Name)] = "1"
+	}
+}
+
+// dropLink removes a device, its other end, and all that stands on either.
+func (f *Fake) dropLink(s *fakeSpace, l plan.Link) {
+	s.vanish(l.Name)
+	if far := f.spaces[l.Peer.Sandbox]; l.Kind == plan.LinkVeth && far != nil {
+		far.vanish(l.Peer.Link)
+	}
+}
+
+func (s *fakeSpace) vanish(link string) {
+	s.Links = slices.DeleteFunc(slices.Clone(s.Links), func(l plan.Link) bool { return l.Name == link })
+	s.Addrs = slices.DeleteFunc(slices.Clone(s.Addrs), func(a plan.Addr) bool { return a.Link == link })
+	s.Neighs = slices.DeleteFunc(slices.Clone(s.Neighs), func(n plan.Neigh) bool { return n.Link == link })
+	s.FDB = slices.DeleteFunc(slices.Clone(s.FDB), func(e plan.FDBEntry) bool { return e.Link == link })
+	s.Routes = slices.DeleteFunc(slices.Clone(s.Routes), func(r plan.Route) bool { return r.Link == link })
+	for key := range s.settings {
+		if strings.Contains(key, "/"+link+"/") {
+			delete(s.settings, key)
+		}
+	}
+}

@@ -1,0 +1,255 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/sluice-mesh/sluice/internal/plan"
+)
+
+// diffLinks compares devices. Where the plan leaves the MAC to the kernel, any will do.
+func diffLinks(want *plan.Sandbox, have []plan.Link) []Op {
+	chosen := map[string]plan.MAC{}
+	for _, w := range want.Links {
+		chosen[w.Name] = w.MAC
+	}
+	seen := make([]plan.Link, len(have))
+	for i, h := range have {
+		if chosen[h.Name] == (plan.MAC{}) {
+			h.MAC = plan.MAC{}
+		}
+		seen[i] = h
+	}
+	return diffKeyed(want.Name, want.Links, seen, func(l plan.Link) string { return l.Name })
+}
+
+// list returns the devices of the namespace, again where a dump was interrupted.
+func (n *namespace) list() ([]netlink.Link, error) {
+	links, err := retryDump(n.link.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list links of %s: %w", n.name, err)
+	}
+	return links, nil
+}
+
+// retryDump repeats a dump that something changed under. Half a dump is never used.
+func retryDump[T any](dump func() (T, error)) (found T, err error) {
+	for range 8 {
+		if found, err = dump(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return found, err
+		}
+	}
+	return found, err
+}
+
+// ours tells whether a device may be changed and deleted by us: what carries the
+// alias, and in sandboxes that are wholly ours whatever is of a kind that we make.
+func (n *namespace) ours(l netlink.Link) bool {
+	if n.kind == plan.KindNetwork || n.kind == plan.KindIngress {
+		kind := plan.LinkKind(l.Type())
+		return kind == plan.LinkVeth || kind == plan.LinkVXLAN
+	}
+	return l.Attrs().Alias == plan.LinkAlias
+}
+
+// observeLinks returns our devices. A device that is not ours and has a name of
+// the plan's is left out here and refused when it is in the way (doLink).
+func (k *Kernel) observeLinks(n *namespace, want *plan.Sandbox) ([]plan.Link, error) {
+	links, err := n.list()
+	if err != nil {
+		return nil, err
+	}
+	wanted := map[string]plan.Link{}
+	for _, w := range want.Links {
+		wanted[w.Name] = w
+	}
+	var found []plan.Link
+	for _, l := range links {
+		if !n.ours(l) {
+			continue
+		}
+		seen := linkOf(l)
+		if w := wanted[seen.Name]; w.Kind == plan.LinkVeth && k.paired(l, w.Peer) {
+			seen.Peer = w.Peer
+		}
+		found = append(found, seen)
+	}
+	return found, nil
+}
+
+// linkOf translates a device. One that is down has MTU 0, which no plan wants.
+func linkOf(l netlink.Link) plan.Link {
+	attrs := l.Attrs()
+	seen := plan.Link{Name: attrs.Name, Kind: plan.LinkKind(l.Type()), MTU: attrs.MTU}
+	copy(seen.MAC[:], attrs.HardwareAddr)
+	if attrs.Flags&net.FlagUp == 0 {
+		seen.MTU = 0
+	}
+	if vx, ok := l.(*netlink.Vxlan); ok {
+		seen.VXLAN = plan.VXLAN{VNI: uint32(vx.VxlanId), Local: addrOf(vx.SrcAddr), Port: uint16(vx.Port)}
+		if vx.Learning {
+			seen.VXLAN.VNI = 0 // learning makes a moved address a black hole: not the device we want
+		}
+	}
+	return seen
+}
+
+// paired tells whether a veth's other end is the one that the plan names. Each
+// end knows the other's index only.
+func (k *Kernel) paired(l netlink.Link, peer plan.Peer) bool {
+	far, err := k.namespace(peer.Sandbox)
+	if err != nil {
+		return false
+	}
+	end, err := far.link.LinkByName(peer.Link)
+	return err == nil && end.Attrs().ParentIndex == l.Attrs().Index && l.Attrs().ParentIndex == end.Attrs().Index
+}
+
+// doLink makes a device what the plan says. Another kind, peer or tunnel needs a
+// new device; the rest is set in place.
+func (k *Kernel) doLink(n *namespace, verb Verb, want plan.Link) error {
+	have, err := n.link.LinkByName(want.Name)
+	var absent netlink.LinkNotFoundError
+	if err != nil && !errors.As(err, &absent) {
+		return fmt.Errorf("find link: %w", err)
+	}
+	if err == nil && !n.ours(have) && !k.ourPeer(have, want) {
+		return &Refusal{plan.KernelRefused, fmt.Sprintf("a device named %s that is not ours is in %s", want.Name, n.name), "remove or rename it"}
+	}
+	if verb == Delete {
+		if err != nil {
+			return nil
+		}
+		return n.link.LinkDel(have)
+	}
+	if err == nil && !k.same(have, want) {
+		if err := n.link.LinkDel(have); err != nil {
+			return fmt.Errorf("remove the old device: %w", err)
+		}
+		err = absent
+	}
+	if err != nil {
+		if err := k.makeLink(n, want); err != nil {
+			return err
+		}
+		if have, err = n.link.LinkByName(want.Name); err != nil {
+			return fmt.Errorf("find the new link: %w", err)
+		}
+	}
+	return n.setLink(have, want)
+}
+
+// ourPeer tells whether a device without our alias is the far end of a pair that
+// was just made from the other side: it has no alias yet.
+func (k *Kernel) ourPeer(l netlink.Link, want plan.Link) bool {
+	return want.Kind == plan.LinkVeth && l.Type() == string(plan.LinkVeth) && k.paired(l, want.Peer)
+}
+
+func (k *Kernel) same(have netlink.Link, want plan.Link) bool {
+	seen := linkOf(have)
+	if seen.Kind != want.Kind || seen.VXLAN != want.VXLAN {
+		return false
+	}
+	return want.Kind != plan.LinkVeth || k.paired(have, want.Peer)
+}
+
+func (k *Kernel) makeLink(n *namespace, want plan.Link) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.HardwareAddr = want.Name, want.MTU, hardware(want.MAC)
+	if want.Kind == plan.LinkVXLAN {
+		// Made in the host with the sandbox as its home: the outer packets are the host's.
+		attrs.Namespace = netlink.NsFd(n.fd)
+		err := k.host.link.LinkAdd(&netlink.Vxlan{
+			LinkAttrs: attrs, VxlanId: int(want.VXLAN.VNI), SrcAddr: want.VXLAN.Local.AsSlice(), Port: int(want.VXLAN.Port),
+		})
+		if err != nil {
+			return fmt.Errorf("make vxlan device: %w", err)
+		}
+		return nil
+	}
+	far, err := k.namespace(want.Peer.Sandbox)
+	if err != nil {
+		return fmt.Errorf("other end: %w", err)
+	}
+	err = n.link.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: want.Peer.Link, PeerNamespace: netlink.NsFd(far.fd), PeerMTU: uint32(want.MTU)})
+	if err != nil {
+		return fmt.Errorf("make veth pair with %s in %s: %w", want.Peer.Link, want.Peer.Sandbox, err)
+	}
+	return nil
+}
+
+func hardware(m plan.MAC) net.HardwareAddr {
+	if m == (plan.MAC{}) {
+		return nil
+	}
+	return m[:]
+}
+
+// setLink brings what can be changed in place to what the plan says. The alias
+// comes first: a device without it would be nobody's.
+func (n *namespace) setLink(have netlink.Link, want plan.Link) error {
+	attrs := have.Attrs()
+	if attrs.Alias != plan.LinkAlias {
+		if err := n.link.LinkSetAlias(have, plan.LinkAlias); err != nil {
+			return fmt.Errorf("set alias: %w", err)
+		}
+	}
+	if attrs.MTU != want.MTU {
+		if err := n.link.LinkSetMTU(have, want.MTU); err != nil {
+			return fmt.Errorf("set MTU: %w", err)
+		}
+	}
+	if mac := hardware(want.MAC); mac != nil && attrs.HardwareAddr.String() != mac.String() {
+		if err := n.link.LinkSetHardwareAddr(have, mac); err != nil {
+			return fmt.Errorf("set MAC address: %w", err)
+		}
+	}
+	if attrs.Flags&net.FlagUp == 0 {
+		if err := n.link.LinkSetUp(have); err != nil {
+			return fmt.Errorf("set up: %w", err)
+		}
+	}
+	return nil
+}
+
+// removeLinks deletes all our devices of a sandbox.
+func (n *namespace) removeLinks() error {
+	links, err := n.list()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, l := range links {
+		if n.ours(l) {
+			errs = append(errs, n.link.LinkDel(l))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// indices maps our devices' index to their name.
+func (n *namespace) indices() (map[int]string, error) {
+	links, err := n.list()
+	if err != nil {
+		return nil, err
+	}
+	names := map[int]string{}
+	for _, l := range links {
+		if n.ours(l) {
+			names[l.Attrs().Index] = l.Attrs().Name
+		}
+	}
+	return names, nil
+}
+
+// index finds one of our devices.
+func (n *namespace) index(link string) (int, error) {
+	l, err := n.link.LinkByName(link)
+	if err != nil {
+		return 0, fmt.Errorf("find link %s: %w", link, err)
+	}
+	return l.Attrs().Index, nil
+}

@@ -1,0 +1,223 @@
+package kernel
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+
+	"github.com/sluice-mesh/sluice/internal/plan"
+)
+
+// nftTries is how often tables are read again when somebody changes rules
+// meanwhile; any table's change in the namespace counts.
+const nftTries = 5
+
+// nftReading is what was read last: good until the kernel's generation of rules
+// moves, which spares reading back ten thousands of elements for nothing.
+type nftReading struct {
+	valid      bool
+	generation uint32
+	skeletons  string // of the wanted tables, and their devices: what it was compared with
+	tables     []loadedTable
+}
+
+// observeNFT says which tables of ours the namespace holds, one a family, with
+// the elements of those whose rules are the wanted ones. The result is shared
+// with later calls: it is not to be changed.
+func (n *namespace) observeNFT(want []*plan.Table) ([]loadedTable, error) {
+	skeletons := ""
+	for _, t := range want {
+		skeletons += skeletonSum(t) + n.deviceStamp(t) + " "
+	}
+	for range nftTries {
+		before, err := n.nftGeneration()
+		if err != nil {
+			if len(want) == 0 && isMissing(err) {
+				return nil, nil // and none can be there
+			}
+			return nil, err
+		}
+		if last := &n.nft.last; last.valid && last.generation == before && last.skeletons == skeletons {
+			return last.tables, nil
+		}
+		tables, readErr := n.readTables(want)
+		if readErr != nil {
+			n.nft.close() // with answers nobody waits for any more
+		}
+		after, err := n.nftGeneration()
+		switch {
+		case err != nil:
+			return nil, err
+		case before != after:
+			continue // what was read may be half of one and half of another
+		case readErr != nil:
+			return nil, readErr
+		}
+		n.nft.last = nftReading{true, before, skeletons, tables}
+		return tables, nil
+	}
+	return nil, fmt.Errorf("read nft tables: rules changed during each of %d tries", nftTries)
+}
+
+func isMissing(err error) bool {
+	var no *Refusal
+	return errors.As(err, &no) && no.Reason == plan.FeatureMissing
+}
+
+// nftGeneration counts the transactions of the namespace, whoever made them.
+func (n *namespace) nftGeneration() (uint32, error) {
+	reply, err := n.askNFT(unix.NFT_MSG_GETGEN, nftables.TableFamilyUnspecified, 0, nil)
+	switch {
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EPROTONOSUPPORT):
+		return 0, &Refusal{plan.FeatureMissing, "this kernel has no nf_tables", "load the module nf_tables"}
+	case err != nil:
+		return 0, fmt.Errorf("read nft generation: %w", err)
+	case len(reply) != 1:
+		return 0, fmt.Errorf("read nft generation: %d answers", len(reply))
+	}
+	ad, err := attributes(reply[0])
+	if err != nil {
+		return 0, fmt.Errorf("read nft generation: %w", err)
+	}
+	var id uint32
+	for ad.Next() {
+		if ad.Type() == unix.NFTA_GEN_ID {
+			id = ad.Uint32()
+		}
+	}
+	return id, ad.Err()
+}
+
+func (n *namespace) readTables(want []*plan.Table) ([]loadedTable, error) {
+	conn, err := n.nftConn()
+	if err != nil {
+		return nil, err
+	}
+	present, err := conn.ListTables()
+	if err != nil {
+		return nil, fmt.Errorf("list nft tables: %w", err)
+	}
+	var tables []loadedTable
+	for _, p := range present {
+		family := familyName(p.Family)
+		if p.Name != plan.TableName || family == "" {
+			continue
+		}
+		var skeleton *plan.Table
+		for _, t := range want {
+			if t.Family == family {
+				skeleton = t
+			}
+		}
+		t, err := n.readTable(p, skeleton)
+		if err != nil {
+			return nil, fmt.Errorf("read table %s %s: %w", family, plan.TableName, err)
+		}
+		tables = append(tables, t)
+	}
+	slices.SortFunc(tables, func(a, b loadedTable) int { return cmp.Compare(a.family, b.family) })
+	return tables, nil
+}
+
+// familyName is the inverse of familyOf; "" for one that we do not use.
+func familyName(f nftables.TableFamily) string {
+	for _, name := range []string{"inet", "netdev", "ip", "ip6"} {
+		if have, err := familyOf(name); err == nil && have == f {
+			return name
+		}
+	}
+	return ""
+}
+
+// readTable reads one of our tables. Elements are read only where the rules are
+// those of skeleton: otherwise the whole table will be loaded again.
+func (n *namespace) readTable(p *nftables.Table, skeleton *plan.Table) (loadedTable, error) {
+	t := loadedTable{family: familyName(p.Family)}
+	chains, err := n.readChains(p.Family)
+	if err != nil {
+		return t, err
+	}
+	stamp := ""
+	for name := range chains {
+		if carried, ok := strings.CutPrefix(name, sumChain); ok {
+			t.sum, _, _ = strings.Cut(carried, "_")
+			stamp = carried[len(t.sum):]
+		}
+	}
+	if skeleton == nil || t.sum != skeletonSum(skeleton) {
+		return t, nil
+	}
+	names, err := n.readSetNames(p.Family)
+	if err != nil {
+		return t, err
+	}
+	t.intact = p.Flags == 0 && stamp == n.deviceStamp(skeleton) &&
+		holds(t.family, chains, skeleton) && holdsSets(names, skeleton)
+	if !t.intact {
+		return t, nil
+	}
+	for _, s := range skeleton.Sets {
+		set, err := n.readSet(p, s)
+		if errors.Is(err, errForeign) {
+			t.intact = false
+			return t, nil
+		}
+		if err != nil {
+			return t, err
+		}
+		t.sets = append(t.sets, set)
+	}
+	return t, nil
+}
+
+func holdsSets(names map[string]bool, skeleton *plan.Table) bool {
+	for _, s := range skeleton.Sets {
+		if !names[s.Name] {
+			return false
+		}
+	}
+	return true
+}
+
+// errForeign says that a set holds what no plan could have put there.
+var errForeign = errors.New("element that is not ours")
+
+func (n *namespace) readSet(t *nftables.Table, want *plan.Set) (*plan.Set, error) {
+	set := &plan.Set{Name: want.Name, Key: want.Key, Value: want.Value}
+	held, err := n.nft.conn.GetSetElements(&nftables.Set{Table: t, Name: want.Name})
+	if err != nil {
+		return nil, fmt.Errorf("read set %s: %w", want.Name, err)
+	}
+	for _, h := range held {
+		e, err := elementText(want, h.Key, h.Val)
+		if err != nil {
+			return nil, fmt.Errorf("read set %s: %w: %w", want.Name, errForeign, err)
+		}
+		set.Elements = append(set.Elements, e)
+	}
+	slices.SortFunc(set.Elements, func(a, b plan.Element) int { return cmp.Compare(a.Key, b.Key) })
+	return set, nil
+}
+
+// holds says whether every chain of the skeleton is there, hooked where it
+// should be, with its policy and as many rules.
+func holds(family string, chains map[string]kernelChain, skeleton *plan.Table) bool {
+	for _, want := range skeleton.Chains {
+		have, ok := chains[want.Name]
+		base := want.Base != ""
+		switch {
+		case !ok, have.hooked != base, have.rules != len(want.Rules):
+			return false
+		case base && have.drops != strings.Contains(want.Base, "policy drop"):
+			return false
+		case base && family == "netdev" && have.devices == 0:
+			return false // since Linux 6.10 a chain outlives its device
+		}
+	}
+	return true
+}

@@ -1,0 +1,236 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/sluice-mesh/sluice/internal/plan"
+)
+
+// Kernel is the running kernel, seen from the network namespace in which New
+// was called: that one is the host. Its methods are for one goroutine at a time,
+// but for those of pin.go and host.go, which may be called beside them.
+type Kernel struct {
+	netnsDir string // where sandboxes are mounted
+	host     *namespace
+	open     map[string]*namespace // by sandbox, the host not included
+}
+
+// New opens the kernel. Sandboxes are mounted at runDir/netns/NAME.
+func New(runDir string) (*Kernel, error) {
+	fd, err := netns.Get()
+	if err != nil {
+		return nil, fmt.Errorf("open own namespace: %w", err)
+	}
+	host := &namespace{name: plan.HostSandbox, kind: plan.KindHost, fd: fd}
+	if host.id, err = identify(fd); err != nil {
+		host.close()
+		return nil, fmt.Errorf("look at own namespace: %w", err)
+	}
+	if host.link, err = netlink.NewHandleAt(fd, unix.NETLINK_ROUTE); err != nil {
+		host.close()
+		return nil, fmt.Errorf("open rtnetlink: %w", err)
+	}
+	dir, err := filepath.Abs(filepath.Join(runDir, "netns"))
+	if err != nil {
+		host.close()
+		return nil, err
+	}
+	return &Kernel{netnsDir: dir, host: host, open: map[string]*namespace{}}, nil
+}
+
+// Close closes the handles. What was programmed stays.
+func (k *Kernel) Close() error {
+	for name, n := range k.open {
+		n.close()
+		delete(k.open, name)
+	}
+	k.host.close()
+	return nil
+}
+
+// Apply implements Applier.
+func (k *Kernel) Apply(ctx context.Context, want *plan.Plan) Report { return apply(ctx, k, want) }
+
+// Diff implements Applier.
+func (k *Kernel) Diff(ctx context.Context, want *plan.Plan) ([]Op, error) { return diff(ctx, k, want) }
+
+// Path is where a sandbox is mounted; "" for the host.
+func (k *Kernel) Path(sandbox string) string {
+	if sandbox == plan.HostSandbox {
+		return ""
+	}
+	return filepath.Join(k.netnsDir, sandbox)
+}
+
+// kindOf tells a sandbox's kind from its name.
+func kindOf(name string) (plan.Kind, bool) {
+	if _, ok := plan.EndpointID(name); ok {
+		return plan.KindEndpoint, true
+	}
+	switch {
+	case name == plan.IngressSandbox:
+		return plan.KindIngress, true
+	case strings.HasPrefix(name, plan.NetworkSandboxes):
+		return plan.KindNetwork, true
+	default:
+		return "", false
+	}
+}
+
+// sandboxes implements machine. A file that is no mounted namespace (the machine
+// was rebooted, somebody unmounted it) counts as absent.
+func (k *Kernel) sandboxes() (map[string]plan.Kind, error) {
+	found := map[string]plan.Kind{plan.HostSandbox: plan.KindHost}
+	entries, err := os.ReadDir(k.netnsDir)
+	if err != nil && !os.IsNotExist(err) {
+		return nil, fmt.Errorf("list sandboxes: %w", err)
+	}
+	for _, e := range entries {
+		kind, ours := kindOf(e.Name())
+		if !ours {
+			continue
+		}
+		if _, err := k.namespace(e.Name()); err == nil {
+			found[e.Name()] = kind
+		}
+	}
+	return found, nil
+}
+
+// namespace returns the open namespace of a sandbox, opening it anew where
+// another one is mounted at its path now.
+func (k *Kernel) namespace(sandbox string) (*namespace, error) {
+	if sandbox == plan.HostSandbox {
+		return k.host, nil
+	}
+	path := k.Path(sandbox)
+	known := k.open[sandbox]
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err == nil && known != nil && known.id == (nsID{st.Dev, st.Ino}) {
+		return known, nil
+	}
+	if known != nil {
+		// The kernel clears a namespace that nobody holds some time later; until
+		// then its tunnels would be in the way of the new ones. An endpoint's lives on.
+		var err error
+		if known.kind != plan.KindEndpoint {
+			err = known.removeLinks()
+		}
+		known.close()
+		delete(k.open, sandbox)
+		if err != nil {
+			return nil, fmt.Errorf("clear the former %s: %w", sandbox, err)
+		}
+	}
+	kind, _ := kindOf(sandbox)
+	n, err := openNamespace(sandbox, kind, path)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, errNotNamespace) {
+		return nil, fmt.Errorf("%s: %w", sandbox, errNoSandbox)
+	}
+	if err != nil {
+		return nil, err
+	}
+	k.open[sandbox] = n
+	return n, nil
+}
+
+// observe implements machine.
+func (k *Kernel) observe(s step, want *plan.Sandbox) (have observed, err error) {
+	n, err := k.namespace(want.Name)
+	if err != nil {
+		return have, err
+	}
+	switch s {
+	case stepLinks:
+		have.Links, err = k.observeLinks(n, want)
+	case stepSysctl:
+		have.settings, err = n.observeSysctls(want.Sysctls)
+	case stepAddr:
+		have.Addrs, err = n.observeAddrs()
+	case stepNeigh:
+		have.Neighs, err = n.observeNeighs()
+	case stepFDB:
+		have.FDB, err = n.observeFDB()
+	case stepRoute:
+		have.Routes, err = n.observeRoutes()
+	case stepNFT:
+		have.tables, err = n.observeNFT(want.Tables)
+	case stepIPVS:
+		if n.kind == plan.KindNetwork || n.kind == plan.KindIngress {
+			have.Virtual, have.Backends, have.Timeouts, err = n.observeIPVS()
+		}
+	}
+	return have, err
+}
+
+// do implements machine.
+func (k *Kernel) do(op Op) error {
+	if o, ok := op.Object.(Namespace); ok {
+		return k.doNamespace(op, o)
+	}
+	n, err := k.namespace(op.Sandbox)
+	if err != nil {
+		if op.Verb == Delete && errors.Is(err, errNoSandbox) {
+			return nil
+		}
+		return err
+	}
+	switch o := op.Object.(type) {
+	case plan.Link:
+		return k.doLink(n, op.Verb, o)
+	case plan.Sysctl:
+		return n.setSysctl(o)
+	case plan.Addr:
+		return n.doAddr(op.Verb, o)
+	case plan.Neigh:
+		return n.doNeigh(op.Verb, o)
+	case plan.FDBEntry:
+		return n.doFDB(op.Verb, o)
+	case plan.Route:
+		return n.doRoute(op.Verb, o)
+	case TableLoad, ElementChange:
+		return n.doNFT(op)
+	default:
+		return n.doIPVS(op)
+	}
+}
+
+// doNamespace makes or removes a sandbox. An endpoint's namespace is somebody
+// else's: it is pinned before its record is written, never made here.
+func (k *Kernel) doNamespace(op Op, o Namespace) error {
+	if op.Verb == Delete {
+		return k.removeNamespace(op.Sandbox)
+	}
+	if o.Kind == plan.KindEndpoint {
+		return &Refusal{plan.SandboxGone, "the endpoint's namespace is not there", "detach the endpoint and attach it again"}
+	}
+	fd, err := newNamespace()
+	if err != nil {
+		return err
+	}
+	defer fd.Close()
+	return mount(fd, k.Path(op.Sandbox))
+}
+
+// removeNamespace takes our links out first: the kernel clears a dead namespace
+// later, and until then their other ends would still be there.
+func (k *Kernel) removeNamespace(sandbox string) error {
+	n, err := k.namespace(sandbox)
+	if err == nil {
+		err = n.removeLinks()
+		n.close()
+		delete(k.open, sandbox)
+	} else if errors.Is(err, errNoSandbox) {
+		err = nil
+	}
+	return errors.Join(err, unmount(k.Path(sandbox)))
+}

@@ -1,0 +1,103 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/sluice-mesh/sluice/internal/plan"
+)
+
+type routeID struct {
+	local bool
+	dst   netip.Prefix
+}
+
+func routeKey(r plan.Route) routeID { return routeID{r.Kind == plan.RouteLocal, r.Dst} }
+
+// observeRoutes lists the routes with our protocol number, in all tables.
+func (n *namespace) observeRoutes() ([]plan.Route, error) {
+	links, err := n.list()
+	if err != nil {
+		return nil, err
+	}
+	names := map[int]string{}
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Attrs().Name
+	}
+	var found []plan.Route
+	for _, af := range []int{unix.AF_INET, unix.AF_INET6} {
+		filter := &netlink.Route{Protocol: plan.RouteProtocol, Table: unix.RT_TABLE_UNSPEC}
+		list, err := retryDump(func() ([]netlink.Route, error) {
+			return n.link.RouteListFiltered(af, filter, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list routes of %s: %w", n.name, err)
+		}
+		for _, r := range list {
+			found = append(found, routeOf(r, names[r.LinkIndex], af))
+		}
+	}
+	return found, nil
+}
+
+func routeOf(r netlink.Route, link string, af int) plan.Route {
+	seen := plan.Route{Kind: plan.RouteDev, Link: link}
+	switch {
+	case r.Dst != nil:
+		seen.Dst = prefixOf(r.Dst)
+	case af == unix.AF_INET:
+		seen.Dst = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	default:
+		seen.Dst = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	}
+	switch {
+	case r.Type == unix.RTN_UNREACHABLE:
+		seen.Kind, seen.Link = plan.RouteUnreachable, ""
+	case r.Type == unix.RTN_LOCAL:
+		seen.Kind = plan.RouteLocal
+	case len(r.Gw) > 0:
+		seen.Kind, seen.Via = plan.RouteVia, addrOf(r.Gw)
+	}
+	return seen
+}
+
+func (n *namespace) doRoute(verb Verb, want plan.Route) error {
+	r := &netlink.Route{
+		Dst: ipNet(want.Dst), Protocol: plan.RouteProtocol, Table: unix.RT_TABLE_MAIN,
+		Family: family(want.Dst.Addr()), Type: unix.RTN_UNICAST, Scope: netlink.SCOPE_UNIVERSE,
+	}
+	var err error
+	if want.Link != "" {
+		if r.LinkIndex, err = n.index(want.Link); err != nil {
+			return orAbsent(verb, err)
+		}
+	}
+	switch want.Kind {
+	case plan.RouteVia:
+		r.Gw, r.Flags = want.Via.AsSlice(), int(netlink.FLAG_ONLINK)
+	case plan.RouteDev:
+		r.Scope = netlink.SCOPE_LINK
+	case plan.RouteLocal:
+		r.Type, r.Table, r.Scope = unix.RTN_LOCAL, unix.RT_TABLE_LOCAL, netlink.SCOPE_HOST
+	case plan.RouteUnreachable:
+		r.Type = unix.RTN_UNREACHABLE
+	}
+	switch verb {
+	case Delete:
+		return orAbsent(verb, n.link.RouteDel(r))
+	case Replace:
+		return n.link.RouteReplace(r)
+	default:
+		err := n.link.RouteAdd(r)
+		if errors.Is(err, syscall.EEXIST) {
+			// Not ours, or it had been observed: replacing it would take somebody's way.
+			return &Refusal{plan.KernelRefused, fmt.Sprintf("a route to %s that is not ours is in %s", want.Dst, n.name), "remove that route"}
+		}
+		return err
+	}
+}

@@ -1,0 +1,91 @@
+package kernel
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/sluice-mesh/sluice/internal/plan"
+)
+
+const procSys = "/proc/sys"
+
+// observeSysctls reads the settings that are asked for. /proc/sys/net shows the
+// reading thread's namespace.
+func (n *namespace) observeSysctls(want []plan.Sysctl) (map[string]string, error) {
+	settings := map[string]string{}
+	err := n.do(func() error {
+		for _, s := range want {
+			files, err := expand(s.Key)
+			if err != nil {
+				return err
+			}
+			for _, file := range files {
+				b, err := os.ReadFile(file)
+				if os.IsNotExist(err) {
+					continue // the device left meanwhile, or the kernel lacks the setting: doing it will tell
+				}
+				if err != nil {
+					return fmt.Errorf("read setting: %w", err)
+				}
+				settings[strings.TrimPrefix(file, procSys+"/")] = strings.TrimSpace(string(b))
+			}
+		}
+		return nil
+	})
+	return settings, err
+}
+
+// expand lists the files of a key, one of whose elements may be "*".
+func expand(key string) ([]string, error) {
+	if !strings.Contains(key, "*") {
+		return []string{path.Join(procSys, key)}, nil
+	}
+	files, err := filepath.Glob(path.Join(procSys, key))
+	if err != nil {
+		return nil, fmt.Errorf("expand setting %s: %w", key, err)
+	}
+	return files, nil
+}
+
+// diffSysctls sets what has another value. Settings are never deleted here.
+func diffSysctls(sandbox string, want []plan.Sysctl, have map[string]string) []Op {
+	var ops []Op
+	for _, s := range want {
+		for _, key := range matching(s.Key, have) {
+			value, ok := have[key]
+			if ok && value == s.Value || s.If != "" && value != s.If {
+				continue
+			}
+			ops = append(ops, Op{Replace, sandbox, plan.Sysctl{Key: key, Value: s.Value}})
+		}
+	}
+	return ops
+}
+
+func matching(key string, have map[string]string) []string {
+	if !strings.Contains(key, "*") {
+		return []string{key}
+	}
+	var keys []string
+	for k := range have {
+		if ok, err := path.Match(key, k); err == nil && ok {
+			keys = append(keys, k)
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func (n *namespace) setSysctl(s plan.Sysctl) error {
+	return n.do(func() error {
+		err := os.WriteFile(path.Join(procSys, s.Key), []byte(s.Value), 0)
+		if os.IsNotExist(err) {
+			return &Refusal{plan.FeatureMissing, fmt.Sprintf("this kernel has no setting %s", s.Key), "load the module it belongs to"}
+		}
+		return err
+	})
+}

@@ -1,0 +1,34 @@
+// Command runtests is what "make test" runs; internal/lab/runtests says how.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/sluice-mesh/sluice/internal/lab/runtests"
+)
+
+func main() {
+	c := runtests.Config{Out: os.Stdout}
+	flag.StringVar(&c.Runner, "runner", "", "`command` that runs a test binary in the VM")
+	flag.Func("check", "shell `command` that must succeed too; may be repeated", func(command string) error {
+		c.Checks = append(c.Checks, command)
+		return nil
+	})
+	flag.Parse()
+	c.Packages = flag.Args()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	ok, err := runtests.Run(ctx, c)
+	stop()
+	switch {
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "runtests:", err)
+		os.Exit(1)
+	case !ok:
+		os.Exit(1)
+	}
+}

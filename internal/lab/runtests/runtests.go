@@ -1,0 +1,90 @@
+// Package runtests runs the module's tests so that none is passed over: here
+// whatever this kernel can carry, and the tests that asked for a VM
+// (feature.Need) in one, package by package. A test that ran nowhere has failed.
+//
+//	go test -json ./... --> results --put off--> go test -json -exec VM -run … PACKAGE
+//	                            \________________________/
+//	                                     merged, counted
+package runtests
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+)
+
+// Config is what to run.
+type Config struct {
+	Checks   []string // shell commands beside the tests; each counts as one
+	Packages []string // as go test takes them
+	Runner   string   // what go test -exec runs tests by, with its flags, in a VM
+	Out      io.Writer
+}
+
+// Run runs everything, one step after another, and prints what failed and at
+// the end the counts. It says whether all passed; an error says that it could
+// not be found out.
+func Run(ctx context.Context, c Config) (bool, error) {
+	start := time.Now()
+	all := newResults()
+	for _, check := range c.Checks {
+		c.check(ctx, all, check)
+	}
+	fmt.Fprintln(c.Out, "== tests on this kernel")
+	if err := c.goTest(ctx, all, c.Packages...); err != nil {
+		return false, err
+	}
+	for _, p := range all.putOff() {
+		fmt.Fprintf(c.Out, "== in the VM: %s: %s\n", p.pkg, strings.Join(p.tests, " "))
+		in := newResults()
+		err := c.goTest(ctx, in, "-exec", c.Runner, "-run", "^("+strings.Join(p.tests, "|")+")$", p.pkg)
+		if err != nil {
+			return false, err
+		}
+		all.merge(p, in)
+	}
+	s := all.summary()
+	s.print(c.Out, time.Since(start))
+	return s.failed == 0, nil
+}
+
+// check runs one shell command and shows what it said if it failed.
+func (c Config) check(ctx context.Context, r *results, command string) {
+	start := time.Now()
+	said, err := exec.CommandContext(ctx, "sh", "-c", command).CombinedOutput()
+	state := passed
+	if err != nil {
+		state = failed
+		fmt.Fprintf(c.Out, "%s\n%v\n", said, err)
+	}
+	fmt.Fprintf(c.Out, "%-5s %s %.1fs\n", state, command, time.Since(start).Seconds())
+	r.checks[command] = state
+}
+
+// goTest runs go test and reads its events into r. That tests failed is no error.
+func (c Config) goTest(ctx context.Context, r *results, args ...string) error {
+	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json", "-count=1", "-timeout=15m"}, args...)...)
+	cmd.Stderr = os.Stderr
+	events, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	readErr := r.read(events, c.Out)
+	waitErr := cmd.Wait()
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case readErr != nil:
+		return fmt.Errorf("read events of go test: %w", readErr)
+	case waitErr != nil && !r.anyFailed():
+		return fmt.Errorf("go test: %w", waitErr)
+	}
+	return nil
+}

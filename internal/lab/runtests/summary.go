@@ -1,0 +1,54 @@
+package runtests
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"time"
+)
+
+// summary is the counts. Every check, test and subtest counts once.
+type summary struct {
+	passed, failed int
+	checks         int
+	packages       int
+	inVM           int
+	notRun         []string // tests that ran nowhere, and why; part of failed
+}
+
+func (r *results) summary() summary {
+	s := summary{checks: len(r.checks), packages: len(r.packages), inVM: len(r.inVM)}
+	count := func(st state) {
+		if st == passed {
+			s.passed++
+		} else {
+			s.failed++
+		}
+	}
+	for _, st := range r.checks {
+		count(st)
+	}
+	for n, st := range r.tests {
+		count(st)
+		switch st {
+		case passed, failed:
+		case skipped:
+			s.notRun = append(s.notRun, n.pkg+" "+n.test+": skipped")
+		case later:
+			s.notRun = append(s.notRun, n.pkg+" "+n.test+": put off to the VM and not run there")
+		}
+	}
+	slices.Sort(s.notRun)
+	return s
+}
+
+// print ends with a line of the two counts alone, for other programs.
+func (s summary) print(out io.Writer, took time.Duration) {
+	fmt.Fprintln(out)
+	for _, n := range s.notRun {
+		fmt.Fprintln(out, "FAIL ", n)
+	}
+	fmt.Fprintf(out, "%d packages and %d checks in %s; %d tests ran in the VM; %d ran nowhere\n",
+		s.packages, s.checks, took.Round(time.Second), s.inVM, len(s.notRun))
+	fmt.Fprintf(out, "%d passed, %d failed\n", s.passed, s.failed)
+}

@@ -1,0 +1,205 @@
+// Package scene builds the cluster states that tests compile, apply and compare.
+package scene
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+// World builds records as the nodes of a cluster would, settled.
+type World struct {
+	tb    testing.TB
+	State mesh.State
+	time  uint64
+}
+
+func id[T ~string](kind byte, n int) T { return T(fmt.Sprintf("%c%0*x", kind, mesh.IDLength-1, n)) }
+
+// NodeID is the ID of node n, counted from 1.
+func NodeID(n int) mesh.NodeID { return id[mesh.NodeID]('a', n) }
+
+// New is a cluster of so many nodes and nothing else.
+func New(tb testing.TB, nodes int) *World {
+	tb.Helper()
+	w := &World{tb: tb}
+	w.Write(NodeID(1), mesh.NetworkRecord(mesh.NewIngress(mesh.DefaultIngress(), mesh.DefaultPool(), 0x1234567890)))
+	for i := range nodes {
+		n := i + 1
+		w.Write(NodeID(n), mesh.NodeRecord(&mesh.Node{
+			ID: NodeID(n), Name: fmt.Sprintf("n%d", n), Addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(10 + n)}),
+			VXLANPort: 4789, MTU: 1500,
+		}))
+	}
+	w.Settle()
+	return w
+}
+
+// Write merges a record as written by a node, with the next version.
+func (w *World) Write(writer mesh.NodeID, r mesh.Record) {
+	w.tb.Helper()
+	w.time++
+	r.Version, r.Claim = mesh.Version{Time: w.time, Writer: writer}, w.time
+	if have, ok := w.State.Get(r.Key()); ok {
+		r.Claim = have.Claim
+	}
+	if err := r.Validate(); err != nil {
+		w.tb.Fatalf("record %s %s: %v", r.Kind, r.ID, err)
+	}
+	w.State.Merge(r)
+}
+
+// Settle lets every node make its claims until nothing changes.
+func (w *World) Settle() {
+	w.tb.Helper()
+	for range 4 {
+		for _, n := range w.State.Snapshot().Nodes {
+			records, refused := mesh.Settle(w.State.Snapshot(), n.ID, w.time)
+			for e, err := range refused {
+				w.tb.Fatalf("endpoint %s: %v", e, err)
+			}
+			for _, r := range records {
+				w.Write(n.ID, r)
+			}
+		}
+	}
+}
+
+// Network makes a user network.
+func (w *World) Network(name string) mesh.NetworkID {
+	w.tb.Helper()
+	n, err := mesh.NewNetwork(w.State.Snapshot(), id[mesh.NetworkID]('b', int(w.time)), name, netip.Prefix{})
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	w.Write(NodeID(1), mesh.NetworkRecord(n))
+	return n.ID
+}
+
+// Service makes a service.
+func (w *World) Service(name string, networks []mesh.NetworkID, ports ...mesh.PublishedPort) mesh.ServiceID {
+	w.tb.Helper()
+	s := &mesh.Service{
+		ID: id[mesh.ServiceID]('c', int(w.time)), Name: name,
+		Networks: networks, Publish: ports, Scheduler: mesh.RoundRobin,
+	}
+	w.Write(NodeID(1), mesh.ServiceRecord(s))
+	return s.ID
+}
+
+// Endpoint makes an endpoint on a node and lets all settle.
+func (w *World) Endpoint(s mesh.ServiceID, name string, node int) *mesh.Endpoint {
+	w.tb.Helper()
+	e := &mesh.Endpoint{
+		ID: id[mesh.EndpointID]('d', int(w.time)), Name: name,
+		Service: s, Node: NodeID(node), State: mesh.Ready, Weight: 1,
+	}
+	w.Write(NodeID(node), mesh.EndpointRecord(e))
+	w.Settle()
+	return e
+}
+
+// Port is a publication on all addresses.
+func Port(published, target uint16, proto mesh.Proto) mesh.PublishedPort {
+	return mesh.PublishedPort{Proto: proto, Published: published, Target: target}
+}
+
+// All are the states whose plans on node n1 are kept as golden files.
+func All() map[string]func(w *World) {
+	web := []mesh.PublishedPort{Port(8080, 80, mesh.TCP), Port(8080, 80, mesh.UDP)}
+	return map[string]func(w *World){
+		"no service": func(*World) {},
+		"one endpoint local": func(w *World) {
+			w.Endpoint(w.Service("web", nil, web...), "web.1", 1)
+		},
+		"one endpoint remote": func(w *World) {
+			w.Endpoint(w.Service("web", nil, web...), "web.1", 2)
+		},
+		"no endpoint": func(w *World) { w.Service("web", nil, web...) },
+		"two services": func(w *World) {
+			s := w.Service("web", nil, web...)
+			w.Endpoint(s, "web.1", 1)
+			w.Endpoint(s, "web.2", 2)
+			w.Endpoint(w.Service("dns", nil, Port(5353, 53, mesh.UDP)), "dns.1", 3)
+		},
+		"three networks": func(w *World) {
+			blue, red := w.Network("blue"), w.Network("red")
+			s := w.Service("web", []mesh.NetworkID{blue, red}, web...)
+			w.Endpoint(s, "web.1", 1)
+			w.Endpoint(s, "web.2", 2)
+			w.Endpoint(w.Service("db", []mesh.NetworkID{blue}), "db.1", 1)
+		},
+		"published on one address": func(w *World) {
+			six := Port(8080, 80, mesh.TCP)
+			six.Addr = netip.MustParseAddr("2001:db8::1")
+			four := Port(8080, 81, mesh.TCP)
+			four.Addr = netip.MustParseAddr("192.0.2.11")
+			w.Endpoint(w.Service("web", nil, four, six), "web.1", 1)
+		},
+		"draining": func(w *World) {
+			s := w.Service("web", nil, web...)
+			w.Endpoint(s, "web.1", 1)
+			e := *w.Endpoint(s, "web.2", 2)
+			settled, _ := w.State.Get(mesh.EndpointRecord(&e).Key())
+			e = *settled.Endpoint
+			e.State = mesh.Draining
+			w.Write(NodeID(2), mesh.EndpointRecord(&e))
+		},
+		"port conflict": func(w *World) {
+			w.Endpoint(w.Service("web", nil, web...), "web.1", 2)
+			w.Endpoint(w.Service("web", nil, web[0]), "web.1", 3)
+		},
+		"underlay IPv6": func(w *World) {
+			for _, n := range w.State.Snapshot().Nodes {
+				next := *n
+				next.Addr = netip.MustParseAddr("2001:db8::" + n.Name[1:])
+				w.Write(n.ID, mesh.NodeRecord(&next))
+			}
+			s := w.Service("web", nil, web...)
+			w.Endpoint(s, "web.1", 1)
+			w.Endpoint(s, "web.2", 2)
+		},
+	}
+}
+
+// Large is a settled cluster of 100 nodes with two endpoints a service; addresses
+// are given straight from blocks of /20, which settling one by one would take long for.
+func Large(b *testing.B, services int) *mesh.Snapshot {
+	b.Helper()
+	const nodes = 100
+	w := New(b, nodes)
+	net := *w.State.Snapshot().Network(mesh.IngressNetwork)
+	net.Subnet4, net.Bits4 = netip.MustParsePrefix("11.0.0.0/8"), 20
+	w.Write(NodeID(1), mesh.NetworkRecord(&net))
+	settled := w.State.Snapshot()
+	blocks := make([]mesh.Block, nodes)
+	for i := range nodes {
+		n := *settled.Node(NodeID(i + 1))
+		six := net.Subnet6.Addr().As16()
+		six[7] = byte(i)
+		n.Blocks = []mesh.Block{{
+			Network: net.ID, V4: netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i), 0, 0}), 20),
+			V6: netip.PrefixFrom(netip.AddrFrom16(six), 64), Claim: 1,
+		}}
+		blocks[i] = n.Blocks[0]
+		w.Write(n.ID, mesh.NodeRecord(&n))
+	}
+	for i := range services {
+		s := w.Service(fmt.Sprintf("s%d", i), nil, Port(uint16(10000+i), 80, mesh.TCP))
+		for j := range 2 {
+			k := 2*i + j
+			block := blocks[k%nodes]
+			four, six := block.V4.Addr().As4(), block.V6.Addr().As16()
+			four[2], four[3] = byte(k/nodes>>8), byte(k/nodes)
+			six[14], six[15] = four[2], four[3]+1
+			w.Write(NodeID(k%nodes+1), mesh.EndpointRecord(&mesh.Endpoint{
+				ID: id[mesh.EndpointID]('e', k), Name: fmt.Sprintf("s%d.%d", i, j), Service: s,
+				Node: NodeID(k%nodes + 1), State: mesh.Ready, Weight: 1,
+				Attached: []mesh.Attachment{{Network: net.ID, V4: netip.AddrFrom4(four), V6: netip.AddrFrom16(six)}},
+			}))
+		}
+	}
+	return w.State.Snapshot()
+}

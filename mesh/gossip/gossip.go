@@ -1,0 +1,224 @@
+// Package gossip carries records between the nodes and tells which nodes are
+// alive. It is the only one that knows memberlist.
+//
+//	Send -> one datagram to each member -> gossip -> state exchange   (out: fast, then sure)
+//	datagram, stream, state exchange -> decode, check -> State.Merge  (in)
+//	                                     what was new -> gossip       (on to the others)
+//
+// Packets and streams are sealed with one key that all nodes have. Who holds the
+// key can write any record that mesh.Record.Validate lets pass: records are not
+// signed here.
+package gossip
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+// The reasons of this package's refusals.
+const (
+	PortInUse      mesh.Reason = "PortInUse"
+	Unreachable    mesh.Reason = "Unreachable"
+	WrongSecret    mesh.Reason = "WrongSecret"
+	UnknownVersion mesh.Reason = "UnknownVersion"
+	Closed         mesh.Reason = "Closed"
+)
+
+// State is what gossip carries and tells. Implementations are safe for concurrent
+// use and do not call back into Gossip while inside.
+type State interface {
+	// Records returns everything, tombstones included.
+	Records() []mesh.Record
+	// Merge takes the valid records of one message and returns those that
+	// changed the state: only they are passed on. A record that says it was written by
+	// this node comes here too: a node that lost its disk learns its own past so.
+	Merge(records []mesh.Record) (fresh []mesh.Record)
+	// MemberChanged tells that another node was found alive, or is no longer.
+	// Gossip's silence does not mean that the node's data path is dead.
+	MemberChanged(id mesh.NodeID, alive bool)
+	// Peers returns the gossip addresses of nodes that should be members. Those that
+	// are not are tried again, so that a split that has healed ends.
+	Peers() []netip.AddrPort
+}
+
+// Config is what Start needs. All fields are required.
+type Config struct {
+	ID    mesh.NodeID
+	Bind  netip.AddrPort // address and port that other nodes reach, UDP and TCP
+	Key   []byte         // KeySize bytes; packets and streams are sealed with it (AES-256-GCM)
+	State State
+	Log   *slog.Logger
+}
+
+// KeySize is the length of Config.Key.
+const KeySize = 32
+
+// Gossip is a running member. Its methods are safe for concurrent use.
+type Gossip struct {
+	self    netip.AddrPort
+	state   State
+	book    *logbook
+	members *members
+	queue   *queue
+	in      *delegate
+	small   *outbox // records on their way into packets
+	large   *outbox // records on their way into streams
+	list    *memberlist.Memberlist
+
+	ctx       context.Context // ends with Close
+	cancel    context.CancelFunc
+	leaving   context.Context // ends with Leave
+	setLeaves context.CancelFunc
+
+	mu     sync.Mutex // of closed, and of Add on tasks before Wait
+	closed bool
+	tasks  sync.WaitGroup
+}
+
+// Start listens and begins to gossip, alone until Join or until a peer of
+// State.Peers is reached. It refuses a port that is in use (PortInUse), an
+// address that is not this host's (BadAddress) and a wrong Config (BadValue).
+func Start(cfg Config) (*Gossip, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	g := &Gossip{
+		self: cfg.Bind, state: cfg.State, book: newLogbook(cfg.Log),
+		members: newMembers(cfg.ID), small: newOutbox(), large: newOutbox(),
+	}
+	g.ctx, g.cancel = context.WithCancel(context.Background())
+	g.leaving, g.setLeaves = context.WithCancel(g.ctx)
+	g.queue = newQueue(g.members.count)
+	g.in = newDelegate(cfg.State, g.queue, g.book)
+	link, err := listen(g.ctx, cfg.Bind, g.book)
+	if err != nil {
+		g.cancel()
+		return nil, err
+	}
+	if g.list, err = memberlist.Create(g.settings(cfg, link)); err != nil {
+		g.cancel()
+		_ = link.Shutdown() // the first error is the one to tell
+		return nil, mesh.Refuse(mesh.BadValue, "see the agent's log", "gossip does not start on %s: %v", cfg.Bind, err)
+	}
+	for _, task := range []func(){g.receive, g.tellMembers, g.sendSmall, g.sendLarge, g.rejoin} {
+		g.tasks.Go(task)
+	}
+	return g, nil
+}
+
+func (cfg Config) validate() error {
+	const do = "start the agent with --advertise ADDR and --gossip-port PORT"
+	if err := cfg.ID.Validate(); err != nil {
+		return err
+	}
+	if a := cfg.Bind.Addr(); !a.IsValid() || a.IsUnspecified() || a.Is4In6() || a.IsMulticast() || cfg.Bind.Port() == 0 {
+		return mesh.Refuse(mesh.BadAddress, do, "gossip cannot listen on %s: other nodes must reach it there", cfg.Bind)
+	}
+	if len(cfg.Key) != KeySize {
+		return mesh.Refuse(mesh.BadValue, "run sluice init or sluice join again", "the gossip key has %d bytes instead of %d", len(cfg.Key), KeySize)
+	}
+	if cfg.State == nil || cfg.Log == nil {
+		return mesh.Refuse(mesh.BadValue, "give both", "gossip needs a state and a log")
+	}
+	return nil
+}
+
+const (
+	retransmitMult = 4                     // a message is gossiped 4·log10(members+1) times
+	streamTimeout  = 5 * time.Second       // to connect, and for one exchange
+	packetBytes    = 1400                  // of UDP payload, the seal included
+	exchangePeriod = 5 * time.Second       // see settings
+	reclaimAfter   = 10 * time.Millisecond // see settings
+	probePeriod    = time.Second / 5       // with probeTimeout and suspicionMult: dead in 1 to 2.3 s
+	probeTimeout   = time.Second / 10      // of a direct probe; others are asked afterwards
+	suspicionMult  = 3
+	gossipPeriod   = 50 * time.Millisecond // same traffic as the usual 200 ms, a quarter of the delay
+	protocol       = 1                     // of our messages: memberlist refuses a member without it
+)
+
+func (g *Gossip) settings(cfg Config, link *transport) *memberlist.Config {
+	c := memberlist.DefaultLANConfig()
+	c.Name = string(cfg.ID)
+	c.Transport = link
+	c.BindAddr, c.BindPort = cfg.Bind.Addr().String(), int(cfg.Bind.Port())
+	c.AdvertiseAddr, c.AdvertisePort = c.BindAddr, c.BindPort
+	c.SecretKey = cfg.Key
+	c.Logger = g.book.std()
+	c.Delegate, c.Events, c.Alive = g.in, g.members, g.members
+	c.DelegateProtocolVersion, c.DelegateProtocolMin, c.DelegateProtocolMax = protocol, protocol, protocol
+	c.GossipInterval, c.ProbeInterval, c.ProbeTimeout = gossipPeriod, probePeriod, probeTimeout
+	c.SuspicionMult, c.RetransmitMult = suspicionMult, retransmitMult
+	c.TCPTimeout, c.UDPBufferSize = streamTimeout, packetBytes
+	// A record that every datagram of it was lost for arrives with the next exchange of
+	// states: it is the certainty here, so it comes more often than memberlist's 30 s.
+	c.PushPullInterval = exchangePeriod
+	// A node that comes back with another address is refused until it was dead for so long.
+	c.DeadNodeReclaimTime = reclaimAfter
+	// Messages are small, and decompressing those of others is one more thing to limit.
+	c.EnableCompression = false
+	return c
+}
+
+// Members returns the nodes that are alive, this one included, sorted.
+func (g *Gossip) Members() []mesh.NodeID { return g.members.ids() }
+
+const leaveTimeout = 2 * time.Second
+
+// Leave sends what is queued and tells the others that this node goes, so that they need
+// not find out. Gossip still receives until Close. It returns when the others were
+// told or ctx ends.
+func (g *Gossip) Leave(ctx context.Context) error {
+	g.setLeaves()
+	return g.do(ctx, func() error {
+		g.flushSmall()
+		g.flushLarge()
+		return g.list.Leave(leaveTimeout)
+	})
+}
+
+// Close stops without a word to the others and waits for everything that it
+// started. State is not called afterwards. A second call does nothing.
+func (g *Gossip) Close() error {
+	g.mu.Lock()
+	first := !g.closed
+	g.closed = true
+	g.mu.Unlock()
+	g.cancel()
+	g.tasks.Wait() // before Shutdown: memberlist panics where Leave comes after it
+	if !first {
+		return nil
+	}
+	err := g.list.Shutdown()
+	g.in.close()
+	return err
+}
+
+// do runs f, which cannot be interrupted, as a task that Close waits for, and
+// returns earlier where ctx ends.
+func (g *Gossip) do(ctx context.Context, f func() error) error {
+	done := make(chan error, 1)
+	g.mu.Lock()
+	if g.closed {
+		g.mu.Unlock()
+		return errClosed()
+	}
+	g.tasks.Go(func() { done <- f() })
+	g.mu.Unlock()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-g.ctx.Done():
+		return errClosed()
+	}
+}
+
+func errClosed() error { return mesh.Refuse(Closed, "start the agent again", "gossip has ended") }

@@ -1,0 +1,82 @@
+package gossip
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+// Join exchanges states with each seed and returns how many were reached; this
+// node itself does not count. It fails where none was: with Unreachable or WrongSecret
+// and what to do, or with ctx's error. Records of the seed are in State when it returns.
+func (g *Gossip) Join(ctx context.Context, seeds ...netip.AddrPort) (int, error) {
+	reached := 0
+	var first error
+	for _, seed := range seeds {
+		if seed == g.self {
+			continue
+		}
+		err := g.do(ctx, func() error { return g.join(seed) })
+		if err == nil {
+			reached++
+			continue
+		}
+		if first == nil {
+			first = err
+		}
+		if ctx.Err() != nil || mesh.ReasonOf(err) == Closed {
+			break
+		}
+	}
+	if reached > 0 {
+		return reached, nil
+	}
+	return 0, first
+}
+
+func (g *Gossip) join(seed netip.AddrPort) error {
+	_, err := g.list.Join([]string{seed.String()})
+	if err == nil {
+		return nil
+	}
+	if one := errors.Unwrap(err); one != nil {
+		err = one // memberlist wraps even one error in a list of several lines
+	}
+	// memberlist flattens its errors to text; a test holds this one.
+	if strings.Contains(err.Error(), "no installed keys could decrypt") {
+		return mesh.Refuse(WrongSecret, "take the token from 'sluice init' on a node of that cluster", "the node at %s has another secret", seed)
+	}
+	return mesh.Refuse(Unreachable, "check the address and port, that 'sluice agent' runs there, and that TCP and UDP pass the firewalls",
+		"no node answers at %s: %v", seed, err)
+}
+
+// rejoinPeriod is the mean time between two tries to reach a node that should
+// be a member: memberlist forgets the dead and never ends a long split by itself.
+const rejoinPeriod = 2 * time.Second
+
+func (g *Gossip) rejoin() {
+	for {
+		// Jitter: nodes that were split at one time shall not all try at one time.
+		timer := time.NewTimer(rejoinPeriod/2 + rand.N(rejoinPeriod))
+		select {
+		case <-g.leaving.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+		missing := slices.DeleteFunc(slices.Clone(g.state.Peers()), func(a netip.AddrPort) bool { return a == g.self || g.members.at(a) })
+		if len(missing) == 0 {
+			continue
+		}
+		peer := missing[rand.IntN(len(missing))]
+		if err := g.join(peer); err != nil && mesh.ReasonOf(err) == WrongSecret {
+			g.book.Warn("peer not rejoined", "peer", peer, "err", err)
+		}
+	}
+}

@@ -1,0 +1,209 @@
+package gossip
+
+import (
+	"bytes"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"pgregory.net/rapid"
+
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+func hexID[T ~string]() *rapid.Generator[T] {
+	return rapid.Map(rapid.StringMatching(`[0-9a-f]{16}`), func(s string) T { return T(s) })
+}
+
+func name() *rapid.Generator[string] { return rapid.StringMatching(`[a-z][a-z0-9]{0,20}`) }
+
+func addr4() *rapid.Generator[netip.Addr] {
+	return rapid.Custom(func(t *rapid.T) netip.Addr {
+		return netip.AddrFrom4([4]byte{byte(rapid.IntRange(1, 223).Draw(t, "a")), 1, rapid.Byte().Draw(t, "b"), rapid.Byte().Draw(t, "c")})
+	}).Filter(func(a netip.Addr) bool { return !a.IsLoopback() })
+}
+
+func addr6() *rapid.Generator[netip.Addr] {
+	return rapid.Custom(func(t *rapid.T) netip.Addr {
+		return netip.AddrFrom16([16]byte{0: 0xfd, 5: rapid.Byte().Draw(t, "a"), 15: rapid.Byte().Draw(t, "b")})
+	})
+}
+
+func records() *rapid.Generator[mesh.Record] {
+	return rapid.Custom(func(t *rapid.T) mesh.Record {
+		writer := hexID[mesh.NodeID]().Draw(t, "writer")
+		var r mesh.Record
+		switch rapid.IntRange(0, 3).Draw(t, "kind") {
+		case 0:
+			n := &mesh.Node{
+				ID: writer, Name: name().Draw(t, "name"), Addr: rapid.OneOf(addr4(), addr6()).Draw(t, "addr"),
+				VXLANPort: rapid.Uint16Min(1).Draw(t, "port"), MTU: rapid.IntRange(1350, 65535).Draw(t, "mtu"),
+				Slot: mesh.Slot(rapid.Uint16().Draw(t, "slot")), SlotClaim: rapid.Uint64().Draw(t, "slot claim"),
+			}
+			for i := range rapid.IntRange(0, 3).Draw(t, "blocks") {
+				n.Blocks = append(n.Blocks, mesh.Block{
+					Network: hexID[mesh.NetworkID]().Draw(t, "network"), V4: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i)}), 26),
+					V6: netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 7: byte(i)}), 64), Claim: rapid.Uint64().Draw(t, "claim"),
+				})
+			}
+			r = mesh.NodeRecord(n)
+		case 1:
+			n := mesh.NewIngress(mesh.DefaultIngress(), mesh.DefaultPool(), rapid.Uint64().Draw(t, "seed"))
+			if n.Name = name().Draw(t, "name"); rapid.Bool().Draw(t, "user network") {
+				n.ID, n.EntryVNI, n.Pool = "b000000000000000", 0, netip.Prefix{}
+			}
+			r = mesh.NetworkRecord(n)
+		case 2:
+			s := &mesh.Service{ID: hexID[mesh.ServiceID]().Draw(t, "id"), Name: name().Draw(t, "name"), Scheduler: rapid.SampledFrom(mesh.Schedulers()).Draw(t, "scheduler")}
+			for i := range rapid.IntRange(0, 3).Draw(t, "ports") {
+				p := mesh.PublishedPort{Proto: rapid.SampledFrom([]mesh.Proto{mesh.TCP, mesh.UDP, mesh.SCTP}).Draw(t, "proto"), Published: uint16(100 + i), Target: rapid.Uint16Min(1).Draw(t, "target")}
+				if rapid.Bool().Draw(t, "on one address") {
+					p.Addr = rapid.OneOf(addr4(), addr6()).Draw(t, "addr")
+				}
+				s.Publish = append(s.Publish, p)
+			}
+			for range rapid.IntRange(0, 3).Draw(t, "networks") {
+				s.Networks = append(s.Networks, hexID[mesh.NetworkID]().Draw(t, "network"))
+			}
+			r = mesh.ServiceRecord(s)
+		default:
+			e := &mesh.Endpoint{
+				ID: hexID[mesh.EndpointID]().Draw(t, "id"), Name: name().Draw(t, "name"), Service: hexID[mesh.ServiceID]().Draw(t, "service"),
+				Node: writer, State: rapid.SampledFrom([]mesh.EndpointState{mesh.Ready, mesh.Draining}).Draw(t, "state"), Weight: rapid.IntRange(1, 65535).Draw(t, "weight"),
+			}
+			if rapid.Bool().Draw(t, "attached") {
+				e.Attached = []mesh.Attachment{{Network: hexID[mesh.NetworkID]().Draw(t, "network"), V4: addr4().Draw(t, "4"), V6: addr6().Draw(t, "6")}}
+			}
+			r = mesh.EndpointRecord(e)
+		}
+		if rapid.Bool().Draw(t, "tombstone") {
+			r = mesh.Record{Kind: r.Kind, ID: r.ID, Deleted: true}
+		}
+		r.Version = mesh.Version{Time: rapid.Uint64Min(1).Draw(t, "time"), Writer: writer}
+		r.Claim = rapid.Uint64Range(1, r.Version.Time).Draw(t, "claim")
+		return r
+	}).Filter(func(r mesh.Record) bool { return r.Validate() == nil })
+}
+
+var sameValues = cmp.Options{cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.EquateEmpty()}
+
+func TestRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := rapid.SliceOfN(records(), 0, 5).Draw(t, "records")
+		lines := make([][]byte, len(in))
+		for i, r := range in {
+			var err error
+			if lines[i], err = encode(r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		msg := message(lines...)
+		out, left, err := decode(msg, stateLimit)
+		if err != nil || left.count != 0 {
+			t.Fatalf("left out %d (%v), error %v", left.count, left.first, err)
+		}
+		if diff := cmp.Diff(in, out, sameValues); diff != "" {
+			t.Fatal(diff)
+		}
+		for i, r := range out {
+			if again, err := encode(r); err != nil || !bytes.Equal(lines[i], again) {
+				t.Fatalf("bytes differ: %s and %s, %v", lines[i], again, err)
+			}
+		}
+	})
+}
+
+func goodLine(tb testing.TB) []byte {
+	tb.Helper()
+	r := service(1)
+	r.Version, r.Claim = mesh.Version{Time: 2, Writer: nodeID(1)}, 1
+	line, err := encode(r)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return line
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	good := goodLine(t)
+	for _, c := range []struct {
+		name string
+		msg  []byte
+		want mesh.Reason
+		says string
+	}{
+		{"nothing", nil, mesh.BadRecord, "0 bytes"},
+		{"too much", make([]byte, 101), mesh.BadRecord, "limit is 100"},
+		{"another version", []byte{9, '{', '}'}, UnknownVersion, "version 9"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, _, err := decode(c.msg, 100)
+			var refusal *mesh.Refusal
+			if !errors.As(err, &refusal) || refusal.Reason != c.want || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	t.Run("bad lines lose only themselves", func(t *testing.T) {
+		hostile := bytes.Replace(good, []byte(`"s1"`), []byte(`"$(x)"`), 1)
+		newer := bytes.Replace(good, []byte(`{`), []byte(`{"later":[1,{"x":2}],`), 1)
+		got, left, err := decode(message([]byte(`{"k":`), good, hostile, []byte(`null`), []byte(`[]`), newer), stateLimit)
+		if err != nil || len(got) != 2 || left.count != 4 || left.first == nil {
+			t.Errorf("%d records, %d left out (%v), %v", len(got), left.count, left.first, err)
+		}
+	})
+	t.Run("too many records", func(t *testing.T) {
+		msg := append([]byte{wireVersion}, bytes.Repeat([]byte{'\n'}, countLimit+10)...)
+		if _, left, err := decode(msg, stateLimit); err != nil || left.count != countLimit+1 {
+			t.Errorf("%d left out, %v", left.count, err)
+		}
+	})
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add(message(goodLine(f), goodLine(f)))
+	f.Add(message([]byte(`{"k":"node","i":"a000000000000001","t":5,"w":"a000000000000001","c":1,"node":{"i":"a000000000000001","n":"n1","a":"192.0.2.1","vp":4789,"m":1500,"s":7,"b":[{"n":"0000000000000001","4":"198.18.0.0/27","6":"fd00::/64","c":3}]}}`)))
+	f.Add(message([]byte(`{"k":"endpoint","i":"d000000000000001","t":5,"w":"a000000000000001","c":1,"d":true}`)))
+	f.Add([]byte{})
+	f.Add([]byte{2, '{', '}'})
+	f.Fuzz(func(t *testing.T, msg []byte) {
+		got, left, err := decode(msg, noticeLimit)
+		if err != nil && (len(got) > 0 || left.count > 0) {
+			t.Fatal("records besides an error")
+		}
+		for _, r := range got {
+			line, err := encode(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			again, left, err := decode(message(line), stateLimit)
+			if err != nil || left.count != 0 || len(again) != 1 {
+				t.Fatalf("%s: %v, %v", line, left.first, err)
+			}
+			if diff := cmp.Diff(r, again[0], sameValues); diff != "" {
+				t.Fatal(diff)
+			}
+		}
+	})
+}
+
+func TestPack(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		lines := rapid.SliceOf(rapid.Custom(func(t *rapid.T) []byte {
+			return bytes.Repeat([]byte{'x'}, rapid.IntRange(1, 120).Draw(t, "size"))
+		})).Draw(t, "lines")
+		var joined []byte
+		for _, msg := range pack(lines, 100) {
+			if len(msg) > 100 && bytes.Count(msg, []byte{'\n'}) > 1 {
+				t.Fatalf("%d bytes", len(msg))
+			}
+			joined = append(joined, msg[1:]...)
+		}
+		if want := message(lines...)[1:]; !bytes.Equal(joined, want) {
+			t.Fatal("lines lost or out of order")
+		}
+	})
+}
