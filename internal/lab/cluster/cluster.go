@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/sluice-mesh/sluice/internal/lab/space"
@@ -188,11 +189,11 @@ func (c *Cluster) signal(s syscall.Signal) error {
 
 // Logs are the last words of every process.
 func (c *Cluster) Logs() string {
-	var text string
+	var text strings.Builder
 	for _, p := range c.processes() {
-		text += fmt.Sprintf("--- %s (%s)\n%s\n", p.name, p.log, p.tail())
+		fmt.Fprintf(&text, "--- %s (%s)\n%s\n", p.name, p.log, p.tail())
 	}
-	return text
+	return text.String()
 }
 
 func (c *Cluster) processes() []*process {
