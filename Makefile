@@ -41,11 +41,11 @@ demo: go ## three nodes, one service, every client and node: prints the table
 	@SLUICE_BIN=$(CURDIR)/.build/sluice $(RUNNER) auto .build/demo
 
 .PHONY: test
-test: deps runner ## everything: static checks, all tests here, and in a VM those that need one
+test: deps build runner ## everything: static checks, all tests here, and in a VM those that need one
 	@go run ./internal/lab/cmd/runtests -check 'make static' -runner '$(CURDIR)/$(RUNNER) -t 1000' ./...
 
 .PHONY: check
-check: deps static ## static checks and the tests that this kernel can carry
+check: deps build static ## static checks and the tests that this kernel can carry
 	@go test ./...
 
 .PHONY: static

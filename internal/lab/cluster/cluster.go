@@ -1,12 +1,12 @@
 // Package cluster builds a whole cluster on one machine: hosts in network
 // namespaces on one link, an agent in each of three, workloads, clients.
 //
-//	          lan (bridge in a namespace of its own)
-//	n1 .11      n2 .12       n3 .13       client .100           192.168.50.0/24, fd50::/64
-//	agent       agent        agent        server "world"
-//	br7         br7          br7                                172.31.0.1/24, fd31::1/64 on each
+//	          lan (a bridge in a namespace of its own)        192.168.50.0/24, fd50::/64
+//	n1 .11      n2 .12       n3 .13          client .100
+//	agent       agent        agent           server "world"
+//	br7 .1      br7 .1       br7 .1                           172.31.0.0/24, fd31::/64 on each
 //	 b1 .2                    web.3 .2
-//	            web.2        web.3                              services web and blue
+//	            web.2        web.3, api.3                     services web and api
 //
 // Nothing of it is in the namespace it is started from, and Close leaves nothing.
 package cluster
@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/sluice-mesh/sluice/internal/lab/space"
@@ -188,11 +189,11 @@ func (c *Cluster) signal(s syscall.Signal) error {
 
 // Logs are the last words of every process.
 func (c *Cluster) Logs() string {
-	var text string
+	var text strings.Builder
 	for _, p := range c.processes() {
-		text += fmt.Sprintf("--- %s (%s)\n%s\n", p.name, p.log, p.tail())
+		fmt.Fprintf(&text, "--- %s (%s)\n%s\n", p.name, p.log, p.tail())
 	}
-	return text
+	return text.String()
 }
 
 func (c *Cluster) processes() []*process {

@@ -15,10 +15,7 @@ import (
 // kernel that a development machine lacks.
 func bare(t *testing.T) *Cluster {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "sluice-lab-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := t.TempDir()
 	c := &Cluster{Config: Config{Progress: t.Logf}, Dir: dir}
 	t.Cleanup(func() {
 		if err := c.Close(); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -31,8 +32,8 @@ func (c *Cluster) Close() error {
 	}
 	mounts, err := mountsBelow(c.Dir) // what the agents keep on purpose when they end
 	errs = append(errs, err)
-	for i := len(mounts) - 1; i >= 0; i-- { // the last mounted first
-		errs = append(errs, unix.Unmount(mounts[i], unix.MNT_DETACH))
+	for _, m := range slices.Backward(mounts) { // the last mounted first
+		errs = append(errs, unix.Unmount(m, unix.MNT_DETACH))
 	}
 	return errors.Join(append(errs, os.RemoveAll(c.Dir), c.leftover())...)
 }

@@ -145,7 +145,7 @@ func (c *Cluster) run(ctx context.Context, n *Node, service, name string) error 
 		return err
 	}
 	args := append([]string{"run", "--service", service, "--name", name, "--"}, c.Workload...)
-	//nolint:contextcheck // it outlives this call, and ends in Close
+	// Not ctx: it outlives this call, and ends in Close.
 	cmd := n.Command(context.Background(), append(args, name)...)
 	p, err := start(n.Space, "workload "+name, filepath.Join(c.Dir, name+".log"), cmd)
 	if err != nil {

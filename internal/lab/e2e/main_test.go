@@ -1,17 +1,18 @@
 // Package e2e runs the real program in a real cluster of three nodes.
 //
-// It needs IP_VS. Where the running kernel has none these tests belong into the
-// virtual machine, and say so; there (SLUICE_VM is set) a kernel without it is a failure.
+// It needs IP_VS. Where the running kernel has none, these tests are put off to the
+// virtual machine. The program is .build/sluice, which "make build" makes, or what
+// SLUICE_BIN names.
 package e2e
 
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"testing"
 
-	"github.com/vishvananda/netlink"
-
 	"github.com/sluice-mesh/sluice/internal/lab/cluster"
+	"github.com/sluice-mesh/sluice/internal/lab/feature"
 	"github.com/sluice-mesh/sluice/internal/lab/probe"
 )
 
@@ -27,18 +28,19 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// ipvs tells whether the running kernel has IP_VS.
-func ipvs() bool {
-	_, err := netlink.GenlFamilyGet("IPVS") // loads the module where there is one
-	return err == nil
-}
-
 // program is the program under test.
 func program(t *testing.T) string {
 	t.Helper()
 	path := os.Getenv("SLUICE_BIN")
+	if path == "" {
+		path = filepath.Join("..", "..", "..", ".build", "sluice") // tests run in their package's directory
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("SLUICE_BIN=%q is no program: build ./cmd/sluice and name it there", path)
+		t.Fatalf("%s is no program: run make build, or name one in SLUICE_BIN", path)
 	}
 	return path
 }
@@ -46,12 +48,7 @@ func program(t *testing.T) string {
 // TestCluster is all that is tried on one populated cluster: making one is what
 // takes the time.
 func TestCluster(t *testing.T) {
-	if !ipvs() {
-		if os.Getenv("SLUICE_VM") == "" {
-			t.Skip("needs VM: IPVS")
-		}
-		t.Fatal("this virtual machine's kernel has no IPVS")
-	}
+	feature.Need(t, feature.Mesh()...)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

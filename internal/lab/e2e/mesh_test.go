@@ -10,6 +10,7 @@ import (
 
 // testMesh wants every cell of the table as expected.
 func testMesh(t *testing.T, c *cluster.Cluster) {
+	t.Helper()
 	cells := table.Run(table.All(c))
 	var text strings.Builder
 	if err := cells.Print(&text); err != nil {

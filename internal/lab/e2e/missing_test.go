@@ -11,13 +11,14 @@ import (
 	"time"
 
 	"github.com/sluice-mesh/sluice/internal/lab/cluster"
+	"github.com/sluice-mesh/sluice/internal/lab/feature"
 	"github.com/sluice-mesh/sluice/internal/lab/space"
 )
 
 // On a kernel without IPVS an agent says so and leaves nothing. Where the kernel
 // has it, TestCluster shows that an agent starts.
 func TestAgentWithoutIPVS(t *testing.T) {
-	if ipvs() {
+	if len(feature.Missing(feature.IPVS)) == 0 {
 		return
 	}
 	s, err := space.New(filepath.Join(t.TempDir(), "host"))

@@ -27,6 +27,7 @@ type command []string
 // testMutations shows that the table sees each part of the data path: without it
 // the table differs, and the agents, running again, put it back.
 func testMutations(t *testing.T, c *cluster.Cluster) {
+	t.Helper()
 	checks := table.Hasty(c)
 	for _, m := range mutations(t, c) {
 		t.Run(m.name, func(t *testing.T) {

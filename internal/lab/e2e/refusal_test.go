@@ -27,6 +27,7 @@ func sentence() *regexp.Regexp {
 
 // testBadInput wants each refusal to say what to do and to change nothing.
 func testBadInput(t *testing.T, c *cluster.Cluster) {
+	t.Helper()
 	n1 := c.Node("n1")
 	before := records(t, n1)
 	for _, r := range refusals(t) {
@@ -125,6 +126,7 @@ func refusals(t *testing.T) []refusal {
 // twoAgents starts a second agent on the data directory of n's: it must go away
 // and leave the first alone.
 func twoAgents(t *testing.T, n *cluster.Node) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	args := []string{"agent", "--data-dir", n.DataDir(), "--run-dir", t.TempDir(), "--name", "second", "--advertise", n.V4.String(), "--gossip-port", "7999"}

@@ -11,17 +11,17 @@ import (
 	"github.com/sluice-mesh/sluice/internal/lab/probe"
 )
 
-func fixed(from, to, how, want, got string) Check {
-	return Check{From: from, To: to, How: how, Want: want, try: func() string { return got }}
+func fixed(to, how, want, got string) Check {
+	return Check{From: "client", To: to, How: how, Want: want, try: func() string { return got }}
 }
 
 func TestPrint(t *testing.T) {
 	table := Run([]Check{
-		fixed("client", "n1 192.0.2.1", "tcp", "a b see 192.0.2.9", "a b see 192.0.2.9"),
-		fixed("client", "n1 192.0.2.1", "udp", "a b see 192.0.2.9", "a b see 192.0.2.9"),
-		fixed("client", "n2 192.0.2.2", "tcp", "a b see 192.0.2.9", "a sees 192.0.2.9"),
-		fixed("client", "n2 192.0.2.2", "udp", "a b see 192.0.2.9", "silence"),
-		fixed("client", "n2 192.0.2.2, nothing published", "tcp", "refused", "refused"),
+		fixed("n1 192.0.2.1", "tcp", "a b see 192.0.2.9", "a b see 192.0.2.9"),
+		fixed("n1 192.0.2.1", "udp", "a b see 192.0.2.9", "a b see 192.0.2.9"),
+		fixed("n2 192.0.2.2", "tcp", "a b see 192.0.2.9", "a sees 192.0.2.9"),
+		fixed("n2 192.0.2.2", "udp", "a b see 192.0.2.9", "silence"),
+		fixed("n2 192.0.2.2, nothing published", "tcp", "refused", "refused"),
 	})
 	var text strings.Builder
 	if err := table.Print(&text); err != nil {

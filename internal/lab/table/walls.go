@@ -20,7 +20,7 @@ func (b *builder) onePort() {
 	for _, f := range families() {
 		for _, order := range []string{"1 3", "1 2", "2 1", "3 2 1", "1 2 3", "2 3 1", "2 1 3"} {
 			var to []netip.AddrPort
-			for _, digit := range strings.Fields(order) {
+			for digit := range strings.FieldsSeq(order) {
 				to = append(to, netip.AddrPortFrom(b.Node("n"+digit).Addr(f), cluster.Published))
 			}
 			local++
