@@ -104,7 +104,11 @@ func TestPinRefuses(t *testing.T) {
 		if err := os.WriteFile(plain, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		for _, path := range []string{plain, filepath.Join(t.TempDir(), "absent"), "/proc/self/ns/mnt", "/dev/null", "/proc/thread-self/ns/net"} {
+		pipe := filepath.Join(t.TempDir(), "pipe") // opening it for reading would never end
+		if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range []string{plain, pipe, filepath.Join(t.TempDir(), "absent"), "/proc/self/ns/mnt", "/dev/null", "/proc/thread-self/ns/net"} {
 			wantRefusal(t, k.Pin("ep-d000000000000001", path), kernel.BadNamespace)
 		}
 		wantRefusal(t, k.PinPID("ep-d000000000000001", 1<<22), kernel.BadNamespace)

@@ -59,17 +59,37 @@ func within(target netns.NsHandle, f func() error) error {
 	return <-done
 }
 
+// openFile opens the network namespace that the file at path is. What the file is
+// is asked before it is opened for reading: that would wait for ever at a pipe and
+// may wake a device.
+func openFile(path string) (netns.NsHandle, nsID, error) {
+	named, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return netns.None(), nsID{}, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(named)
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(named, &fs); err != nil || fs.Type != unix.NSFS_MAGIC {
+		return netns.None(), nsID{}, errNotNamespace
+	}
+	fd, err := netns.GetFromPath(fmt.Sprintf("/proc/self/fd/%d", named))
+	if err != nil {
+		return netns.None(), nsID{}, fmt.Errorf("open namespace %s: %w", path, err)
+	}
+	id, err := identify(fd)
+	if err != nil {
+		return netns.None(), nsID{}, errors.Join(err, fd.Close())
+	}
+	return fd, id, nil
+}
+
 // openNamespace opens the namespace that is mounted at path.
 func openNamespace(name string, kind plan.Kind, path string) (*namespace, error) {
-	fd, err := netns.GetFromPath(path)
+	fd, id, err := openFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("open namespace %s: %w", path, err)
-	}
-	n := &namespace{name: name, kind: kind, path: path, fd: fd}
-	if n.id, err = identify(fd); err != nil {
-		n.close()
 		return nil, err
 	}
+	n := &namespace{name: name, kind: kind, path: path, fd: fd, id: id}
 	if n.link, err = netlink.NewHandleAt(fd, unix.NETLINK_ROUTE); err != nil {
 		n.close()
 		return nil, fmt.Errorf("open rtnetlink in %s: %w", name, err)

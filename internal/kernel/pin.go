@@ -6,8 +6,6 @@ import (
 	"os"
 	"strconv"
 
-	"github.com/vishvananda/netns"
-
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
 
@@ -22,15 +20,11 @@ func (k *Kernel) Pin(sandbox, path string) error {
 	bad := func(why string) error {
 		return &Refusal{BadNamespace, fmt.Sprintf("%s: %s", path, why), "give the network namespace of a workload: --netns /proc/PID/ns/net or a file made by ip netns add"}
 	}
-	fd, err := netns.GetFromPath(path)
+	fd, id, err := openFile(path)
 	if err != nil {
 		return bad(reasonText(err))
 	}
 	defer fd.Close()
-	id, err := identify(fd)
-	if err != nil {
-		return bad(reasonText(err))
-	}
 	if id == k.host.id {
 		return bad("it is the host's own network namespace")
 	}
@@ -54,13 +48,12 @@ func (k *Kernel) Unpin(sandbox string) error { return unmount(k.Path(sandbox)) }
 
 // Pinned tells whether a sandbox's namespace is there.
 func (k *Kernel) Pinned(sandbox string) bool {
-	fd, err := netns.GetFromPath(k.Path(sandbox))
+	fd, _, err := openFile(k.Path(sandbox))
 	if err != nil {
 		return false
 	}
-	defer fd.Close()
-	_, err = identify(fd)
-	return err == nil
+	fd.Close()
+	return true
 }
 
 // pinned names the sandbox that a namespace is mounted as; "" for none.
@@ -70,13 +63,12 @@ func (k *Kernel) pinned(id nsID) (string, error) {
 		return "", fmt.Errorf("list sandboxes: %w", err)
 	}
 	for _, e := range entries {
-		fd, err := netns.GetFromPath(k.Path(e.Name()))
+		fd, have, err := openFile(k.Path(e.Name()))
 		if err != nil {
 			continue
 		}
-		have, err := identify(fd)
 		fd.Close()
-		if err == nil && have == id {
+		if have == id {
 			return e.Name(), nil
 		}
 	}
