@@ -33,6 +33,7 @@ func Compile(local mesh.Local, p *plan.Plan) {
 		bridges.Add(name)
 	}
 	table.Chain("forward", "type filter hook forward priority filter; policy accept;").Rule(
+		"ct state established,related accept",
 		// By name, not by set: the rules are there before any such device is.
 		fmt.Sprintf(`oifname "%s*" ct state new counter drop`, plan.WayOutHosts),
 		// A port that a bridge publishes is reached through the host, as from anywhere.

@@ -54,7 +54,7 @@ func TestForgedFrames(t *testing.T) {
 			t.Errorf("another program's tunnel is none of our business: %v", err)
 		}
 		dropped := func() string {
-			out, err := exec.Command("nft", "list", "chain", "inet", "sluice", "forward").CombinedOutput()
+			out, err := exec.Command("nft", "list", "chain", "inet", "sluice", "forged").CombinedOutput()
 			if err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
