@@ -32,7 +32,11 @@ func Compile(local mesh.Local, p *plan.Plan) {
 	for _, name := range local.OwnBridges {
 		bridges.Add(name)
 	}
+	table.Chain("forged", "")
 	table.Chain("forward", "type filter hook forward priority filter; policy accept;").Rule(
+		// A flow may begin with another program's frames, so each datagram is looked at
+		// (package ingress knows the tunnels) before known flows are let go.
+		"meta l4proto udp jump forged",
 		"ct state established,related accept",
 		// By name, not by set: the rules are there before any such device is.
 		fmt.Sprintf(`oifname "%s*" ct state new counter drop`, plan.WayOutHosts),

@@ -97,9 +97,7 @@ func (b *builder) guards(table *plan.Table) {
 // tunnel device have no socket with an owner.
 func (b *builder) noForgery(table *plan.Table) {
 	frame := fmt.Sprintf("udp dport %d @th,96,24 >= 0x100000", b.self.VXLANPort)
-	// In a chain of its own: a flow may begin with another program's frames, so every
-	// packet is looked at, while the forward chain lets known flows go.
-	table.Chain("forged", "type filter hook forward priority filter - 1; policy accept;").Rule(
+	table.Chain("forged", "").Rule(
 		fmt.Sprintf(`iifname "%s*" %s counter drop`, plan.WayOutHosts, frame),
 		fmt.Sprintf(`iifname @own_bridges ip daddr @peers4 %s counter drop`, frame),
 		fmt.Sprintf(`iifname @own_bridges ip6 daddr @peers6 %s counter drop`, frame),
