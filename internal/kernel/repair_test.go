@@ -31,6 +31,7 @@ func sabotage() []string {
 		"nft delete table inet sluice",
 		"nft flush chain inet sluice capture",
 		"nft delete rule inet sluice guard handle $(nft -a list chain inet sluice guard | sed -n 's/.*handle //p' | tail -1)",
+		"nft replace rule inet sluice guard handle $(nft -a list chain inet sluice guard | sed -n 's/.*handle //p' | tail -1) accept",
 		"nft flush set inet sluice published",
 		"nft add element inet sluice published { tcp . 9999 }",
 		"nsenter --net=$SBOX nft flush map inet sluice services4",
