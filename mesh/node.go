@@ -58,7 +58,7 @@ func (n *Node) Validate() error {
 		return err
 	}
 	if !validUnicast(n.Addr) {
-		return Refuse(BadAddress, "start the agent with --advertise ADDR, an address that the other nodes reach", "node %s has underlay address %.60s", n.Name, n.Addr)
+		return Refuse(BadAddress, "start the agent with --advertise ADDR, an address that the other nodes reach", "node %s has underlay address %.60q", n.Name, n.Addr)
 	}
 	if n.VXLANPort == 0 || n.MTU < minUnderlayMTU || n.MTU > maxMTU {
 		return Refuse(BadValue, "check --vxlan-port and the MTU of the underlay device", "node %s has VXLAN port %d and MTU %d", n.Name, n.VXLANPort, n.MTU)

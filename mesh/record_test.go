@@ -85,6 +85,10 @@ func TestRecordRefusals(t *testing.T) {
 		"published on mapped":        {service(func(s *Service) { s.Publish[0].Addr = addr("::ffff:192.0.2.1") }), BadAddress},
 		"published on mapped ::1":    {service(func(s *Service) { s.Publish[0].Addr = addr("::ffff:127.0.0.1") }), BadAddress},
 		"published on zone":          {service(func(s *Service) { s.Publish[0].Addr = addr("2001:db8::1%" + long) }), BadAddress},
+		"published on a zone of ::1": {service(func(s *Service) { s.Publish[0].Addr = addr("::1%eth0") }), BadAddress},
+		"published on rules in ::1":  {service(func(s *Service) { s.Publish[0].Addr = addr("::1%x } ;\nflush ruleset #") }), BadAddress},
+		"node on rules":              {node(func(n *Node) { n.Addr = addr("fe80::1%x }\n") }), BadAddress},
+		"endpoint on a zone":         {endpoint(func(e *Endpoint) { e.Attached[0].V6 = addr("2001:db8::1%x }\n") }), BadRecord},
 		"published on loopback":      {service(func(s *Service) { s.Publish[0].Addr = addr("127.0.0.1") }), ""},
 		"published twice":            {service(func(s *Service) { s.Publish = append(s.Publish, tcp(80)) }), PortTaken},
 		"published on all and on one": {service(func(s *Service) {
