@@ -164,11 +164,12 @@ func (c *cluster) tick() uint64 {
 	return mesh.Tick(c.state.Seen(), uint64(max(c.now().UnixMicro(), 1)))
 }
 
-// mergeLocked returns the records that changed the state.
+// mergeLocked returns those that changed the state, as it now holds them.
 func (c *cluster) mergeLocked(records []mesh.Record) []mesh.Record {
 	var fresh []mesh.Record
 	for _, r := range records {
 		if c.state.Merge(r) {
+			r, _ = c.state.Get(r.Key()) // maybe with another claim
 			fresh = append(fresh, r)
 			c.snap = nil
 		}

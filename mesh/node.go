@@ -74,6 +74,13 @@ func (n *Node) Validate() error {
 	return nil
 }
 
+// claimedBy tells whether the node's claims were made at some time until the given one:
+// a claim of 0 would be older than all, and win whatever it names.
+func (n *Node) claimedBy(time uint64) bool {
+	made := func(claim uint64) bool { return claim > 0 && claim <= time }
+	return (n.Slot == 0 || made(n.SlotClaim)) && !slices.ContainsFunc(n.Blocks, func(b Block) bool { return !made(b.Claim) })
+}
+
 // valid tells whether b is a block of some network; Snapshot looks at which.
 func (b Block) valid() bool {
 	return b.V4.IsValid() && b.V4.Addr().Is4() && b.V4.Masked() == b.V4 && b.V4.Bits() <= maxBlockBits4 &&

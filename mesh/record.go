@@ -36,7 +36,7 @@ type Record struct {
 	Kind    Kind
 	ID      string
 	Version Version
-	Claim   uint64 // Time of the first write: the older claim holds a name or port
+	Claim   uint64 // Time of the first write: the older claim holds a name or port; see Merge
 	Deleted bool
 
 	Node     *Node
@@ -108,6 +108,9 @@ func (r Record) Validate() error {
 }
 
 func (r Record) validateTombstone() error {
+	if r.Kind == KindNetwork && r.ID == string(IngressNetwork) {
+		return Refuse(BadRecord, "update the node that wrote it", "the ingress network cannot be removed")
+	}
 	switch r.Kind {
 	case KindNode, KindNetwork, KindService, KindEndpoint:
 		return nil
@@ -132,6 +135,9 @@ func (r Record) validateNoun() error {
 	}
 	if err != nil {
 		return err
+	}
+	if r.Node != nil && !r.Node.claimedBy(r.Version.Time) {
+		return Refuse(BadRecord, "update the node that wrote it", "node %s claims a slot or a block at no time, or after its record was written", r.Node.Name)
 	}
 	if id != r.ID || writer != r.Version.Writer {
 		return Refuse(BadRecord, "update the node that wrote it", "record %.20q %s was written by %.40q about %.40q", string(r.Kind), r.ID, string(r.Version.Writer), id)

@@ -137,6 +137,7 @@ func TestSettleGivesUpTheYoungerClaim(t *testing.T) {
 	w := newWorld(t, 2)
 	w.write(testID[NodeID]('a', 1), ServiceRecord(testService(1, tcp(80))))
 	block := w.state.Snapshot().Network(IngressNetwork).block(5)
+	w.time = 10
 	for n, claim := range map[int]uint64{1: 7, 2: 3} {
 		node := testNode(n)
 		b := block

@@ -16,12 +16,21 @@ type State struct {
 
 // Merge takes one validated record and tells whether it changed the state. The
 // result does not depend on the order in which records arrive, nor on how often:
-// the greater version wins. The nouns of r must not be changed afterwards.
+// the greater version wins, and has the latest claim that any of them had. Writing
+// a thing again therefore never makes it older than others that claim the same.
+// The nouns of r must not be changed afterwards.
 func (s *State) Merge(r Record) bool {
 	s.seen = max(s.seen, r.Version.Time)
 	have, ok := s.records[r.Key()]
-	if ok && have.Version.Compare(r.Version) >= 0 {
-		return false
+	if ok {
+		claim := max(have.Claim, r.Claim)
+		if have.Version.Compare(r.Version) >= 0 {
+			r = have
+		}
+		r.Claim = claim
+		if r.Version == have.Version && r.Claim == have.Claim {
+			return false
+		}
 	}
 	if s.records == nil {
 		s.records = map[Key]Record{}
