@@ -24,6 +24,9 @@ func (c *cluster) init(ctx context.Context, pool, subnet netip.Prefix) (trust.Se
 	if err := ingress.Validate(); err != nil {
 		return trust.Secret{}, err
 	}
+	if err := c.own.Outside(ingress.Subnet4, ingress.Subnet6, ingress.Pool); err != nil {
+		return trust.Secret{}, err
+	}
 	secret := trust.NewSecret()
 	return secret, c.enter(secret, func(*gossip.Gossip) ([]mesh.Record, error) {
 		return []mesh.Record{mesh.NetworkRecord(ingress)}, ctx.Err()
@@ -43,18 +46,25 @@ func (c *cluster) join(ctx context.Context, seed netip.AddrPort, secret trust.Se
 		if err != nil {
 			return nil, fmt.Errorf("meet %s: %w", seed, err)
 		}
-		if !c.knows(mesh.Key{Kind: mesh.KindNetwork, ID: string(mesh.IngressNetwork)}) {
-			return nil, mesh.Refuse(JoinFailed, "look at sluice status there, or join by another node", "the node at %s sent no ingress network", seed)
-		}
-		return nil, nil
+		return nil, c.fits(seed)
 	})
 }
 
-func (c *cluster) knows(k mesh.Key) bool {
+// fits refuses a cluster that cannot be seen from seed, or that has a network around
+// this node's own address.
+func (c *cluster) fits(seed netip.AddrPort) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	r, ok := c.state.Get(k)
-	return ok && !r.Deleted
+	snap := c.state.Snapshot()
+	if snap.Network(mesh.IngressNetwork) == nil {
+		return mesh.Refuse(JoinFailed, "look at sluice status there and at the agent's log here, or join by another node", "the node at %s sent no ingress network", seed)
+	}
+	for _, n := range snap.Networks {
+		if err := c.own.Outside(n.Subnet4, n.Subnet6); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // enter makes the node a member, or leaves everything as it was: nothing is on

@@ -1,11 +1,13 @@
 package agent
 
 import (
+	"net/netip"
 	"testing"
 
 	"google.golang.org/grpc/codes"
 
 	"github.com/sluice-mesh/sluice/internal/trust"
+	"github.com/sluice-mesh/sluice/mesh"
 	"github.com/sluice-mesh/sluice/mesh/gossip"
 	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
 )
@@ -33,6 +35,35 @@ func TestJoinFails(t *testing.T) {
 	_, err = b.clusters.Init(ctx, &sluicev1.InitRequest{})
 	refused(t, err, InCluster, codes.AlreadyExists)
 	eventually(t, "n1 knows n2", func() bool { return len(agents[0].status().GetPeers()) == 1 })
+}
+
+// Ranges that hold a node's own address, or that mean something else, are refused.
+func TestRangesAroundNode(t *testing.T) {
+	a, b, ctx := newTestAgent(t, 1), newTestAgent(t, 2), t.Context()
+	for name, c := range map[string]struct {
+		req    *sluicev1.InitRequest
+		reason mesh.Reason
+		code   codes.Code
+	}{
+		"ingress subnet around it": {&sluicev1.InitRequest{IngressSubnet: "192.0.2.0/24"}, mesh.SubnetTaken, codes.AlreadyExists},
+		"pool around it":           {&sluicev1.InitRequest{Pool: "192.0.0.0/16"}, mesh.SubnetTaken, codes.AlreadyExists},
+		"loopback":                 {&sluicev1.InitRequest{Pool: "127.0.0.0/8"}, mesh.BadAddress, codes.InvalidArgument},
+		"multicast":                {&sluicev1.InitRequest{IngressSubnet: "224.0.0.0/16"}, mesh.BadAddress, codes.InvalidArgument},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := a.clusters.Init(ctx, c.req)
+			refused(t, err, c.reason, c.code)
+		})
+	}
+	b.stop()
+	b.cfg.Advertise = netip.MustParseAddr("203.0.113.1") // on no network yet, so only b can say that it is in the way
+	b.start()
+	resp, err := a.clusters.Init(ctx, &sluicev1.InitRequest{IngressSubnet: "203.0.113.0/24"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = b.clusters.Join(ctx, &sluicev1.JoinRequest{Address: resp.GetJoinAddress(), Token: resp.GetToken()})
+	refused(t, err, mesh.SubnetTaken, codes.AlreadyExists)
 }
 
 func reopened(t *testing.T, dir string) *saved {

@@ -93,3 +93,14 @@ const (
 	minUnderlayMTU = 1280 + overheadIPv6 // the least that leaves IPv6's minimum inside
 	maxMTU         = 65535
 )
+
+// Outside refuses prefixes that hold the node's address: what they are given to would take the
+// packets that the nodes exchange. An invalid prefix holds none.
+func (n *Node) Outside(prefixes ...netip.Prefix) error {
+	for _, p := range prefixes {
+		if p.Contains(n.Addr) {
+			return Refuse(SubnetTaken, "choose a range that no node's underlay is in", "%s holds %s, the address of node %q", p, n.Addr, n.Name)
+		}
+	}
+	return nil
+}
