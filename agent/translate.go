@@ -2,7 +2,6 @@ package agent
 
 import (
 	"cmp"
-	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -96,7 +95,7 @@ func toService(s *mesh.Service, snap *mesh.Snapshot) *sluicev1.Service {
 func toEndpoint(e *mesh.Endpoint, snap *mesh.Snapshot) *sluicev1.Endpoint {
 	out := &sluicev1.Endpoint{
 		Id: string(e.ID), Name: e.Name, Service: string(e.Service), Node: string(e.Node),
-		State: string(e.State), Weight: uint32(e.Weight),
+		State: string(e.State), Weight: uint32(e.Weight), Conflicts: conflicts(snap, mesh.KindEndpoint, string(e.ID)),
 	}
 	if s := snap.Service(e.Service); s != nil {
 		out.Service = s.Name
@@ -134,7 +133,7 @@ func conflicts(snap *mesh.Snapshot, kind mesh.Kind, id string) []string {
 	var lines []string
 	for _, c := range snap.Conflicts {
 		if c.Kind == kind && c.ID == id {
-			lines = append(lines, fmt.Sprintf("%s is held by the older claim of %s", c.Claim, c.Winner))
+			lines = append(lines, snap.Explain(c))
 		}
 	}
 	return lines

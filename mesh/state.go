@@ -84,15 +84,6 @@ type Front struct {
 // String names it as status does.
 func (f Front) String() string { return "service " + f.Service.Name + " port " + f.Port.Front() }
 
-// Conflict is a claim that lost against an older one and waits for it to end.
-type Conflict struct {
-	Kind   Kind
-	ID     string
-	Claim  string // what was claimed: `name "web"`, "port tcp/8080"
-	Winner string // the ID of the noun that holds it
-	Reason Reason
-}
-
 // Snapshot returns the view of the present state.
 func (s *State) Snapshot() *Snapshot {
 	snap := &Snapshot{
