@@ -83,7 +83,7 @@ func ownNode(cfg Config, m Machine, id mesh.NodeID) (mesh.Node, error) {
 	if err != nil {
 		return mesh.Node{}, fmt.Errorf("find this node's address: %w", err)
 	}
-	own := mesh.Node{ID: id, Name: cfg.Name, Addr: addr, VXLANPort: cfg.VXLANPort, MTU: mtu}
+	own := mesh.Node{ID: id, Name: cfg.Name, Addr: addr, GossipPort: cfg.GossipPort, VXLANPort: cfg.VXLANPort, MTU: mtu}
 	return own, own.Validate()
 }
 

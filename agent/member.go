@@ -173,7 +173,8 @@ func (c *cluster) resume(secret *trust.Secret) error {
 // refreshOwn writes the node's record where the configuration has changed.
 func (c *cluster) refreshOwn(snap *mesh.Snapshot) ([]mesh.Record, error) {
 	have, own := snap.Node(c.own.ID), c.ownNode()
-	if have != nil && have.Name == own.Name && have.Addr == own.Addr && have.VXLANPort == own.VXLANPort && have.MTU == own.MTU {
+	if have != nil && have.Name == own.Name && have.Addr == own.Addr && have.MTU == own.MTU &&
+		have.GossipPort == own.GossipPort && have.VXLANPort == own.VXLANPort {
 		return nil, nil
 	}
 	return []mesh.Record{mesh.NodeRecord(own)}, nil

@@ -66,6 +66,36 @@ func TestRangesAroundNode(t *testing.T) {
 	refused(t, err, mesh.SubnetTaken, codes.AlreadyExists)
 }
 
+// A node on another gossip port finds its peers again after it was away, and its port is
+// kept free on all nodes.
+func TestGossipPort(t *testing.T) {
+	a, b, ctx := newTestAgent(t, 1), newTestAgent(t, 2), t.Context()
+	b.stop()
+	b.cfg.GossipPort = 7999
+	b.start()
+	resp, err := a.clusters.Init(ctx, &sluicev1.InitRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined, err := b.clusters.Join(ctx, &sluicev1.JoinRequest{Address: resp.GetJoinAddress(), Token: resp.GetToken()})
+	if err != nil || joined.GetNode().GetGossipPort() != 7999 {
+		t.Fatalf("join: %v, %v", joined, err)
+	}
+	eventually(t, "n1 knows n2", func() bool { return len(a.status().GetPeers()) == 1 })
+	_, err = a.services.CreateService(ctx, &sluicev1.CreateServiceRequest{Name: "x", Publish: []string{"7999:80"}})
+	refused(t, err, mesh.PortReserved, codes.InvalidArgument)
+	b.stop()
+	b.start()
+	eventually(t, "both see each other after n2 was away", func() bool {
+		for _, x := range []*testAgent{a, b} {
+			if p := x.status().GetPeers(); len(p) != 1 || p[0].GetState() != sluicev1.NodeState_NODE_STATE_ALIVE {
+				return false
+			}
+		}
+		return true
+	})
+}
+
 func reopened(t *testing.T, dir string) *saved {
 	t.Helper()
 	s, content := mustOpen(t, dir)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"net/netip"
 
 	"github.com/sluice-mesh/sluice/mesh"
@@ -72,7 +73,7 @@ func (c *cluster) Peers() []netip.AddrPort {
 	var peers []netip.AddrPort
 	for _, n := range c.snapshotLocked().Nodes {
 		if n.ID != c.own.ID {
-			peers = append(peers, netip.AddrPortFrom(n.Addr, c.gossip.Port()))
+			peers = append(peers, netip.AddrPortFrom(n.Addr, cmp.Or(n.GossipPort, c.gossip.Port())))
 		}
 	}
 	return peers

@@ -22,7 +22,7 @@ func toNode(n *mesh.Node, snap *mesh.Snapshot, seen observation, self mesh.NodeI
 	}
 	return &sluicev1.Node{
 		Id: string(n.ID), Name: n.Name, Address: n.Addr.String(), VxlanPort: uint32(n.VXLANPort), Mtu: uint32(n.MTU),
-		Slot: uint32(n.Slot), State: state, Self: n.ID == self, Endpoints: uint32(len(snap.Local(n.ID))), Since: toTime(seen.since),
+		Slot: uint32(n.Slot), State: state, Self: n.ID == self, GossipPort: uint32(n.GossipPort), Endpoints: uint32(len(snap.Local(n.ID))), Since: toTime(seen.since),
 	}
 }
 

@@ -7,14 +7,15 @@ import (
 
 // Node is one machine that runs the agent. Its record has one writer: the node.
 type Node struct {
-	ID        NodeID
-	Name      string
-	Addr      netip.Addr // underlay address: gossip and outer VXLAN packets
-	VXLANPort uint16
-	MTU       int  // bytes, of the underlay device that has Addr
-	Slot      Slot // 0 until claimed
-	SlotClaim uint64
-	Blocks    []Block // address blocks of networks with endpoints here
+	ID         NodeID
+	Name       string
+	Addr       netip.Addr // underlay address: gossip and outer VXLAN packets
+	GossipPort uint16     // TCP and UDP; 0 in a record of before this field: the reader's own
+	VXLANPort  uint16
+	MTU        int  // bytes, of the underlay device that has Addr
+	Slot       Slot // 0 until claimed
+	SlotClaim  uint64
+	Blocks     []Block // address blocks of networks with endpoints here
 }
 
 // Block is a part of a network's subnets that one node gives addresses from.
@@ -62,6 +63,9 @@ func (n *Node) Validate() error {
 	}
 	if n.VXLANPort == 0 || n.MTU < minUnderlayMTU || n.MTU > maxMTU {
 		return Refuse(BadValue, "check --vxlan-port and the MTU of the underlay device", "node %s has VXLAN port %d and MTU %d", n.Name, n.VXLANPort, n.MTU)
+	}
+	if n.GossipPort == n.VXLANPort {
+		return Refuse(BadValue, "check --gossip-port and --vxlan-port", "node %s has gossip and VXLAN both on port %d", n.Name, n.VXLANPort)
 	}
 	if len(n.Blocks) > blockLimit {
 		return Refuse(BadRecord, "update the node that wrote it", "node %s claims %d blocks, the limit is %d", n.Name, len(n.Blocks), blockLimit)

@@ -62,6 +62,8 @@ func TestRecordRefusals(t *testing.T) {
 		"node on a zone":           {node(func(n *Node) { n.Addr = addr("fe80::1%eth0") }), BadAddress},
 		"node on link-local":       {node(func(n *Node) { n.Addr = addr("fe80::1") }), BadAddress},
 		"node without port":        {node(func(n *Node) { n.VXLANPort = 0 }), BadValue},
+		"node with one port":       {node(func(n *Node) { n.GossipPort = n.VXLANPort }), BadValue},
+		"node with a gossip port":  {node(func(n *Node) { n.GossipPort = 7956 }), ""},
 		"node with tiny MTU":       {node(func(n *Node) { n.MTU = 100 }), BadValue},
 		"node with negative MTU":   {node(func(n *Node) { n.MTU = -1 }), BadValue},
 		"node with huge MTU":       {node(func(n *Node) { n.MTU = 1 << 40 }), BadValue},
