@@ -65,7 +65,7 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	if err := cluster.resume(content.Secret); err != nil {
 		return err
 	}
-	listener, err := listen(cfg.Socket)
+	listener, err := listen(cfg.Socket, socketGroup)
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,7 @@ const (
 	DefaultGossipPort uint16 = 7956
 	DefaultVXLANPort  uint16 = 4789
 	socketName               = "sluice.sock"
+	socketGroup              = "sluice"
 	socketMaking             = ".new" // ends the socket's name while it is made
 	socketLimit              = 107 - len(socketMaking)
 )
