@@ -139,6 +139,11 @@ func (o outcome) endpoint(id mesh.EndpointID) error {
 	if e == nil {
 		return mesh.Refuse(mesh.NotFound, "attach it again", "endpoint %s was removed meanwhile", id)
 	}
+	for _, l := range o.plan.Left {
+		if l.Object == "endpoint "+e.Name {
+			return mesh.Refuse(NotUsable, "see sluice status", "%s was left out (%s: %s)", l.Object, l.Reason, l.Detail)
+		}
+	}
 	for _, f := range o.report.Failed {
 		if concerns(f, e) {
 			return mesh.Refuse(NotUsable, "see sluice status and the agent's log", "the kernel refused %s (%v)", f.Object, f.Err)
