@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sluice-mesh/sluice/internal/trust"
 	"github.com/sluice-mesh/sluice/mesh"
 	"github.com/sluice-mesh/sluice/mesh/gossip"
 )
@@ -25,6 +26,7 @@ type cluster struct {
 	mu      sync.Mutex
 	state   mesh.State
 	phase   phase
+	secret  *trust.Secret               // nil outside a cluster
 	members *gossip.Gossip              // nil outside a cluster
 	snap    *mesh.Snapshot              // of state; nil after a change
 	dirty   map[mesh.Key]bool           // merged from others, not yet on disk
@@ -65,7 +67,7 @@ func newCluster(cfg clusterConfig, content *saved) *cluster {
 	if content.Secret == nil {
 		return c
 	}
-	c.phase = inside
+	c.phase, c.secret = inside, content.Secret
 	for _, r := range content.Records {
 		c.state.Merge(r)
 	}

@@ -18,8 +18,13 @@ const (
 	leaveTimeout = time.Second
 )
 
-// init makes this node the first of a new cluster and returns its secret.
+// init makes this node the first of a new cluster and returns its secret. Where it is the
+// only node of such a cluster already, it returns that one's: the first answer may have
+// been lost.
 func (c *cluster) init(ctx context.Context, pool, subnet netip.Prefix) (trust.Secret, error) {
+	if secret := c.secretAlone(pool, subnet); secret != nil {
+		return *secret, nil
+	}
 	ingress := mesh.NewIngress(subnet, pool, rand.Uint64())
 	if err := ingress.Validate(); err != nil {
 		return trust.Secret{}, err
@@ -31,6 +36,18 @@ func (c *cluster) init(ctx context.Context, pool, subnet netip.Prefix) (trust.Se
 	return secret, c.enter(secret, func(*gossip.Gossip) ([]mesh.Record, error) {
 		return []mesh.Record{mesh.NetworkRecord(ingress)}, ctx.Err()
 	})
+}
+
+// secretAlone is the secret of the cluster of these ranges that has no other node, or nil.
+func (c *cluster) secretAlone(pool, subnet netip.Prefix) *trust.Secret {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	snap := c.snapshotLocked()
+	n := snap.Network(mesh.IngressNetwork)
+	if n == nil || n.Pool != pool || n.Subnet4 != subnet || len(snap.Nodes) != 1 || snap.Node(c.own.ID) == nil {
+		return nil
+	}
+	return c.secret
 }
 
 // join makes this node a member of the cluster that the node at seed is in.
@@ -127,7 +144,7 @@ func (c *cluster) commit(secret trust.Secret, g *gossip.Gossip, records []mesh.R
 	}
 	c.mergeLocked(records)
 	clear(c.dirty)
-	c.phase, c.members = inside, g
+	c.phase, c.members, c.secret = inside, g, &secret
 	return records, nil
 }
 

@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"context"
 	"net/netip"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -94,6 +96,37 @@ func TestGossipPort(t *testing.T) {
 		}
 		return true
 	})
+}
+
+// The token is not lost to a kernel that is slow, nor to an answer that got lost.
+func TestInitGivesTheToken(t *testing.T) {
+	a, b := newTestAgent(t, 1), newTestAgent(t, 2)
+	release := a.machine.holdUp()
+	defer release()
+	ctx, cancel := context.WithTimeout(t.Context(), followInit+3*time.Second)
+	defer cancel()
+	req := &sluicev1.InitRequest{Pool: "10.0.0.0/9"}
+	first, err := a.clusters.Init(ctx, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release()
+	for range 2 { // also after a restart
+		again, err := a.clusters.Init(t.Context(), req)
+		if err != nil || again.GetToken() != first.GetToken() || again.GetJoinAddress() != first.GetJoinAddress() {
+			t.Fatalf("init again: %v, %v", again, err)
+		}
+		a.stop()
+		a.start()
+	}
+	_, err = a.clusters.Init(t.Context(), &sluicev1.InitRequest{Pool: "10.128.0.0/9"})
+	refused(t, err, InCluster, codes.AlreadyExists)
+	if _, err := b.clusters.Join(t.Context(), &sluicev1.JoinRequest{Address: first.GetJoinAddress(), Token: first.GetToken()}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "n1 knows n2", func() bool { return len(a.status().GetPeers()) == 1 })
+	_, err = a.clusters.Init(t.Context(), req)
+	refused(t, err, InCluster, codes.AlreadyExists)
 }
 
 func reopened(t *testing.T, dir string) *saved {
