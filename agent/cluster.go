@@ -3,6 +3,7 @@ package agent
 import (
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,7 +30,8 @@ type cluster struct {
 	secret  *trust.Secret               // nil outside a cluster
 	members *gossip.Gossip              // nil outside a cluster
 	snap    *mesh.Snapshot              // of state; nil after a change
-	dirty   map[mesh.Key]bool           // merged from others, not yet on disk
+	dirty   map[mesh.Key]bool           // merged, not yet on disk
+	left    map[mesh.Key]error          // on disk, of no use, and why
 	seen    map[mesh.NodeID]observation // how gossip sees the others
 }
 
@@ -62,7 +64,7 @@ func newCluster(cfg clusterConfig, content *saved) *cluster {
 	c := &cluster{
 		store: cfg.Store, own: cfg.Own, gossip: cfg.Gossip, now: cfg.Now, log: cfg.Log,
 		changed: make(chan struct{}, 1), started: cfg.Now(),
-		dirty: map[mesh.Key]bool{}, seen: map[mesh.NodeID]observation{},
+		dirty: map[mesh.Key]bool{}, left: map[mesh.Key]error{}, seen: map[mesh.NodeID]observation{},
 	}
 	if content.Secret == nil {
 		return c
@@ -70,6 +72,9 @@ func newCluster(cfg clusterConfig, content *saved) *cluster {
 	c.phase, c.secret = inside, content.Secret
 	for _, r := range content.Records {
 		c.state.Merge(r)
+	}
+	for k, err := range content.Left {
+		c.leave(k, err)
 	}
 	return c
 }
@@ -171,6 +176,7 @@ func (c *cluster) mergeLocked(records []mesh.Record) []mesh.Record {
 	var fresh []mesh.Record
 	for _, r := range records {
 		if c.state.Merge(r) {
+			delete(c.left, r.Key())
 			r, _ = c.state.Get(r.Key()) // maybe with another claim
 			fresh = append(fresh, r)
 			c.snap = nil
@@ -201,6 +207,7 @@ func (c *cluster) settle() (*mesh.Snapshot, map[mesh.EndpointID]error, error) {
 		_, err := c.update(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
 			var records []mesh.Record
 			records, refused = mesh.Settle(snap, c.own.ID, c.tick())
+			records = slices.DeleteFunc(records, c.premature)
 			wrote = len(records) > 0
 			return records, nil
 		})
