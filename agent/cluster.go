@@ -2,6 +2,7 @@ package agent
 
 import (
 	"log/slog"
+	"math"
 	"net/netip"
 	"slices"
 	"sync"
@@ -70,13 +71,34 @@ func newCluster(cfg clusterConfig, content *saved) *cluster {
 		return c
 	}
 	c.phase, c.secret = inside, content.Secret
-	for _, r := range content.Records {
-		c.state.Merge(r)
-	}
 	for k, err := range content.Left {
 		c.leave(k, err)
 	}
+	c.take(content.Records)
 	return c
+}
+
+// take merges stored records. Of those from the far future this node's own count from now;
+// the others are left out.
+func (c *cluster) take(records []mesh.Record) {
+	var late []mesh.Record
+	limit := c.horizon()
+	for _, r := range records {
+		switch err := r.WrittenBy(limit); {
+		case err == nil:
+			c.state.Merge(r)
+		case r.Version.Writer == c.own.ID:
+			late = append(late, r)
+		default:
+			c.leave(r.Key(), err)
+		}
+	}
+	now := c.tick()
+	for _, r := range late {
+		c.log.Warn("a stored record of this node was of the future", "kind", r.Kind, "id", r.ID)
+		c.state.Merge(r.WrittenAt(now))
+		c.dirty[r.Key()] = true
+	}
 }
 
 // wake makes the loop look.
@@ -169,6 +191,22 @@ func (c *cluster) stamp(records []mesh.Record) ([]mesh.Record, error) {
 // tick is the time of the next write.
 func (c *cluster) tick() uint64 {
 	return mesh.Tick(c.state.Seen(), uint64(max(c.now().UnixMicro(), 1)))
+}
+
+// aheadLimit is how far another node's clock may be ahead, and clockSet a time before which
+// this node's own was not set since it started.
+const (
+	aheadLimit = 24 * time.Hour
+	clockSet   = 1_735_689_600 // 2025-01-01, in seconds
+)
+
+// horizon is the latest time of a write that this node believes.
+func (c *cluster) horizon() uint64 {
+	now := c.now()
+	if now.Unix() < clockSet {
+		return math.MaxUint64
+	}
+	return uint64(now.Add(aheadLimit).UnixMicro())
 }
 
 // mergeLocked returns those that changed the state, as it now holds them.

@@ -18,22 +18,14 @@ func (c *cluster) Records() []mesh.Record {
 }
 
 // Merge takes what a peer sent and returns what was new. A record that is not
-// valid is left out and logged; the others count.
+// believable is left out and logged; the others count.
 func (c *cluster) Merge(records []mesh.Record) []mesh.Record {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.phase == outside {
 		return nil
 	}
-	valid := make([]mesh.Record, 0, len(records))
-	for _, r := range records {
-		if err := r.Validate(); err != nil {
-			c.log.Warn("refused a record", "kind", r.Kind, "id", r.ID, "writer", r.Version.Writer, "err", err)
-			continue
-		}
-		valid = append(valid, r)
-	}
-	fresh := c.mergeLocked(valid)
+	fresh := c.mergeLocked(c.believable(records))
 	for _, r := range fresh {
 		c.dirty[r.Key()] = true
 	}
@@ -41,6 +33,25 @@ func (c *cluster) Merge(records []mesh.Record) []mesh.Record {
 		c.wake()
 	}
 	return fresh
+}
+
+// believable are the records that are valid and not from the far future. A peer sends the others
+// again with each exchange, so one line must do for all.
+func (c *cluster) believable(records []mesh.Record) []mesh.Record {
+	limit := c.horizon()
+	good := make([]mesh.Record, 0, len(records))
+	var first error
+	for _, r := range records {
+		if err := cmp.Or(r.Validate(), r.WrittenBy(limit)); err != nil {
+			first = cmp.Or(first, err)
+			continue
+		}
+		good = append(good, r)
+	}
+	if first != nil {
+		c.log.Warn("refused records", "count", len(records)-len(good), "first", first)
+	}
+	return good
 }
 
 // MemberAlive notes that gossip hears a node.

@@ -107,6 +107,29 @@ func (r Record) Validate() error {
 	return r.validateNoun()
 }
 
+// WrittenBy refuses a record that was written after limit: Tick would follow it there, and
+// at the end of time nobody could write any more.
+func (r Record) WrittenBy(limit uint64) error {
+	if r.Version.Time <= limit {
+		return nil
+	}
+	return Refuse(BadRecord, "set the clock of the node that wrote it", "record %.20q %s of node %.40q is of the time %d, and %d is the limit here",
+		string(r.Kind), r.ID, string(r.Version.Writer), r.Version.Time, limit)
+}
+
+// WrittenAt is the record as if it was written at an earlier time; no claim is later then.
+func (r Record) WrittenAt(time uint64) Record {
+	r.Version.Time, r.Claim = time, min(r.Claim, time)
+	if r.Node != nil {
+		r.Node = r.Node.clone()
+		r.Node.SlotClaim = min(r.Node.SlotClaim, time)
+		for i := range r.Node.Blocks {
+			r.Node.Blocks[i].Claim = min(r.Node.Blocks[i].Claim, time)
+		}
+	}
+	return r
+}
+
 func (r Record) validateTombstone() error {
 	if r.Kind == KindNetwork && r.ID == string(IngressNetwork) {
 		return Refuse(BadRecord, "update the node that wrote it", "the ingress network cannot be removed")

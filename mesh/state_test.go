@@ -244,6 +244,28 @@ func TestHostileBlocks(t *testing.T) {
 	}
 }
 
+func TestWrittenBy(t *testing.T) {
+	a := testID[NodeID]('a', 1)
+	r := stamped(ServiceRecord(testService(1)), 100, a)
+	if err := r.WrittenBy(100); err != nil {
+		t.Error(err)
+	}
+	if err := r.WrittenBy(99); ReasonOf(err) != BadRecord {
+		t.Error(err)
+	}
+	n := testNode(1)
+	n.Slot, n.SlotClaim, n.Blocks = 5, 90, []Block{NewIngress(DefaultIngress(), DefaultPool(), 7).block(1)}
+	n.Blocks[0].Claim = 20
+	late := stamped(NodeRecord(n), 100, a)
+	early := late.WrittenAt(50)
+	if err := early.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	if early.Version.Time != 50 || early.Claim != 50 || early.Node.SlotClaim != 50 || early.Node.Blocks[0].Claim != 20 || n.SlotClaim != 90 {
+		t.Errorf("%+v of %+v", early.Node, n)
+	}
+}
+
 func TestTimeDoesNotOverflow(t *testing.T) {
 	a := testID[NodeID]('a', 1)
 	if r := stamped(ServiceRecord(testService(1)), 1<<64-1, a); ReasonOf(r.Validate()) != BadRecord {
