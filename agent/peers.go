@@ -25,7 +25,9 @@ func (c *cluster) Merge(records []mesh.Record) []mesh.Record {
 	if c.phase == outside {
 		return nil
 	}
-	fresh := c.mergeLocked(c.believable(records))
+	records = c.believable(records)
+	own := c.contested(records)
+	fresh := c.defend(own, c.mergeLocked(records))
 	for _, r := range fresh {
 		c.dirty[r.Key()] = true
 	}
