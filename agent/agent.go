@@ -65,7 +65,7 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	if err := cluster.resume(content.Secret); err != nil {
 		return err
 	}
-	listener, err := listen(cfg.Socket)
+	listener, err := listen(cfg.Socket, socketGroup)
 	if err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ func ownNode(cfg Config, m Machine, id mesh.NodeID) (mesh.Node, error) {
 	if err != nil {
 		return mesh.Node{}, fmt.Errorf("find this node's address: %w", err)
 	}
-	own := mesh.Node{ID: id, Name: cfg.Name, Addr: addr, VXLANPort: cfg.VXLANPort, MTU: mtu}
+	own := mesh.Node{ID: id, Name: cfg.Name, Addr: addr, GossipPort: cfg.GossipPort, VXLANPort: cfg.VXLANPort, MTU: mtu}
 	return own, own.Validate()
 }
 

@@ -48,6 +48,9 @@ func (w wish) propose(snap *mesh.Snapshot, self mesh.NodeID, id mesh.EndpointID)
 	if service == nil {
 		return nil, noService(w.service)
 	}
+	if len(service.Uses()) == 0 {
+		return nil, mesh.Refuse(NoInterface, "publish a port or give the service a --network", "service %q has neither, so its endpoints would have no interface", service.Name)
+	}
 	e := &mesh.Endpoint{ID: id, Name: w.name, Service: service.ID, Node: self, State: mesh.Ready, Weight: w.weight}
 	if e.Name == "" {
 		e.Name = service.Name + "." + string(id)[:shortID]

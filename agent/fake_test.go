@@ -23,7 +23,8 @@ type fakeMachine struct {
 
 	mu      sync.Mutex
 	applied []*plan.Plan
-	fail    string // objects that contain it are refused
+	fail    string        // objects that contain it are refused
+	hold    chan struct{} // Apply waits until it is closed
 }
 
 func newFakeMachine(tb testing.TB, addr string) *fakeMachine {
@@ -47,7 +48,24 @@ func (m *fakeMachine) plan() *plan.Plan {
 	return m.applied[len(m.applied)-1]
 }
 
-func (m *fakeMachine) Apply(_ context.Context, want *plan.Plan) kernel.Report {
+// holdUp makes a kernel that is slow to apply until release is called.
+func (m *fakeMachine) holdUp() (release func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.hold = make(chan struct{})
+	return sync.OnceFunc(func() { close(m.hold) })
+}
+
+func (m *fakeMachine) Apply(ctx context.Context, want *plan.Plan) kernel.Report {
+	m.mu.Lock()
+	hold := m.hold
+	m.mu.Unlock()
+	if hold != nil {
+		select {
+		case <-hold:
+		case <-ctx.Done():
+		}
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.applied = append(m.applied, want)

@@ -89,7 +89,7 @@ func (l *loop) round(ctx context.Context) bool {
 	for _, op := range report.Done {
 		l.log.Debug("applied", "op", op.String())
 	}
-	l.status.round(outcome{snap: snap, plan: p, report: report, refused: refused, err: err})
+	l.status.round(outcome{snap: snap, plan: p, report: report, refused: refused, left: l.cluster.leftOut(), err: err})
 	return err == nil && len(report.Failed) == 0
 }
 

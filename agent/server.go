@@ -8,6 +8,9 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/user"
+	"strconv"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -105,9 +108,9 @@ func refuseSecondAgent(socket string) error {
 	return nil
 }
 
-// listen makes the API's socket, for root and its group. It gets its mode before
-// its name, so that there is no moment in which others may connect.
-func listen(socket string) (net.Listener, error) {
+// listen makes the API's socket, for root and a group. It gets its owner and its mode
+// before its name, so that there is no moment in which others may connect.
+func listen(socket, group string) (net.Listener, error) {
 	making := socket + socketMaking
 	if err := os.Remove(making); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("remove old socket: %w", err)
@@ -117,7 +120,7 @@ func listen(socket string) (net.Listener, error) {
 		return nil, fmt.Errorf("listen on %s: %w", socket, err)
 	}
 	l.SetUnlinkOnClose(false) // the name it would remove is the temporary one
-	err = os.Chmod(making, 0o660)
+	err = errors.Join(giveTo(group, making), os.Chmod(making, 0o660))
 	if err == nil {
 		err = os.Rename(making, socket)
 	}
@@ -125,4 +128,21 @@ func listen(socket string) (net.Listener, error) {
 		return nil, errors.Join(fmt.Errorf("make socket %s: %w", socket, err), l.Close())
 	}
 	return l, nil
+}
+
+// giveTo gives a file to a group. Where there is no such group, or the agent may not give to it
+// (root of a user namespace), the file stays root's alone.
+func giveTo(group, path string) error {
+	known, err := user.LookupGroup(group)
+	if err != nil {
+		return nil
+	}
+	gid, err := strconv.Atoi(known.Gid)
+	if err != nil {
+		return fmt.Errorf("read ID of group %s: %w", group, err)
+	}
+	if err := os.Chown(path, -1, gid); err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EINVAL) {
+		return err
+	}
+	return nil
 }

@@ -126,13 +126,13 @@ func (a *app) endpointList() *cobra.Command {
 }
 
 func endpointTable(p *page, endpoints []*sluicev1.Endpoint) {
-	p.row("NAME", "SERVICE", "NODE", "STATE", "WEIGHT", "ADDRESSES", "ID")
+	p.row("NAME", "SERVICE", "NODE", "STATE", "WEIGHT", "ADDRESSES", "ID", "NOTES")
 	for _, e := range endpoints {
 		var addresses []string
 		for _, at := range e.GetAttachments() {
 			addresses = append(addresses, at.GetNetwork()+"="+list(at.GetAddresses()))
 		}
 		p.row(e.GetName(), e.GetService(), e.GetNode(), e.GetState(), number(e.GetWeight()),
-			strings.Join(addresses, " "), e.GetId())
+			strings.Join(addresses, " "), e.GetId(), strings.Join(conflicts(e.GetConflicts()), "; "))
 	}
 }

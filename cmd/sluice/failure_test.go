@@ -216,6 +216,15 @@ func TestAgentGoesAway(t *testing.T) {
 	}
 }
 
+// The plan of a large cluster has more than gRPC's usual limit, 4 MiB.
+func TestLargeAnswer(t *testing.T) {
+	text := strings.Repeat("nft element published tcp . 8080\n", 150_000)
+	f := startAgent(t, map[string]any{"GetPlan": &sluicev1.GetPlanResponse{Text: text}})
+	if got := f.sluice(t, "plan"); got.status != 0 || got.stdout != text {
+		t.Errorf("exit status %d, %d bytes, stderr %q", got.status, len(got.stdout), got.stderr)
+	}
+}
+
 func TestExplain(t *testing.T) {
 	c := newApp().to("ask")
 	for _, row := range []struct {
@@ -225,7 +234,7 @@ func TestExplain(t *testing.T) {
 	}{
 		{
 			status.Error(codes.Unavailable, ""), syscall.EACCES,
-			"ask: no permission to speak to the agent at unix:///s: run this as root or as a member of group sluice",
+			"ask: no permission to speak to the agent at unix:///s: run this as root, or as a member of group sluice, which must exist when the agent starts",
 		},
 		{
 			status.Error(codes.Unavailable, ""), syscall.ECONNREFUSED,

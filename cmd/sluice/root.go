@@ -16,14 +16,15 @@ import (
 // app is one command line: what its verbs share. Tests put other things in the
 // place of the machine.
 type app struct {
-	host      string        // --host as given; "": SLUICE_HOST, then defaultHost
-	patience  time.Duration // limit of a call
-	runAgent  func(context.Context, agent.Config) error
-	workloads workloads
+	host       string        // --host as given; "": SLUICE_HOST, then defaultHost
+	patience   time.Duration // limit of a call
+	runAgent   func(context.Context, agent.Config) error
+	workloads  workloads
+	foreground func() bool // whether a terminal's keys reach this process
 }
 
 func newApp() *app {
-	return &app{patience: 30 * time.Second, runAgent: agent.Run, workloads: machine{}}
+	return &app{patience: 30 * time.Second, runAgent: agent.Run, workloads: machine{}, foreground: inForeground}
 }
 
 // run carries out args and says on stderr why it could not.

@@ -940,7 +940,9 @@ type Endpoint struct {
 	// Its share of connections.
 	Weight uint32 `protobuf:"varint,6,opt,name=weight,proto3" json:"weight,omitempty"`
 	// Its interfaces.
-	Attachments   []*Attachment `protobuf:"bytes,7,rep,name=attachments,proto3" json:"attachments,omitempty"`
+	Attachments []*Attachment `protobuf:"bytes,7,rep,name=attachments,proto3" json:"attachments,omitempty"`
+	// Claims that lost against an older one.
+	Conflicts     []string `protobuf:"bytes,8,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1020,6 +1022,13 @@ func (x *Endpoint) GetWeight() uint32 {
 func (x *Endpoint) GetAttachments() []*Attachment {
 	if x != nil {
 		return x.Attachments
+	}
+	return nil
+}
+
+func (x *Endpoint) GetConflicts() []string {
+	if x != nil {
+		return x.Conflicts
 	}
 	return nil
 }
@@ -1140,7 +1149,7 @@ const file_sluice_v1_service_proto_rawDesc = "" +
 	"\x14ListEndpointsRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\"J\n" +
 	"\x15ListEndpointsResponse\x121\n" +
-	"\tendpoints\x18\x01 \x03(\v2\x13.sluice.v1.EndpointR\tendpoints\"\xc3\x01\n" +
+	"\tendpoints\x18\x01 \x03(\v2\x13.sluice.v1.EndpointR\tendpoints\"\xe1\x01\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1148,7 +1157,8 @@ const file_sluice_v1_service_proto_rawDesc = "" +
 	"\x04node\x18\x04 \x01(\tR\x04node\x12\x14\n" +
 	"\x05state\x18\x05 \x01(\tR\x05state\x12\x16\n" +
 	"\x06weight\x18\x06 \x01(\rR\x06weight\x127\n" +
-	"\vattachments\x18\a \x03(\v2\x15.sluice.v1.AttachmentR\vattachments\"b\n" +
+	"\vattachments\x18\a \x03(\v2\x15.sluice.v1.AttachmentR\vattachments\x12\x1c\n" +
+	"\tconflicts\x18\b \x03(\tR\tconflicts\"b\n" +
 	"\n" +
 	"Attachment\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x1c\n" +
