@@ -99,7 +99,8 @@ func (l *loop) compile(snap *mesh.Snapshot) (*plan.Plan, error) {
 	if err == nil {
 		l.bridges = bridges
 	}
-	return Compile(mesh.Local{ID: l.cluster.own.ID, OwnBridges: l.bridges}, snap), err
+	advertised, unread := l.machine.Advertised()
+	return Compile(mesh.Local{ID: l.cluster.own.ID, Advertised: advertised, OwnBridges: l.bridges}, snap), errors.Join(err, unread)
 }
 
 // withMachine runs f while no round is under way.
