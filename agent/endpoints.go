@@ -93,7 +93,7 @@ func (e *endpoints) attach(ctx context.Context, w wish) (mesh.EndpointID, error)
 		return "", err
 	}
 	id := newID[mesh.EndpointID]()
-	rev, err := e.record(w, id, path, life)
+	rev, err := e.record(ctx, w, id, path, life)
 	if err != nil {
 		e.cluster.wake() // what was pinned is let go by the next round
 		return "", errors.Join(err, e.store.dropLifetime(id))
@@ -112,9 +112,9 @@ func (e *endpoints) attach(ctx context.Context, w wish) (mesh.EndpointID, error)
 // record pins the namespace and then writes the endpoint, as one step for the
 // loop: a record without a namespace could not be built, and a namespace without
 // a record would be let go.
-func (e *endpoints) record(w wish, id mesh.EndpointID, path string, life lifetime) (rev uint64, err error) {
+func (e *endpoints) record(ctx context.Context, w wish, id mesh.EndpointID, path string, life lifetime) (rev uint64, err error) {
 	self := e.cluster.own.ID
-	err = e.loop.withMachine(func(m Machine) error {
+	err = e.loop.withMachine(ctx, func(m Machine) error {
 		snap := e.cluster.snapshot()
 		if snap.Node(self) == nil {
 			return noCluster()

@@ -72,8 +72,9 @@ func (a *api) server(log *slog.Logger) *grpc.Server {
 // stopLimit is how long calls that are under way may go on when the agent ends.
 const stopLimit = 5 * time.Second
 
-// serve answers calls until ctx ends.
-func serve(ctx context.Context, s *grpc.Server, l net.Listener) error {
+// serve answers calls until ctx ends, and those that are under way for limit longer. One that
+// hangs in the kernel then cannot be ended and is left behind.
+func serve(ctx context.Context, s *grpc.Server, l net.Listener, limit time.Duration) error {
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
 	select {
@@ -81,9 +82,13 @@ func serve(ctx context.Context, s *grpc.Server, l net.Listener) error {
 		return fmt.Errorf("serve the API: %w", err)
 	case <-ctx.Done():
 	}
-	force := time.AfterFunc(stopLimit, s.Stop)
-	defer force.Stop()
-	s.GracefulStop()
+	graceful := make(chan struct{})
+	go func() { defer close(graceful); s.GracefulStop() }() // waits for the calls, whatever Stop does
+	select {
+	case <-graceful:
+	case <-time.After(limit):
+		s.Stop()
+	}
 	// Serve says ErrServerStopped where the end came before it began: that is no fault.
 	if err := <-done; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 		return fmt.Errorf("serve the API: %w", err)
