@@ -30,6 +30,11 @@ type Left struct {
 	Why    string // one clause
 }
 
+// OwnFile tells whether a name in the run directory is one that this package uses.
+func OwnFile(name string) bool {
+	return name == netnsName || name == SettingsName || name == SettingsName+settingsMaking
+}
+
 // Reset undoes all that Apply and Pin ever did on this host: what carries our mark
 // is removed, sandboxes are unmounted, and the host's settings get the values from
 // before the first change, but for those that somebody has changed since. Modules
