@@ -19,11 +19,13 @@ type app struct {
 	host      string        // --host as given; "": SLUICE_HOST, then defaultHost
 	patience  time.Duration // limit of a call
 	runAgent  func(context.Context, agent.Config) error
+	reset     func(context.Context, agent.ResetConfig) (*agent.ResetReport, error)
+	confirm   func(ctx context.Context, in io.Reader, out io.Writer, question string) (bool, error)
 	workloads workloads
 }
 
 func newApp() *app {
-	return &app{patience: 30 * time.Second, runAgent: agent.Run, workloads: machine{}}
+	return &app{patience: 30 * time.Second, runAgent: agent.Run, reset: agent.Reset, confirm: confirm, workloads: machine{}}
 }
 
 // run carries out args and says on stderr why it could not.
@@ -47,7 +49,7 @@ func (a *app) root() *cobra.Command {
 		group("service", "The services and their published ports",
 			a.serviceCreate(), a.serviceList(), a.serviceInspect(), a.serviceRemove()),
 		group("endpoint", "The workloads that serve", a.endpointAttach(), a.endpointDetach(), a.endpointList()),
-		a.runVerb(), a.statusVerb(), a.planVerb(), versionVerb())
+		a.runVerb(), a.statusVerb(), a.planVerb(), a.resetVerb(), versionVerb())
 	root.SilenceErrors = true
 	root.SilenceUsage = true
 	root.PersistentFlags().StringVar(&a.host, "host", "",
