@@ -53,7 +53,6 @@ func TestReset(t *testing.T) {
 	if err := n2.StopAgent(); err != nil {
 		t.Fatal(err)
 	}
-	t.Log("reset")
 	said, err := n2.Sluice(t.Context(), "reset", "--yes", "--data-dir", n2.DataDir(), "--run-dir", n2.RunDir())
 	if err != nil {
 		t.Fatal(err)
@@ -76,7 +75,6 @@ func TestReset(t *testing.T) {
 			t.Errorf("%s holds %v, %v, want it empty", dir, left, err)
 		}
 	}
-	t.Log("compared")
 	until(t, "n1 has forgotten n2", func() error {
 		s, err := n1.Status(t.Context())
 		if err != nil || len(s.GetPeers()) == 1 {
