@@ -47,8 +47,8 @@ func (a *app) root() *cobra.Command {
 		group("node", "The nodes of the cluster", a.nodeList()),
 		group("network", "The overlay networks", a.networkCreate(), a.networkList(), a.networkRemove()),
 		group("service", "The services and their published ports",
-			a.serviceCreate(), a.serviceList(), a.serviceInspect(), a.serviceRemove()),
-		group("endpoint", "The workloads that serve", a.endpointAttach(), a.endpointDetach(), a.endpointList()),
+			a.serviceCreate(), a.serviceUpdate(), a.serviceList(), a.serviceInspect(), a.serviceRemove()),
+		group("endpoint", "The workloads that serve", a.endpointAttach(), a.endpointDrain(), a.endpointDetach(), a.endpointList()),
 		a.runVerb(), a.statusVerb(), a.planVerb(), a.resetVerb(), versionVerb())
 	root.SilenceErrors = true
 	root.SilenceUsage = true
