@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -65,7 +66,7 @@ func eachAsking(t *testing.T, host string) string {
 	lines := askingLines()
 	for _, verb := range everyVerb() {
 		line, asks := lines[verb]
-		if !asks && verb != "agent" && verb != "reset" && verb != "version" {
+		if !asks && !slices.Contains([]string{"agent", "reset", "man", "version"}, verb) {
 			t.Errorf("%s: no line to test it with", verb)
 		}
 		if !asks {
@@ -122,7 +123,7 @@ func TestWrongUsage(t *testing.T) {
 		"service inspect", "service create web --replicas 3", "service rm", "service update", "service update web", "endpoint drain", "endpoint attach --service web",
 		"endpoint attach --service web --netns /a --pid 1", "endpoint attach --pid 1",
 		"endpoint attach --service web --pid 1 --weight 0", "endpoint attach --service web --pid 1 --weight 65536",
-		"run --service web", "run -- ./server", "run --service web --weight 0 -- ./server", "plan extra", "reset extra", "version -o",
+		"run --service web", "run -- ./server", "run --service web --weight 0 -- ./server", "plan extra", "reset extra", "man", "version -o",
 	} {
 		got := sluice(t, newApp(), strings.Fields(line)...)
 		if got.status != 2 || got.stdout != "" {
