@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
@@ -113,10 +112,7 @@ type wish struct {
 
 // restore puts the settings of the calling thread's namespace back that are still ours.
 func (k *Kernel) restore(report *ResetReport) error {
-	stored, err := withHeirs(k.settings.list)
-	if err != nil {
-		return err
-	}
+	stored := slices.Clone(k.settings.list)
 	slices.Reverse(stored) // forwarding goes off before router advertisements are heeded as before
 	var wishes []wish
 	for _, s := range stored {
@@ -172,31 +168,4 @@ func grant(wishes []wish) (wrong map[string]error) {
 		}
 	}
 	return wrong
-}
-
-// withHeirs adds the settings of devices that came after the default for devices to
-// come was changed, and have our value from it.
-func withHeirs(stored []Setting) ([]Setting, error) {
-	known := map[string]bool{}
-	for _, s := range stored {
-		known[s.Key] = true
-	}
-	var all []Setting
-	for _, s := range stored {
-		all = append(all, s)
-		pattern, ok := inherits(s.Key)
-		if !ok {
-			continue
-		}
-		have, err := readSysctls(pattern)
-		if err != nil {
-			return nil, err
-		}
-		for _, key := range matching(pattern, have) {
-			if !known[key] && have[key] == s.Ours && !strings.Contains(key, "/conf/all/") {
-				all = append(all, Setting{key, s.Before, s.Ours})
-			}
-		}
-	}
-	return all, nil
 }

@@ -206,19 +206,6 @@ func changesWith(o plan.Sysctl) ([]Setting, error) {
 			}
 		}
 	}
-	if pattern, ok := inherits(o.Key); ok {
-		have, err := readSysctls(pattern)
-		if err != nil {
-			return nil, err
-		}
-		for _, key := range matching(pattern, have) {
-			// A device that has the value of itself must not be taken for one that
-			// came later and has it from us.
-			if have[key] == o.Value {
-				changes = append(changes, Setting{key, o.Value, o.Value})
-			}
-		}
-	}
 	have, err := readSysctls(o.Key)
 	if err != nil {
 		return nil, err
@@ -247,15 +234,4 @@ func followers(key string) []plan.Sysctl {
 	default:
 		return nil
 	}
-}
-
-// inherits gives the pattern of the devices' settings that start as this one is,
-// where it is one for devices to come.
-func inherits(key string) (pattern string, ok bool) {
-	part := strings.Split(key, "/")
-	if len(part) != 5 || part[2] != "conf" || part[3] != "default" {
-		return "", false
-	}
-	part[3] = "*"
-	return strings.Join(part, "/"), true
 }

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -29,6 +30,7 @@ func TestReset(t *testing.T) {
 		Sluice: program(t), Workload: []string{self, "serve"}, Progress: t.Logf,
 		Prepared: func(ctx context.Context, c *cluster.Cluster) error {
 			for _, n := range c.Nodes {
+				until(t, "the addresses of "+n.Name+" are no longer tentative", func() error { return tentative(ctx, n) })
 				if before[n.Name], err = footprint.Take(ctx, n.RunDir(), n.Run); err != nil {
 					return err
 				}
@@ -85,6 +87,15 @@ func TestReset(t *testing.T) {
 	if got := endpointsOf(t, n1).GetEndpoints(); len(got) > 0 {
 		t.Errorf("endpoints are left: %v", got)
 	}
+}
+
+// tentative names addresses that the kernel does not use yet.
+func tentative(ctx context.Context, n *cluster.Node) error {
+	text, err := n.Run(ctx, "ip", "-6", "-o", "address", "show", "tentative")
+	if err == nil && text != "" {
+		err = errors.New(text)
+	}
+	return err
 }
 
 // inUse gives n an endpoint with interfaces on two networks.
