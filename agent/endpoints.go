@@ -170,26 +170,34 @@ func notTwice(m Machine, local []*mesh.Endpoint, path string) error {
 
 // detach ends an endpoint of this node and returns once its interfaces are gone.
 func (e *endpoints) detach(ctx context.Context, name string) error {
-	snap := e.cluster.snapshot()
-	if snap.Node(e.cluster.own.ID) == nil {
-		return noCluster()
-	}
-	endpoint := snap.EndpointNamed(name)
-	if endpoint == nil {
-		return mesh.Refuse(mesh.NotFound, "see sluice endpoint ls", "there is no endpoint %q", name)
-	}
-	if endpoint.Node != e.cluster.own.ID {
-		where := string(endpoint.Node)
-		if n := snap.Node(endpoint.Node); n != nil {
-			where = n.Name
-		}
-		return mesh.Refuse(NotHere, "run the command there", "endpoint %q is on node %s", name, where)
+	endpoint, err := e.here(e.cluster.snapshot(), name)
+	if err != nil {
+		return err
 	}
 	rev, err := e.drop(endpoint.ID)
 	if err != nil {
 		return err
 	}
 	return e.loop.wait(ctx, rev)
+}
+
+// here finds an endpoint of this node by name or ID.
+func (e *endpoints) here(snap *mesh.Snapshot, name string) (*mesh.Endpoint, error) {
+	if snap.Node(e.cluster.own.ID) == nil {
+		return nil, noCluster()
+	}
+	endpoint := snap.EndpointNamed(name)
+	if endpoint == nil {
+		return nil, mesh.Refuse(mesh.NotFound, "see sluice endpoint ls", "there is no endpoint %q", name)
+	}
+	if endpoint.Node != e.cluster.own.ID {
+		where := string(endpoint.Node)
+		if n := snap.Node(endpoint.Node); n != nil {
+			where = n.Name
+		}
+		return nil, mesh.Refuse(NotHere, "run the command there", "endpoint %q is on node %s", name, where)
+	}
+	return endpoint, nil
 }
 
 // remove deletes an endpoint, wherever it stands; deleting what is not there is success.

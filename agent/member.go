@@ -135,6 +135,10 @@ func (c *cluster) abandon() {
 func (c *cluster) commit(secret trust.Secret, g *gossip.Gossip, records []mesh.Record) ([]mesh.Record, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	// Endpoints of a former life of this node, which could not say that they end.
+	for _, e := range c.state.Snapshot().Local(c.own.ID) {
+		records = append(records, tombstone(mesh.EndpointRecord(e)))
+	}
 	records, err := c.stamp(append(records, mesh.NodeRecord(c.ownNode())))
 	if err != nil {
 		return nil, err

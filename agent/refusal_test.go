@@ -128,6 +128,14 @@ func TestOutsideCluster(t *testing.T) {
 			})
 			return err
 		},
+		"update": func() error {
+			_, err := a.services.UpdateService(ctx, &sluicev1.UpdateServiceRequest{Service: "x"})
+			return err
+		},
+		"drain": func() error {
+			_, err := a.endpoints.DrainEndpoint(ctx, &sluicev1.DrainEndpointRequest{Endpoint: "x"})
+			return err
+		},
 		"detach": func() error {
 			_, err := a.endpoints.DetachEndpoint(ctx, &sluicev1.DetachEndpointRequest{Endpoint: "x"})
 			return err

@@ -64,15 +64,9 @@ func newService(snap *mesh.Snapshot, id mesh.ServiceID, req *sluicev1.CreateServ
 	if service.Scheduler == "" {
 		service.Scheduler = mesh.RoundRobin
 	}
-	for _, name := range req.GetNetworks() {
-		n := snap.NetworkNamed(name)
-		if n == nil {
-			return nil, noNetwork(name)
-		}
-		if n.Ingress() {
-			return nil, mesh.Refuse(mesh.BadValue, "leave it out: --publish puts the endpoints on it", "the ingress network is not one to name")
-		}
-		service.Networks = append(service.Networks, n.ID)
+	var err error
+	if service.Networks, err = networkIDs(snap, req.GetNetworks()); err != nil {
+		return nil, err
 	}
 	if err := service.Validate(); err != nil {
 		return nil, err
@@ -85,14 +79,30 @@ func newService(snap *mesh.Snapshot, id mesh.ServiceID, req *sluicev1.CreateServ
 	if snap.ServiceNamed(service.Name) != nil {
 		return nil, mesh.Refuse(mesh.NameTaken, "choose another name, or remove that service", "a service named %q exists", service.Name)
 	}
-	return service, free(snap, ports)
+	return service, free(snap, id, ports)
 }
 
-// free refuses ports that another service holds.
-func free(snap *mesh.Snapshot, ports []mesh.PublishedPort) error {
+// networkIDs finds networks that a service may be on.
+func networkIDs(snap *mesh.Snapshot, names []string) ([]mesh.NetworkID, error) {
+	var ids []mesh.NetworkID
+	for _, name := range names {
+		n := snap.NetworkNamed(name)
+		if n == nil {
+			return nil, noNetwork(name)
+		}
+		if n.Ingress() {
+			return nil, mesh.Refuse(mesh.BadValue, "leave it out: --publish puts the endpoints on it", "the ingress network is not one to name")
+		}
+		ids = append(ids, n.ID)
+	}
+	return ids, nil
+}
+
+// free refuses ports that another service than id holds.
+func free(snap *mesh.Snapshot, id mesh.ServiceID, ports []mesh.PublishedPort) error {
 	for _, p := range ports {
 		for _, f := range snap.Fronts {
-			if f.Port.Overlaps(p) {
+			if f.Service.ID != id && f.Port.Overlaps(p) {
 				return mesh.Refuse(mesh.PortTaken, "choose another port, or remove that service", "port %s is published by service %q", f.Port.Front(), f.Service.Name)
 			}
 		}

@@ -293,3 +293,23 @@ func (s *store) dropLifetime(id mesh.EndpointID) error {
 	}
 	return nil
 }
+
+// dropMembership forgets the cluster: its secret, every record and lifetime. The
+// identity stays.
+func (s *store) dropMembership() error {
+	err := s.db.Update(func(tx *bolt.Tx) error {
+		for _, name := range []string{bucketRecords, bucketLifetimes} {
+			if err := tx.DeleteBucket([]byte(name)); err != nil {
+				return err
+			}
+			if _, err := tx.CreateBucket([]byte(name)); err != nil {
+				return err
+			}
+		}
+		return bucket(tx, bucketMeta).Delete([]byte(keySecret))
+	})
+	if err != nil {
+		return fmt.Errorf("write store: %w", err)
+	}
+	return nil
+}

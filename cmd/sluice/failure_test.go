@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -44,10 +45,12 @@ func askingLines() map[string]string {
 		"network ls":      "network ls",
 		"network rm":      "network rm back",
 		"service create":  "service create web --publish 8080:80",
+		"service update":  "service update web --scheduler mh",
 		"service ls":      "service ls",
 		"service inspect": "service inspect web",
 		"service rm":      "service rm web",
 		"endpoint attach": "endpoint attach --service web --pid 1",
+		"endpoint drain":  "endpoint drain web.1",
 		"endpoint detach": "endpoint detach web.1",
 		"endpoint ls":     "endpoint ls",
 		"run":             "run --service web -- ./server --flag",
@@ -63,7 +66,7 @@ func eachAsking(t *testing.T, host string) string {
 	lines := askingLines()
 	for _, verb := range everyVerb() {
 		line, asks := lines[verb]
-		if !asks && verb != "agent" && verb != "version" {
+		if !asks && !slices.Contains([]string{"agent", "reset", "man", "version"}, verb) {
 			t.Errorf("%s: no line to test it with", verb)
 		}
 		if !asks {
@@ -117,10 +120,10 @@ func TestWrongUsage(t *testing.T) {
 		"agent extra", "agent --advertise nowhere", "agent --gossip-port 70000", "agent --balancer nft",
 		"init extra", "join", "join 192.0.2.1", "node ls extra", "status extra", "status -o xml", "status --host localhost",
 		"status --host unix://relative", "network create", "network create a b", "network create a --driver macvlan",
-		"service inspect", "service create web --replicas 3", "service rm", "endpoint attach --service web",
+		"service inspect", "service create web --replicas 3", "service rm", "service update", "service update web", "endpoint drain", "endpoint attach --service web",
 		"endpoint attach --service web --netns /a --pid 1", "endpoint attach --pid 1",
 		"endpoint attach --service web --pid 1 --weight 0", "endpoint attach --service web --pid 1 --weight 65536",
-		"run --service web", "run -- ./server", "run --service web --weight 0 -- ./server", "plan extra", "version -o",
+		"run --service web", "run -- ./server", "run --service web --weight 0 -- ./server", "plan extra", "reset extra", "man", "version -o",
 	} {
 		got := sluice(t, newApp(), strings.Fields(line)...)
 		if got.status != 2 || got.stdout != "" {
