@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,10 +19,9 @@ import (
 // ResetConfig says which agent's traces to remove. The zero value of each field
 // stands for the agent's own default.
 type ResetConfig struct {
-	DataDir    string
-	RunDir     string
-	GossipPort uint16 // where the other nodes are told that this one goes
-	Log        *slog.Logger
+	DataDir string
+	RunDir  string
+	Log     *slog.Logger
 }
 
 // ResetReport is what a Reset did and could not do.
@@ -52,7 +52,7 @@ func Reset(ctx context.Context, cfg ResetConfig) (*ResetReport, error) {
 
 func reset(ctx context.Context, rc ResetConfig, open func(runDir string) (resettable, error)) (report *ResetReport, err error) {
 	// The name is nothing that a reset uses.
-	cfg, err := Config{DataDir: rc.DataDir, RunDir: rc.RunDir, GossipPort: rc.GossipPort, Log: rc.Log, Name: "reset"}.complete()
+	cfg, err := Config{DataDir: rc.DataDir, RunDir: rc.RunDir, Log: rc.Log, Name: "reset"}.complete()
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +140,7 @@ func farewell(ctx context.Context, cfg Config, s *store, content *saved) (err er
 		return nil
 	}
 	c := newCluster(clusterConfig{
-		Store: s, Own: own, Gossip: netip.AddrPortFrom(own.Addr, cfg.GossipPort), Now: time.Now, Log: cfg.Log,
+		Store: s, Own: own, Gossip: netip.AddrPortFrom(own.Addr, cmp.Or(own.GossipPort, cfg.GossipPort)), Now: time.Now, Log: cfg.Log,
 	}, content)
 	peers := c.Peers()
 	if len(peers) == 0 {

@@ -51,7 +51,6 @@ func (a *app) resetVerb() *cobra.Command {
 	flags.BoolVar(&yes, "yes", false, "do not ask")
 	flags.StringVar(&cfg.DataDir, "data-dir", "/var/lib/sluice", "`DIR` that the agent had for what outlives a reboot")
 	flags.StringVar(&cfg.RunDir, "run-dir", "/run/sluice", "`DIR` that the agent had for its socket and the sandboxes")
-	flags.Uint16Var(&cfg.GossipPort, "gossip-port", 7956, "`PORT` of membership, to tell the other nodes")
 	out.addTo(cmd)
 	return cmd
 }

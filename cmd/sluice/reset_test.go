@@ -50,12 +50,12 @@ func TestResetVerb(t *testing.T) {
 			t.Run(c.name+" "+form, func(t *testing.T) {
 				a := newApp()
 				a.reset = func(_ context.Context, cfg agent.ResetConfig) (*agent.ResetReport, error) {
-					if cfg.DataDir != "/d" || cfg.RunDir != "/r" || cfg.GossipPort != 7 || cfg.Log == nil {
+					if cfg.DataDir != "/d" || cfg.RunDir != "/r" || cfg.Log == nil {
 						t.Errorf("got %+v", cfg)
 					}
 					return c.report, c.err
 				}
-				got := sluice(t, a, "reset", "--yes", "--data-dir", "/d", "--run-dir", "/r", "--gossip-port", "7", "-o", form)
+				got := sluice(t, a, "reset", "--yes", "--data-dir", "/d", "--run-dir", "/r", "-o", form)
 				if got.status != c.status {
 					t.Errorf("exit status %d, want %d", got.status, c.status)
 				}
