@@ -17,14 +17,17 @@ import (
 
 // Kernel is the running kernel, seen from the network namespace in which New
 // was called: that one is the host. Its methods are for one goroutine at a time,
-// but for those of pin.go and host.go, which may be called beside them.
+// but for those of pin.go, host.go and monitor.go, which may be called beside them.
 type Kernel struct {
 	netnsDir string // where sandboxes are mounted
 	host     *namespace
 	open     map[string]*namespace // by sandbox, the host not included
+	own      *writers
+	monitor  *monitor
 }
 
-// New opens the kernel. Sandboxes are mounted at runDir/netns/NAME.
+// New opens the kernel and begins to watch it (Drifted). Sandboxes are mounted at
+// runDir/netns/NAME.
 func New(runDir string) (*Kernel, error) {
 	fd, err := netns.Get()
 	if err != nil {
@@ -44,11 +47,18 @@ func New(runDir string) (*Kernel, error) {
 		host.close()
 		return nil, err
 	}
-	return &Kernel{netnsDir: dir, host: host, open: map[string]*namespace{}}, nil
+	k := &Kernel{netnsDir: dir, host: host, open: map[string]*namespace{}, own: &writers{}}
+	host.own = k.own
+	if k.monitor, err = newMonitor(host, dir, k.own); err != nil {
+		host.close()
+		return nil, err
+	}
+	return k, nil
 }
 
-// Close closes the handles. What was programmed stays.
+// Close ends the watching and closes the handles. What was programmed stays.
 func (k *Kernel) Close() error {
+	k.monitor.close()
 	for name, n := range k.open {
 		n.close()
 		delete(k.open, name)
@@ -58,7 +68,11 @@ func (k *Kernel) Close() error {
 }
 
 // Apply implements Applier.
-func (k *Kernel) Apply(ctx context.Context, want *plan.Plan) Report { return apply(ctx, k, want) }
+func (k *Kernel) Apply(ctx context.Context, want *plan.Plan) Report {
+	k.monitor.hold()
+	defer k.monitor.release()
+	return apply(ctx, k, want)
+}
 
 // Diff implements Applier.
 func (k *Kernel) Diff(ctx context.Context, want *plan.Plan) ([]Op, error) { return diff(ctx, k, want) }
@@ -133,12 +147,13 @@ func (k *Kernel) namespace(sandbox string) (*namespace, error) {
 	}
 	kind, _ := kindOf(sandbox)
 	n, err := openNamespace(sandbox, kind, path)
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, errNotNamespace) {
+	if err != nil && absent(err) {
 		return nil, fmt.Errorf("%s: %w", sandbox, errNoSandbox)
 	}
 	if err != nil {
 		return nil, err
 	}
+	n.own = k.own
 	k.open[sandbox] = n
 	return n, nil
 }
