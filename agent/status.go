@@ -21,6 +21,7 @@ type status struct {
 	mu       sync.Mutex
 	last     outcome
 	at       time.Time
+	repairs  uint64
 	problems map[problemKey]problem
 	next     chan struct{} // closed by the next round
 }
@@ -32,6 +33,8 @@ type outcome struct {
 	report  kernel.Report
 	refused map[mesh.EndpointID]error // no room for them
 	err     error                     // of the round itself: disk, or a look at the host
+
+	repaired int // objects that somebody else had changed
 }
 
 // problem is one object that is not programmed, or not as wished.
@@ -55,6 +58,7 @@ func (s *status) round(o outcome) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.last, s.at = o, s.now()
+	s.repairs += uint64(o.repaired)
 	before := s.problems
 	s.problems = map[problemKey]problem{}
 	for _, p := range o.problems() {
@@ -109,6 +113,7 @@ func (s *status) applied() (rev uint64, next <-chan struct{}) {
 type view struct {
 	outcome
 	applied  time.Time // zero before the first round
+	repairs  uint64    // objects put back since the agent started
 	problems []problem // sorted by object
 }
 
@@ -116,7 +121,7 @@ func (s *status) view() view {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return view{
-		outcome: s.last, applied: s.at,
+		outcome: s.last, applied: s.at, repairs: s.repairs,
 		problems: slices.SortedFunc(maps.Values(s.problems), func(a, b problem) int {
 			return cmp.Or(cmp.Compare(a.object, b.object), cmp.Compare(a.reason, b.reason))
 		}),
