@@ -112,9 +112,16 @@ func TestRestraint(t *testing.T) {
 		later  time.Duration
 		worked bool
 	}{
-		{0, true}, {0, true}, {0, true}, {0, true}, {0, true}, {0, true}, // at once, again and again
-		{0, false}, {0, true},
-		{3 * time.Second, true}, {3 * time.Second, true},
+		{0, true},
+		{0, true},
+		{0, true},
+		{0, true},
+		{0, true},
+		{0, true}, // at once, again and again
+		{0, false},
+		{0, true},
+		{3 * time.Second, true},
+		{3 * time.Second, true},
 	} {
 		now = now.Add(r.pause + step.later)
 		pauses = append(pauses, r.after(now, step.worked).String())

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -129,7 +130,7 @@ func (m *monitor) run() {
 	for {
 		watchers, files := m.files()
 		n, err := unix.Poll(files, m.timeout(time.Now()))
-		if err != nil && err != unix.EINTR {
+		if err != nil && !errors.Is(err, unix.EINTR) {
 			// Out of memory at worst. The periodic look goes on meanwhile.
 			time.Sleep(driftPause)
 		}
@@ -311,7 +312,7 @@ func newWatcher(name string, kind plan.Kind, fd netns.NsHandle, id nsID) (*watch
 			return err
 		}
 		w.nft, err = subscribe(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
-		if err == unix.EPROTONOSUPPORT {
+		if errors.Is(err, unix.EPROTONOSUPPORT) {
 			w.nft, err = -1, nil // no nf_tables in this kernel, and so nothing to hear
 		}
 		return err

@@ -103,11 +103,11 @@ func receive(fd int, buffer []byte, each func(syscall.NetlinkMessage)) (lost boo
 	for range receiveBurst {
 		n, from, err := unix.Recvfrom(fd, buffer, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
 		switch {
-		case err == unix.EAGAIN:
+		case errors.Is(err, unix.EAGAIN):
 			return lost, nil
-		case err == unix.EINTR:
+		case errors.Is(err, unix.EINTR):
 			continue
-		case err == unix.ENOBUFS:
+		case errors.Is(err, unix.ENOBUFS):
 			lost = true
 			continue
 		case err != nil:
