@@ -23,7 +23,7 @@ func testRepair(t *testing.T, c *cluster.Cluster) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := probe.Client{Place: c.Client, Wait: 200 * time.Millisecond}
+	client := probe.Client{Place: c.Client, Wait: time.Second}
 	port := netip.AddrPortFrom(n1.V4, cluster.Published)
 	if _, err := client.Get(port); err != nil {
 		t.Fatalf("before the flush: %v", err)
