@@ -9,9 +9,12 @@ import (
 )
 
 // Machine is what the agent needs of its node's kernel. Implemented by
-// *kernel.Kernel. The agent makes one call at a time, but for Path and Pinned.
+// *kernel.Kernel. The agent makes one call at a time, but for Path, Pinned and Drifted.
 type Machine interface {
 	kernel.Applier
+	// Drifted carries what others changed of what is ours, as far as the kernel tells.
+	// It is never closed.
+	Drifted() <-chan []kernel.Drift
 	// Pin keeps the network namespace that the file is as the sandbox name. It is
 	// refused where the file is none, or is the host's own.
 	Pin(name, path string) error

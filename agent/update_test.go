@@ -31,14 +31,15 @@ func TestUpdateService(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	a.create("web")
+	a.create("web", "7070:80")
 	a.attach("web.1")
 	for _, c := range []struct {
 		req  *sluicev1.UpdateServiceRequest
 		want string
 		on   int // networks of the endpoint
 	}{
-		{&sluicev1.UpdateServiceRequest{}, "rr ", 0},
+		{&sluicev1.UpdateServiceRequest{}, "rr  7070:80/tcp", 1},
+		{&sluicev1.UpdateServiceRequest{Publish: names()}, "rr ", 0},
 		{&sluicev1.UpdateServiceRequest{PublishAdd: []string{"8080:80", "8080:80/udp"}}, "rr  8080:80/tcp 8080:80/udp", 1},
 		{&sluicev1.UpdateServiceRequest{Scheduler: "mh", Networks: names("green", "blue")}, "mh blue,green 8080:80/tcp 8080:80/udp", 3},
 		{&sluicev1.UpdateServiceRequest{PublishRm: []string{"8080:80/tcp"}, PublishAdd: []string{"8080:81"}}, "mh blue,green 8080:81/tcp 8080:80/udp", 3},

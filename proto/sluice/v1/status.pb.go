@@ -83,7 +83,10 @@ type GetStatusResponse struct {
 	// ipvs or nft.
 	Balancer string `protobuf:"bytes,10,opt,name=balancer,proto3" json:"balancer,omitempty"`
 	// Version of the agent.
-	Version       string `protobuf:"bytes,11,opt,name=version,proto3" json:"version,omitempty"`
+	Version string `protobuf:"bytes,11,opt,name=version,proto3" json:"version,omitempty"`
+	// Objects that were put back since the agent started, because something else
+	// had changed or removed them. The agent's log names each, and who likely did it.
+	Repairs       uint64 `protobuf:"varint,12,opt,name=repairs,proto3" json:"repairs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -193,6 +196,13 @@ func (x *GetStatusResponse) GetVersion() string {
 		return x.Version
 	}
 	return ""
+}
+
+func (x *GetStatusResponse) GetRepairs() uint64 {
+	if x != nil {
+		return x.Repairs
+	}
+	return 0
 }
 
 // Problem is an object that is not programmed, or not as wished.
@@ -429,7 +439,7 @@ var File_sluice_v1_status_proto protoreflect.FileDescriptor
 const file_sluice_v1_status_proto_rawDesc = "" +
 	"\n" +
 	"\x16sluice/v1/status.proto\x12\tsluice.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17sluice/v1/cluster.proto\"\x12\n" +
-	"\x10GetStatusRequest\"\xad\x03\n" +
+	"\x10GetStatusRequest\"\xc7\x03\n" +
 	"\x11GetStatusResponse\x12#\n" +
 	"\x04node\x18\x01 \x01(\v2\x0f.sluice.v1.NodeR\x04node\x12\x1d\n" +
 	"\n" +
@@ -443,7 +453,8 @@ const file_sluice_v1_status_proto_rawDesc = "" +
 	"\tsandboxes\x18\t \x03(\v2\x12.sluice.v1.SandboxR\tsandboxes\x12\x1a\n" +
 	"\bbalancer\x18\n" +
 	" \x01(\tR\bbalancer\x12\x18\n" +
-	"\aversion\x18\v \x01(\tR\aversion\"\x83\x01\n" +
+	"\aversion\x18\v \x01(\tR\aversion\x12\x18\n" +
+	"\arepairs\x18\f \x01(\x04R\arepairs\"\x83\x01\n" +
 	"\aProblem\x12\x16\n" +
 	"\x06object\x18\x01 \x01(\tR\x06object\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
