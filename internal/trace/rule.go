@@ -1,0 +1,375 @@
+package trace
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/sluice-mesh/sluice/internal/plan"
+)
+
+// reader goes through the words of a rule. What stands in braces or brackets is
+// one word.
+type reader struct {
+	words []string
+	at    int
+}
+
+func newReader(text string) (*reader, error) {
+	r := &reader{}
+	closing := map[string]string{"{": "}", "(": ")"}
+	for rest := strings.TrimSpace(text); rest != ""; rest = strings.TrimSpace(rest) {
+		if end, ok := closing[rest[:1]]; ok {
+			inside, after, found := strings.Cut(rest, end)
+			if !found {
+				return nil, fmt.Errorf("read rule %q: %s is missing", text, end)
+			}
+			r.words = append(r.words, inside+end)
+			rest = after
+			continue
+		}
+		word, after, _ := strings.Cut(rest, " ")
+		r.words = append(r.words, word)
+		rest = after
+	}
+	return r, nil
+}
+
+func (r *reader) more() bool { return r.at < len(r.words) }
+
+func (r *reader) next() string {
+	if !r.more() {
+		return ""
+	}
+	r.at++
+	return r.words[r.at-1]
+}
+
+// take goes on where the next words are these.
+func (r *reader) take(words string) bool {
+	want := strings.Fields(words)
+	if r.at+len(want) > len(r.words) || !slices.Equal(r.words[r.at:r.at+len(want)], want) {
+		return false
+	}
+	r.at += len(want)
+	return true
+}
+
+// selector is one or several fields joined by " . ", the last one perhaps masked.
+type selector struct {
+	names []string
+	mask  string
+}
+
+// selector reads one; none where the next word begins none.
+func (r *reader) selector() selector {
+	var s selector
+	for {
+		i := slices.IndexFunc(fields(), r.take)
+		if i < 0 {
+			return s
+		}
+		s.names = append(s.names, fields()[i])
+		if r.take("&") {
+			s.mask = r.next()
+			return s
+		}
+		if !r.take(".") {
+			return s
+		}
+	}
+}
+
+// statement runs one rule on a packet.
+type statement struct {
+	walk   *walk
+	table  *plan.Table
+	chain  *plan.Chain
+	text   string
+	reader *reader
+	p      *packet
+}
+
+func (s *statement) line() string { return fmt.Sprintf("chain %s: %s", s.chain.Name, s.text) }
+
+func (s *statement) unknown() error {
+	return fmt.Errorf("read rule %q of chain %s: its shape is not known", s.text, s.chain.Name)
+}
+
+// run goes through the rule's parts. A match that fails ends the rule.
+func (s *statement) run() (outcome, error) {
+	for s.reader.more() {
+		out, goes, err := s.part()
+		if err != nil || !goes || out.verdict != goesOn {
+			return out, err
+		}
+	}
+	return outcome{}, nil
+}
+
+// part carries out one match or statement and tells whether the rule goes on.
+func (s *statement) part() (outcome, bool, error) {
+	switch r := s.reader; {
+	case r.take("counter"):
+		return outcome{}, true, nil
+	case r.take("accept"):
+		return s.decide(accepts), true, nil
+	case r.take("drop"):
+		return s.decide(drops), true, nil
+	case r.take("reject"):
+		r.take("with tcp reset")
+		return s.decide(rejects), true, nil
+	case r.take("jump"):
+		return s.jump(r.next())
+	case r.take("masquerade"):
+		return s.masquerade()
+	case r.take("dnat ip to"), r.take("dnat ip6 to"):
+		return s.dnat()
+	case r.take("fwd to"):
+		out := s.decide(forwards)
+		out.device = strings.Trim(r.next(), `"`)
+		return out, true, nil
+	}
+	sel := s.reader.selector()
+	if len(sel.names) == 0 {
+		return outcome{}, false, s.unknown()
+	}
+	if s.reader.take("set") {
+		goes, err := s.assign(sel)
+		return outcome{}, goes, err
+	}
+	goes, err := s.match(sel)
+	return outcome{}, goes, err
+}
+
+func (s *statement) decide(v verdict) outcome {
+	s.walk.rely(s.line())
+	return outcome{verdict: v, by: s.line()}
+}
+
+func (s *statement) jump(name string) (outcome, bool, error) {
+	i := slices.IndexFunc(s.table.Chains, func(c *plan.Chain) bool { return c.Name == name })
+	if i < 0 {
+		return outcome{}, false, s.unknown()
+	}
+	s.walk.rely(s.line())
+	out, err := s.walk.rules(s.table, s.table.Chains[i], s.p)
+	return out, true, err
+}
+
+// masquerade takes the address of the device that the packet leaves by.
+func (s *statement) masquerade() (outcome, bool, error) {
+	addr, err := s.walk.addressOn(s.p.oif, s.p.dst)
+	s.p.src = addr
+	return s.decide(accepts), true, err
+}
+
+func (s *statement) dnat() (outcome, bool, error) {
+	value, found, err := s.operand()
+	if err != nil || !found {
+		return outcome{}, false, err
+	}
+	to, err := netip.ParseAddr(value)
+	if err != nil {
+		return outcome{}, false, s.unknown()
+	}
+	s.p.dst = to
+	return s.decide(accepts), true, nil
+}
+
+// operand is a value: a literal, or "SELECTOR map @NAME". A missed map ends the rule.
+func (s *statement) operand() (value string, found bool, err error) {
+	sel := s.reader.selector()
+	if len(sel.names) == 0 {
+		return strings.Trim(s.reader.next(), `"`), true, nil
+	}
+	if !s.reader.take("map") {
+		return "", false, s.unknown()
+	}
+	name, ok := strings.CutPrefix(s.reader.next(), "@")
+	if !ok {
+		return "", false, s.unknown()
+	}
+	key, ok, err := s.key(sel)
+	if err != nil || !ok {
+		return "", false, err
+	}
+	e, found, err := s.element(name, key)
+	return e.Value, found, err
+}
+
+func (s *statement) assign(sel selector) (bool, error) {
+	if len(sel.names) != 1 || sel.mask != "" {
+		return false, s.unknown()
+	}
+	value, found, err := s.operand()
+	if err != nil || !found {
+		return false, err
+	}
+	if !s.p.set(sel.names[0], value) {
+		return false, s.unknown()
+	}
+	s.walk.rely(s.line())
+	return true, nil
+}
+
+// key joins the selector's fields as an element's key; false where the packet
+// lacks one.
+func (s *statement) key(sel selector) (string, bool, error) {
+	parts := make([]string, len(sel.names))
+	for i, name := range sel.names {
+		value, ok := s.walk.field(s.p, name)
+		if !ok {
+			return "", false, nil
+		}
+		parts[i] = value
+	}
+	if sel.mask != "" {
+		last := &parts[len(parts)-1]
+		masked, err := mask(*last, sel.mask)
+		if err != nil {
+			return "", false, s.unknown()
+		}
+		*last = masked
+	}
+	return plan.Join(parts...), true, nil
+}
+
+// element looks a key up, and notes that the packet depended on what is there, or is not.
+func (s *statement) element(name, key string) (plan.Element, bool, error) {
+	i := slices.IndexFunc(s.table.Sets, func(set *plan.Set) bool { return set.Name == name })
+	if i < 0 {
+		return plan.Element{}, false, s.unknown()
+	}
+	set := s.table.Sets[i]
+	o := Object{Sandbox: s.walk.sandbox.Name, ref: ref{family: s.table.Family, set: name, key: key}}
+	k := slices.IndexFunc(set.Elements, func(e plan.Element) bool { return e.Key == key })
+	if k < 0 {
+		s.walk.note(o)
+		return plan.Element{}, false, nil
+	}
+	word := "set"
+	if len(set.Value) > 0 {
+		word = "map"
+	}
+	o.Line = fmt.Sprintf("%s %s: %s", word, name, set.Elements[k])
+	s.walk.note(o)
+	return set.Elements[k], true, nil
+}
+
+// match compares a selector with what follows it.
+func (s *statement) match(sel selector) (bool, error) {
+	op := "=="
+	for _, known := range []string{"!=", "==", ">="} {
+		if s.reader.take(known) {
+			op = known
+		}
+	}
+	operand := s.reader.next()
+	if operand == "" {
+		return false, s.unknown()
+	}
+	if len(sel.names) == 1 && sel.names[0] == "tcp flags" {
+		return s.flags(sel, op, operand)
+	}
+	key, ok, err := s.key(sel)
+	if err != nil || !ok {
+		return false, err
+	}
+	if name, isSet := strings.CutPrefix(operand, "@"); isSet {
+		_, found, err := s.element(name, key)
+		return found == (op == "=="), err
+	}
+	if len(sel.names) != 1 {
+		return false, s.unknown()
+	}
+	if op == ">=" {
+		a, b := number(key), number(operand)
+		if a < 0 || b < 0 {
+			return false, s.unknown()
+		}
+		return a >= b, nil
+	}
+	return slices.ContainsFunc(items(operand), func(item string) bool { return equal(key, item) }) == (op == "=="), nil
+}
+
+// flags compares "tcp flags & (a | b) OP c".
+func (s *statement) flags(sel selector, op, operand string) (bool, error) {
+	if s.p.proto != "tcp" {
+		return false, nil
+	}
+	if op == ">=" || sel.mask == "" {
+		return false, s.unknown()
+	}
+	var seen []string
+	for _, f := range strings.FieldsFunc(strings.Trim(sel.mask, "()"), func(r rune) bool { return r == '|' || r == ' ' }) {
+		if slices.Contains(s.p.flags, f) {
+			seen = append(seen, f)
+		}
+	}
+	return (strings.Join(seen, " | ") == operand) == (op == "=="), nil
+}
+
+// items are the alternatives of an anonymous set or a list.
+func items(operand string) []string {
+	list := strings.Split(strings.Trim(operand, "{} "), ",")
+	for i, item := range list {
+		list[i] = strings.TrimSpace(item)
+	}
+	return list
+}
+
+// equal compares a field with one alternative: a name, perhaps with a star at its
+// end, a prefix, a number, or a word.
+func equal(value, item string) bool {
+	if name, ok := strings.CutPrefix(item, `"`); ok {
+		name = strings.TrimSuffix(name, `"`)
+		if start, star := strings.CutSuffix(name, "*"); star {
+			return strings.HasPrefix(value, start)
+		}
+		return value == name
+	}
+	if prefix, err := netip.ParsePrefix(item); err == nil {
+		addr, err := netip.ParseAddr(value)
+		return err == nil && prefix.Contains(addr)
+	}
+	if n := number(item); n >= 0 {
+		return number(value) == n
+	}
+	return value == item
+}
+
+// number is -1 for what is none.
+func number(text string) int64 {
+	n, err := strconv.ParseUint(text, 0, 32)
+	if err != nil {
+		return -1
+	}
+	return int64(n)
+}
+
+// mask applies a mask to a mark or an address.
+func mask(value, by string) (string, error) {
+	if n, m := number(value), number(by); n >= 0 && m >= 0 {
+		return plan.HexMark(uint32(n & m)), nil
+	}
+	addr, err := netip.ParseAddr(value)
+	if err != nil {
+		return "", err
+	}
+	bits, err := netip.ParseAddr(by)
+	if err != nil {
+		return "", err
+	}
+	a, b := addr.AsSlice(), bits.AsSlice()
+	if len(a) != len(b) {
+		return "", fmt.Errorf("mask %s does not fit %s", by, value)
+	}
+	for i := range a {
+		a[i] &= b[i]
+	}
+	masked, _ := netip.AddrFromSlice(a)
+	return masked.String(), nil
+}
