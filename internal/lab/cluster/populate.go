@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"os/exec"
 	"path/filepath"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -96,7 +97,7 @@ func (c *Cluster) Populate(ctx context.Context) error {
 		}
 	}
 	for _, w := range workloads() {
-		if err := c.run(ctx, c.Node(w.node), w.service, w.endpoint); err != nil {
+		if err := c.Run(ctx, c.Node(w.node), w.service, w.endpoint); err != nil {
 			return err
 		}
 	}
@@ -137,8 +138,8 @@ func (c *Cluster) holeInTheWall() error {
 	return errors.Join(errs...)
 }
 
-// run starts a workload with sluice run, as an operator does.
-func (c *Cluster) run(ctx context.Context, n *Node, service, name string) error {
+// Run starts a workload with sluice run, as an operator does, and does not wait for it.
+func (c *Cluster) Run(ctx context.Context, n *Node, service, name string) error {
 	// The service came to life on n1; this node has to have heard of it.
 	known := func() error { _, err := n.Service(ctx, service); return err }
 	if err := eventually(ctx, n.Name+" knows service "+service, known); err != nil {
@@ -154,6 +155,19 @@ func (c *Cluster) run(ctx context.Context, n *Node, service, name string) error 
 	c.work = append(c.work, p)
 	return nil
 }
+
+// Serve starts a workload in a namespace without sluice: what a path is compared with.
+func (c *Cluster) Serve(where *space.Space, name string) error {
+	p, err := start(where, "server "+name, filepath.Join(c.Dir, name+".log"), exec.Command(c.Workload[0], append(c.Workload[1:len(c.Workload):len(c.Workload)], name)...))
+	if err != nil {
+		return err
+	}
+	c.work = append(c.work, p)
+	return nil
+}
+
+// Space makes one more namespace, which Close takes away.
+func (c *Cluster) Space(name string) (*space.Space, error) { return c.newSpace(name) }
 
 // Settle waits until every node knows all endpoints and the kernel of each is
 // what its plan says.
