@@ -23,7 +23,8 @@ type fakeMachine struct {
 
 	mu      sync.Mutex
 	applied []*plan.Plan
-	fail    string // objects that contain it are refused
+	fail    string      // objects that contain it are refused
+	differ  []kernel.Op // what Diff says
 }
 
 func newFakeMachine(tb testing.TB, addr string) *fakeMachine {
@@ -70,7 +71,17 @@ func (m *fakeMachine) Apply(_ context.Context, want *plan.Plan) kernel.Report {
 	return report
 }
 
-func (m *fakeMachine) Diff(context.Context, *plan.Plan) ([]kernel.Op, error) { return nil, nil }
+func (m *fakeMachine) Diff(context.Context, *plan.Plan) ([]kernel.Op, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.differ, nil
+}
+
+func (m *fakeMachine) setDiffer(ops ...kernel.Op) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.differ = ops
+}
 
 func (m *fakeMachine) pinned() []string {
 	entries, _ := os.ReadDir(m.dir)
@@ -104,6 +115,15 @@ func (m *fakeMachine) Pinned(name string) bool {
 func (m *fakeMachine) Path(name string) string       { return filepath.Join(m.dir, name) }
 func (m *fakeMachine) OwnBridges() ([]string, error) { return []string{"docker0"}, nil }
 func (m *fakeMachine) Close() error                  { return nil }
+
+func (m *fakeMachine) HostAddrs() ([]plan.Addr, error) {
+	return []plan.Addr{
+		{Link: "lo", Prefix: netip.MustParsePrefix("127.0.0.1/8")},
+		{Link: "eth0", Prefix: netip.PrefixFrom(m.addr, 24)},
+		{Link: "eth0", Prefix: netip.MustParsePrefix("2001:db8::11/64")},
+		{Link: "docker0", Prefix: netip.MustParsePrefix("172.17.0.1/16")},
+	}, nil
+}
 
 func (m *fakeMachine) Underlay(advertise netip.Addr) (netip.Addr, int, error) {
 	if advertise.IsValid() {
