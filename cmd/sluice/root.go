@@ -47,7 +47,7 @@ func (a *app) root() *cobra.Command {
 		group("service", "The services and their published ports",
 			a.serviceCreate(), a.serviceList(), a.serviceInspect(), a.serviceRemove()),
 		group("endpoint", "The workloads that serve", a.endpointAttach(), a.endpointDetach(), a.endpointList()),
-		a.runVerb(), a.statusVerb(), a.planVerb(), versionVerb())
+		a.runVerb(), a.statusVerb(), a.planVerb(), a.explainVerb(), versionVerb())
 	root.SilenceErrors = true
 	root.SilenceUsage = true
 	root.PersistentFlags().StringVar(&a.host, "host", "",
