@@ -8,6 +8,8 @@
 package bridge
 
 import (
+	"fmt"
+
 	"github.com/sluice-mesh/sluice/internal/plan"
 	"github.com/sluice-mesh/sluice/mesh"
 )
@@ -15,27 +17,35 @@ import (
 // Compile adds the host's part of the base layer to p.
 func Compile(local mesh.Local, p *plan.Plan) {
 	host := p.Host()
+	// Forwarding makes the kernel stop listening to router advertisements where
+	// accept_ra is 1; a host that lives on one would lose its default route.
+	for _, card := range local.Advertised {
+		host.Sysctls = append(host.Sysctls, plan.Sysctl{Key: "net/ipv6/conf/" + card + "/accept_ra", Value: "2", If: "1"})
+	}
 	host.Sysctls = append(
 		host.Sysctls,
-		// Forwarding makes the kernel stop listening to router advertisements where
-		// accept_ra is 1; a host that lives on one would lose its default route.
-		plan.Sysctl{Key: "net/ipv6/conf/*/accept_ra", Value: "2", If: "1"},
 		plan.Sysctl{Key: "net/ipv4/ip_forward", Value: "1"},
 		plan.Sysctl{Key: "net/ipv6/conf/all/forwarding", Value: "1"},
 	)
 	table := host.Table("inet")
-	table.Set("way_out", plan.FieldIface)
 	bridges := table.Set("own_bridges", plan.FieldIface)
 	for _, name := range local.OwnBridges {
 		bridges.Add(name)
 	}
+	table.Chain("forged", "")
 	table.Chain("forward", "type filter hook forward priority filter; policy accept;").Rule(
-		"oifname @way_out ct state new counter drop",
-		"iifname @way_out oifname @own_bridges counter drop",
+		// A flow may begin with another program's frames, so each datagram is looked at
+		// (package ingress knows the tunnels) before known flows are let go.
+		"meta l4proto udp jump forged",
+		"ct state established,related accept",
+		// By name, not by set: the rules are there before any such device is.
+		fmt.Sprintf(`oifname "%s*" ct state new counter drop`, plan.WayOutHosts),
+		// A port that a bridge publishes is reached through the host, as from anywhere.
+		fmt.Sprintf(`iifname "%s*" oifname @own_bridges ct status & dnat != dnat counter drop`, plan.WayOutHosts),
 		// What conntrack does not know is not translated: an overlay address would leave.
-		"iifname @way_out ct state invalid counter drop",
+		fmt.Sprintf(`iifname "%s*" ct state invalid counter drop`, plan.WayOutHosts),
 	)
 	table.Chain("postrouting", "type nat hook postrouting priority srcnat; policy accept;").Rule(
-		"iifname @way_out masquerade",
+		fmt.Sprintf(`iifname "%s*" masquerade`, plan.WayOutHosts),
 	)
 }

@@ -36,6 +36,9 @@ func (b *builder) hostFirewall() {
 	// Only what is meant for this node: traffic passing through to somebody
 	// else's same port has no local destination.
 	table.Chain("capture", "").Rule(
+		// The kernel forwards nothing from or to a link-local address.
+		"ip6 saddr fe80::/10 return",
+		"ip6 daddr fe80::/10 return",
 		"fib daddr type local dnat ip to ip daddr . meta l4proto . th dport map @published_at4",
 		"fib daddr type local dnat ip6 to ip6 daddr . meta l4proto . th dport map @published_at6",
 		fmt.Sprintf("meta nfproto ipv4 fib daddr type local meta l4proto . th dport @published dnat ip to %s", uplink4.Addr()),
@@ -81,8 +84,26 @@ func (b *builder) guards(table *plan.Table) {
 	}
 	// Our VNIs begin at 2^20 (24 bits, 96 bits into UDP): another program's tunnels
 	// on the same port are not ours to judge.
+	b.noForgery(table)
 	table.Chain("tunnels", "type filter hook input priority filter; policy accept;").Rule(
 		fmt.Sprintf("udp dport %d @th,96,24 >= 0x100000 meta nfproto ipv4 ip saddr != @peers4 counter drop", b.self.VXLANPort),
 		fmt.Sprintf("udp dport %d @th,96,24 >= 0x100000 meta nfproto ipv6 ip6 saddr != @peers6 counter drop", b.self.VXLANPort),
+	)
+}
+
+// noForgery keeps everybody but the kernel's own tunnels from speaking to a peer's
+// tunnel port with this node's address: what leaves by masquerade or from a
+// process here would pass there for ours, inner addresses and all. Packets of a
+// tunnel device have no socket with an owner.
+func (b *builder) noForgery(table *plan.Table) {
+	frame := fmt.Sprintf("udp dport %d @th,96,24 >= 0x100000", b.self.VXLANPort)
+	table.Chain("forged", "").Rule(
+		fmt.Sprintf(`iifname "%s*" %s counter drop`, plan.WayOutHosts, frame),
+		fmt.Sprintf(`iifname @own_bridges ip daddr @peers4 %s counter drop`, frame),
+		fmt.Sprintf(`iifname @own_bridges ip6 daddr @peers6 %s counter drop`, frame),
+	)
+	table.Chain("forgery", "type filter hook output priority filter; policy accept;").Rule(
+		frame+" ip daddr @peers4 meta skuid >= 0 counter drop",
+		frame+" ip6 daddr @peers6 meta skuid >= 0 counter drop",
 	)
 }

@@ -3,6 +3,7 @@ package ingress
 import (
 	"hash/fnv"
 	"net/netip"
+	"slices"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
 	"github.com/sluice-mesh/sluice/mesh"
@@ -15,6 +16,11 @@ type Front struct {
 	Uplink4  netip.Addr // where the host sends it; invalid where the publication is of the other family
 	Uplink6  netip.Addr
 	Backends []Backend // sorted by endpoint
+}
+
+// ready tells whether a new connection has somewhere to go.
+func (f *Front) ready() bool {
+	return slices.ContainsFunc(f.Backends, func(b Backend) bool { return b.Weight > 0 })
 }
 
 // Backend is one endpoint behind a front, in both families.

@@ -15,6 +15,7 @@ func (b *builder) sandbox() {
 		b.sbox.Sysctls,
 		plan.Sysctl{Key: "net/ipv4/ip_forward", Value: "1"},
 		plan.Sysctl{Key: "net/ipv6/conf/all/forwarding", Value: "1"},
+		plan.WithIPv6("*"),
 		plan.Sysctl{Key: "net/ipv4/conf/*/rp_filter", Value: "0"}, // replies come in where no route points
 		plan.Sysctl{Key: "net/ipv6/conf/*/accept_dad", Value: "0"},
 		plan.Sysctl{Key: "net/ipv4/icmp_ratelimit", Value: "0"}, // every path MTU message counts
@@ -33,11 +34,11 @@ func (b *builder) uplink(fronts []Front) {
 	near, far := plan.VethMAC(plan.NearSandbox), plan.VethMAC(plan.NearHost)
 	b.sbox.Links = append(b.sbox.Links, plan.Link{
 		Name: plan.Uplink, Kind: plan.LinkVeth, MAC: near, MTU: b.self.MTU,
-		Peer: plan.Peer{Sandbox: b.host.Name, Link: plan.UplinkHost},
+		Peer: plan.Peer{Sandbox: b.host.Name, Link: plan.UplinkHost, MAC: far},
 	})
 	b.host.Links = append(b.host.Links, plan.Link{
 		Name: plan.UplinkHost, Kind: plan.LinkVeth, MAC: far, MTU: b.self.MTU,
-		Peer: plan.Peer{Sandbox: b.sbox.Name, Link: plan.Uplink},
+		Peer: plan.Peer{Sandbox: b.sbox.Name, Link: plan.Uplink, MAC: near},
 	})
 	host4, host6 := plan.Uplink4(plan.UplinkHostNumber), plan.Uplink6(plan.UplinkHostNumber)
 	b.host.Addrs = append(b.host.Addrs, plan.Addr{Link: plan.UplinkHost, Prefix: host4}, plan.Addr{Link: plan.UplinkHost, Prefix: host6})
@@ -65,6 +66,7 @@ func (b *builder) uplink(fronts []Front) {
 		b.host.Neighs = append(b.host.Neighs, plan.Neigh{Link: plan.UplinkHost, IP: end.Addr(), MAC: near})
 	}
 	b.host.Sysctls = append(b.host.Sysctls,
+		plan.WithIPv6(plan.UplinkHost),
 		// Replies to a process that dialled 127.0.0.1 come back by the uplink; the
 		// guard chain drops everything else to that address.
 		plan.Sysctl{Key: "net/ipv4/conf/" + plan.UplinkHost + "/route_localnet", Value: "1"})
@@ -119,7 +121,10 @@ func (b *builder) firewall() {
 	back := fmt.Sprintf(`{ "%s", "%s" }`, plan.Tunnel, plan.DoorOut)
 	table.Chain("antispoof", "type filter hook prerouting priority raw; policy accept;").
 		Rule(plan.ForeignSource(back, b.net.Bits4)...)
+	table.Set("drained", plan.FieldMark)
 	table.Chain("input", "type filter hook input priority filter; policy drop;").Rule(
+		// IPVS would answer with port unreachable, which a client that sent SYN may ignore.
+		fmt.Sprintf(`iifname "%s" tcp flags & (syn | ack) == syn meta mark @drained counter reject with tcp reset`, plan.Uplink),
 		fmt.Sprintf(`iifname "%s" meta mark != 0 accept`, plan.Uplink), // IPVS comes next
 		"meta l4proto { icmp, ipv6-icmp } accept",
 		fmt.Sprintf(`iifname "%s" meta l4proto tcp counter reject with tcp reset`, plan.Uplink),

@@ -17,11 +17,11 @@ func (b *builder) door() {
 	network := b.network()
 	b.sbox.Links = append(b.sbox.Links, plan.Link{
 		Name: plan.DoorOut, Kind: plan.LinkVeth, MAC: plan.EntryMAC(slot), MTU: b.mtu,
-		Peer: plan.Peer{Sandbox: network.Name, Link: plan.DoorIn},
+		Peer: plan.Peer{Sandbox: network.Name, Link: plan.DoorIn, MAC: plan.NetworkMAC(slot)},
 	})
 	network.Links = append(network.Links, plan.Link{
 		Name: plan.DoorIn, Kind: plan.LinkVeth, MAC: plan.NetworkMAC(slot), MTU: b.mtu,
-		Peer: plan.Peer{Sandbox: b.sbox.Name, Link: plan.DoorOut},
+		Peer: plan.Peer{Sandbox: b.sbox.Name, Link: plan.DoorOut, MAC: plan.EntryMAC(slot)},
 	})
 }
 

@@ -148,5 +148,6 @@ func validUnicast(a netip.Addr) bool {
 // Local is what a node's plan depends on besides the cluster's state.
 type Local struct {
 	ID         NodeID
+	Advertised []string // devices of the host that learn routes from router advertisements, and would stop to
 	OwnBridges []string // bridges of the host whose subnets other nodes may have too: masqueraded on entry
 }

@@ -31,7 +31,7 @@ func attach(p *plan.Plan, e *mesh.Endpoint, a mesh.Attachment, n *mesh.Network, 
 		plan.Sysctl{Key: "net/ipv4/conf/" + outside + "/proxy_arp", Value: "1"},
 		plan.Sysctl{Key: "net/ipv4/neigh/" + outside + "/proxy_delay", Value: "0"},
 	)
-	ep.Sysctls = append(ep.Sysctls, plan.Sysctl{Key: "net/ipv6/conf/" + inside + "/accept_ra", Value: "0"})
+	ep.Sysctls = append(ep.Sysctls, plan.WithIPv6(inside), plan.Sysctl{Key: "net/ipv6/conf/" + inside + "/accept_ra", Value: "0"})
 	s.Addrs = append(s.Addrs, plan.Addr{Link: outside, Prefix: linkLocal()})
 	ep.Addrs = append(
 		ep.Addrs,

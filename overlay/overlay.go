@@ -78,6 +78,7 @@ func sysctls() []plan.Sysctl {
 	return []plan.Sysctl{
 		{Key: "net/ipv4/ip_forward", Value: "1"},
 		{Key: "net/ipv6/conf/all/forwarding", Value: "1"},
+		plan.WithIPv6("*"),
 		// A new namespace copies the first one's setting to each device; anti-spoofing here is
 		// by set, and replies to a mesh client come in where no route points.
 		{Key: "net/ipv4/conf/*/rp_filter", Value: "0"},
@@ -97,11 +98,11 @@ func (b *builder) wayOut(host *plan.Sandbox) {
 	far := plan.VethMAC(plan.NearHost)
 	b.s.Links = append(b.s.Links, plan.Link{
 		Name: plan.WayOut, Kind: plan.LinkVeth, MAC: near, MTU: b.self.MTU,
-		Peer: plan.Peer{Sandbox: host.Name, Link: hostLink},
+		Peer: plan.Peer{Sandbox: host.Name, Link: hostLink, MAC: far},
 	})
 	host.Links = append(host.Links, plan.Link{
 		Name: hostLink, Kind: plan.LinkVeth, MAC: far, MTU: b.self.MTU,
-		Peer: plan.Peer{Sandbox: b.s.Name, Link: plan.WayOut},
+		Peer: plan.Peer{Sandbox: b.s.Name, Link: plan.WayOut, MAC: near},
 	})
 	b.s.Neighs = append(
 		b.s.Neighs,
@@ -116,7 +117,7 @@ func (b *builder) wayOut(host *plan.Sandbox) {
 	for _, block := range b.self.BlocksOf(b.net.ID) {
 		towardsBlock(host, hostLink, near, block)
 	}
-	host.Table("inet").Set("way_out", plan.FieldIface).Add(hostLink)
+	host.Sysctls = append(host.Sysctls, plan.WithIPv6(hostLink))
 }
 
 // towardsBlock leads to a block whose sandbox is behind link at mac.

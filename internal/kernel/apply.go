@@ -36,8 +36,19 @@ const (
 	stepIPVS   step = "ipvs"
 )
 
-func laterSteps() []step {
-	return []step{stepSysctl, stepAddr, stepNeigh, stepFDB, stepRoute, stepNFT, stepIPVS}
+// laterSteps are what is done in one sandbox when all have their links. In our own
+// the firewall comes first: nothing is forwarded before there is one. In the host
+// it comes last (see round.hostRules), and an endpoint's own is not ours to look at.
+func laterSteps(kind plan.Kind) []step {
+	wiring := []step{stepSysctl, stepAddr, stepNeigh, stepFDB, stepRoute}
+	switch kind {
+	case plan.KindHost:
+		return append(wiring, stepNFT)
+	case plan.KindEndpoint:
+		return wiring
+	default:
+		return append(append([]step{stepNFT}, wiring...), stepIPVS)
+	}
 }
 
 // diff is pure: what it takes to get from have to want in one subsystem.
@@ -104,8 +115,9 @@ func (r *round) walk(want *plan.Plan) {
 	for _, s := range want.Sandboxes {
 		r.step(stepLinks, s)
 	}
+	r.hostRules(want)
 	for _, s := range want.Sandboxes {
-		for _, step := range laterSteps() {
+		for _, step := range laterSteps(s.Kind) {
 			r.step(step, s)
 		}
 	}
@@ -114,6 +126,26 @@ func (r *round) walk(want *plan.Plan) {
 		r.run(op)
 	}
 	r.strays(want, have)
+}
+
+// hostRules loads the host's tables where there are none yet, without elements:
+// what keeps networks apart and masquerades is there before the first packet can be
+// forwarded, and no port is captured before what is behind it is ready.
+func (r *round) hostRules(want *plan.Plan) {
+	for _, s := range want.Sandboxes {
+		if s.Kind != plan.KindHost || r.dry {
+			continue
+		}
+		have, err := r.m.observe(stepNFT, s)
+		if err != nil {
+			continue // told when it is the host's turn
+		}
+		for _, op := range stepNFT.diff(s, have) {
+			if load, ok := op.Object.(TableLoad); ok && op.Verb == Add {
+				r.run(Op{Add, s.Name, TableLoad{load.Table.Bare()}})
+			}
+		}
+	}
 }
 
 // step brings one subsystem of one sandbox to what the plan says.
@@ -147,7 +179,7 @@ func (r *round) strays(want *plan.Plan, have map[string]plan.Kind) {
 			names = append(names, name)
 		}
 	}
-	// Endpoints last: their links go with the network's sandbox.
+	// From the host inwards, as deletions go.
 	slices.SortFunc(names, func(a, b string) int {
 		ka, kb := plan.Sandbox{Name: a, Kind: have[a]}, plan.Sandbox{Name: b, Kind: have[b]}
 		return plan.CompareSandbox(&kb, &ka)
@@ -164,10 +196,8 @@ func (r *round) strays(want *plan.Plan, have map[string]plan.Kind) {
 // clear takes everything of ours out of a sandbox that stays.
 func (r *round) clear(empty *plan.Sandbox) {
 	r.late = nil
-	for _, s := range append([]step{stepLinks}, laterSteps()...) {
-		if s != stepIPVS { // never in the host
-			r.step(s, empty)
-		}
+	for _, s := range append([]step{stepLinks}, laterSteps(empty.Kind)...) {
+		r.step(s, empty)
 	}
 	slices.Reverse(r.late)
 	for _, op := range r.late {

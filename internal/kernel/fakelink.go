@@ -62,7 +62,8 @@ func (f *Fake) makeLink(s *fakeSpace, want plan.Link) error {
 	}
 	s.appear(want)
 	far.appear(plan.Link{
-		Name: want.Peer.Link, Kind: plan.LinkVeth, MTU: want.MTU, Peer: plan.Peer{Sandbox: s.Name, Link: want.Name},
+		Name: want.Peer.Link, Kind: plan.LinkVeth, MTU: want.MTU, MAC: want.Peer.MAC,
+		Peer: plan.Peer{Sandbox: s.Name, Link: want.Name, MAC: want.MAC},
 	})
 	return nil
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
+	"path"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -112,6 +115,41 @@ func (k *Kernel) OwnBridges() ([]string, error) {
 	return own, nil
 }
 
+// Advertised lists the devices of the host that learn their routes from router
+// advertisements now and would stop to when IPv6 forwarding goes on: those with
+// accept_ra 1 that do not forward yet, but for bridges and pairs, on which a
+// workload could play the router.
+func (k *Kernel) Advertised() ([]string, error) {
+	links, err := k.host.list()
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	err = k.host.do(func() error {
+		for _, l := range links {
+			name := l.Attrs().Name
+			if t := l.Type(); t == "bridge" || t == "veth" || t == "tuntap" || name == "lo" {
+				continue
+			}
+			ra, forwards := ipv6Setting(name, "accept_ra"), ipv6Setting(name, "forwarding")
+			if ra == "1" && forwards == "0" {
+				found = append(found, name)
+			}
+		}
+		return nil
+	})
+	return found, err
+}
+
+// ipv6Setting reads a device's setting in the thread's namespace; "" where it has none.
+func ipv6Setting(device, name string) string {
+	b, err := os.ReadFile(path.Join(procSys, "net/ipv6/conf", device, name))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
 // HostAddrs lists the addresses of the host itself, ours included, with their
 // devices. Safe beside Apply.
 func (k *Kernel) HostAddrs() ([]plan.Addr, error) {
@@ -140,6 +178,9 @@ func Missing() []string {
 	var missing []string
 	if !hasIPVS() {
 		missing = append(missing, "IP_VS: load the module ip_vs, or use a kernel that has it")
+	}
+	if _, err := os.Stat(path.Join(procSys, "net/ipv6")); err != nil {
+		missing = append(missing, "IPv6: boot without ipv6.disable=1")
 	}
 	return missing
 }

@@ -52,7 +52,11 @@ func (n *namespace) ours(l netlink.Link) bool {
 		kind := plan.LinkKind(l.Type())
 		return kind == plan.LinkVeth || kind == plan.LinkVXLAN
 	}
-	return l.Attrs().Alias == plan.LinkAlias
+	if l.Attrs().Alias != plan.LinkAlias {
+		return false
+	}
+	// An endpoint may be the host of an agent of its own, whose devices are not ours.
+	return n.kind != plan.KindEndpoint || plan.InEndpoint(l.Attrs().Name)
 }
 
 // observeLinks returns our devices. A device that is not ours and has a name of
@@ -125,6 +129,12 @@ func (k *Kernel) doLink(n *namespace, verb Verb, want plan.Link) error {
 		}
 		return n.link.LinkDel(have)
 	}
+	if want.Kind == plan.LinkVeth {
+		// Asked before anything is taken away: without its namespace there is no new pair.
+		if _, err := k.namespace(want.Peer.Sandbox); err != nil {
+			return fmt.Errorf("other end: %w", err)
+		}
+	}
 	if err == nil && !k.same(have, want) {
 		if err := n.link.LinkDel(have); err != nil {
 			return fmt.Errorf("remove the old device: %w", err)
@@ -174,7 +184,10 @@ func (k *Kernel) makeLink(n *namespace, want plan.Link) error {
 	if err != nil {
 		return fmt.Errorf("other end: %w", err)
 	}
-	err = n.link.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: want.Peer.Link, PeerNamespace: netlink.NsFd(far.fd), PeerMTU: uint32(want.MTU)})
+	err = n.link.LinkAdd(&netlink.Veth{
+		LinkAttrs: attrs, PeerName: want.Peer.Link, PeerNamespace: netlink.NsFd(far.fd),
+		PeerMTU: uint32(want.MTU), PeerHardwareAddr: hardware(want.Peer.MAC),
+	})
 	if err != nil {
 		return fmt.Errorf("make veth pair with %s in %s: %w", want.Peer.Link, want.Peer.Sandbox, err)
 	}

@@ -98,7 +98,30 @@ func (n *namespace) loadTable(t *plan.Table) error {
 	if err := n.do(func() error { return runNFT(text) }); err != nil {
 		return fmt.Errorf("load table %s %s: %w", t.Family, plan.TableName, err)
 	}
+	if err := n.markRules(t.Family); err != nil {
+		return fmt.Errorf("mark table %s %s: %w", t.Family, plan.TableName, err)
+	}
 	return nil
+}
+
+// markRules keeps what the kernel has made of the rules just loaded, beside them:
+// a rule that somebody changes in its place is told by it. Until the mark is there
+// the table counts as not ours, and is loaded again.
+func (n *namespace) markRules(family string) error {
+	f, err := familyOf(family)
+	if err != nil {
+		return err
+	}
+	chains, err := n.readChains(f)
+	if err != nil {
+		return err
+	}
+	conn, err := n.nftConn()
+	if err != nil {
+		return err
+	}
+	conn.AddChain(&nftables.Chain{Table: &nftables.Table{Name: plan.TableName, Family: f}, Name: rulesChain + rulesSum(chains)})
+	return n.flushNFT()
 }
 
 // loadText is the transaction. nft 1.0.6 has no "destroy", so the table is made
@@ -113,6 +136,9 @@ func loadText(t *plan.Table, stamp string) string {
 // sumChain begins the name of the chain that says what was loaded: the
 // skeleton's sum and a device stamp follow.
 const sumChain = "sum_"
+
+// rulesChain begins the name of the chain that carries rulesSum.
+const rulesChain = "rules_"
 
 // byIndex finds the devices that nft turns into their index, or hooks, when it
 // loads a rule. (Those in iifname and oifname stay names.)

@@ -1,9 +1,13 @@
 package kernel
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/google/nftables"
 	nfnetlink "github.com/mdlayher/netlink"
@@ -49,10 +53,11 @@ type kernelChain struct {
 	devices int // that the hook is on, in family netdev
 	drops   bool
 	rules   int
+	sum     [sha256.Size]byte // of the rules as the kernel tells them, in order, without counters
 }
 
-// readChains reads the chains of our table of a family and counts their rules.
-// Rules are not decoded: the library stops at what it does not know.
+// readChains reads the chains of our table of a family, and counts and sums their
+// rules. Rules are not understood: the library stops at what it does not know.
 func (n *namespace) readChains(f nftables.TableFamily) (map[string]kernelChain, error) {
 	chains := map[string]kernelChain{}
 	reply, err := n.askNFT(unix.NFT_MSG_GETCHAIN, f, nfnetlink.Dump, nil)
@@ -73,13 +78,14 @@ func (n *namespace) readChains(f nftables.TableFamily) (map[string]kernelChain, 
 		return nil, fmt.Errorf("list rules: %w", err)
 	}
 	for _, m := range reply {
-		table, name, err := decodeNames(m, unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN)
+		table, name, expressions, err := decodeRule(m)
 		if err != nil {
 			return nil, fmt.Errorf("list rules: %w", err)
 		}
 		if table == plan.TableName {
 			c := chains[name]
 			c.rules++
+			c.sum = sha256.Sum256(append(c.sum[:], expressions...))
 			chains[name] = c
 		}
 	}
@@ -127,6 +133,63 @@ func decodeNames(m nfnetlink.Message, tableKind, nameKind uint16) (table, name s
 		}
 	}
 	return table, name, ad.Err()
+}
+
+// decodeRule gives what a rule does in the kernel's own bytes, as they would be
+// the same on every look: what counters have counted is left out.
+func decodeRule(m nfnetlink.Message) (table, chain string, expressions []byte, err error) {
+	ad, err := attributes(m)
+	if err != nil {
+		return "", "", nil, err
+	}
+	for ad.Next() {
+		switch ad.Type() {
+		case unix.NFTA_RULE_TABLE:
+			table = ad.String()
+		case unix.NFTA_RULE_CHAIN:
+			chain = ad.String()
+		case unix.NFTA_RULE_EXPRESSIONS:
+			ad.Nested(func(list *nfnetlink.AttributeDecoder) error {
+				for list.Next() {
+					list.Nested(func(e *nfnetlink.AttributeDecoder) error {
+						expressions = append(expressions, decodeExpression(e)...)
+						return nil
+					})
+				}
+				return nil
+			})
+		}
+	}
+	return table, chain, expressions, ad.Err()
+}
+
+func decodeExpression(e *nfnetlink.AttributeDecoder) []byte {
+	var name string
+	var data []byte
+	for e.Next() {
+		switch e.Type() {
+		case unix.NFTA_EXPR_NAME:
+			name = e.String()
+		case unix.NFTA_EXPR_DATA:
+			data = e.Bytes()
+		}
+	}
+	if name == "counter" {
+		data = nil
+	}
+	return append([]byte(name+" "), data...)
+}
+
+// rulesSum identifies all rules of a table as the kernel holds them.
+func rulesSum(chains map[string]kernelChain) string {
+	h := sha256.New()
+	for _, name := range slices.Sorted(maps.Keys(chains)) {
+		c := chains[name]
+		if c.rules > 0 {
+			fmt.Fprintf(h, "%s %x\n", name, c.sum)
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
 func decodeChain(m nfnetlink.Message) (table, name string, c kernelChain, err error) {

@@ -148,8 +148,11 @@ func (n *namespace) readTable(p *nftables.Table, skeleton *plan.Table) (loadedTa
 	if err != nil {
 		return t, err
 	}
-	stamp := ""
+	stamp, rules := "", ""
 	for name := range chains {
+		if carried, ok := strings.CutPrefix(name, rulesChain); ok {
+			rules = carried
+		}
 		if carried, ok := strings.CutPrefix(name, sumChain); ok {
 			t.sum, _, _ = strings.Cut(carried, "_")
 			stamp = carried[len(t.sum):]
@@ -162,7 +165,7 @@ func (n *namespace) readTable(p *nftables.Table, skeleton *plan.Table) (loadedTa
 	if err != nil {
 		return t, err
 	}
-	t.intact = p.Flags == 0 && stamp == n.deviceStamp(skeleton) &&
+	t.intact = p.Flags == 0 && rules == rulesSum(chains) && stamp == n.deviceStamp(skeleton) &&
 		holds(t.family, chains, skeleton) && holdsSets(names, skeleton)
 	if !t.intact {
 		return t, nil

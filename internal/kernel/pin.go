@@ -46,14 +46,14 @@ func (k *Kernel) PinPID(sandbox string, pid int) error {
 // Unpin undoes Pin for a sandbox that never came into a plan.
 func (k *Kernel) Unpin(sandbox string) error { return unmount(k.Path(sandbox)) }
 
-// Pinned tells whether a sandbox's namespace is there.
+// Pinned tells whether a sandbox's namespace is there. One that cannot be looked at
+// counts: an endpoint is given up only where it is surely gone.
 func (k *Kernel) Pinned(sandbox string) bool {
 	fd, _, err := openFile(k.Path(sandbox))
-	if err != nil {
-		return false
+	if err == nil {
+		fd.Close()
 	}
-	fd.Close()
-	return true
+	return !errors.Is(err, errNotNamespace) && !errors.Is(err, os.ErrNotExist)
 }
 
 // pinned names the sandbox that a namespace is mounted as; "" for none.

@@ -87,7 +87,8 @@ func kindOf(name string) (plan.Kind, bool) {
 }
 
 // sandboxes implements machine. A file that is no mounted namespace (the machine
-// was rebooted, somebody unmounted it) counts as absent.
+// was rebooted, somebody unmounted it) counts as absent; one that cannot be looked
+// at does not, or a new namespace would be mounted over a living one.
 func (k *Kernel) sandboxes() (map[string]plan.Kind, error) {
 	found := map[string]plan.Kind{plan.HostSandbox: plan.KindHost}
 	entries, err := os.ReadDir(k.netnsDir)
@@ -99,40 +100,30 @@ func (k *Kernel) sandboxes() (map[string]plan.Kind, error) {
 		if !ours {
 			continue
 		}
-		if _, err := k.namespace(e.Name()); err == nil {
+		fd, id, err := openFile(k.Path(e.Name()))
+		if err == nil {
+			fd.Close()
+		}
+		known := k.open[e.Name()]
+		absent := errors.Is(err, errNotNamespace) || errors.Is(err, os.ErrNotExist)
+		if !absent && (err != nil || known == nil || known.id == id) {
 			found[e.Name()] = kind
 		}
 	}
 	return found, nil
 }
 
-// namespace returns the open namespace of a sandbox, opening it anew where
-// another one is mounted at its path now.
+// namespace returns the open namespace of a sandbox. One that is open is the
+// sandbox's whatever became of its mount, which doNamespace puts back.
 func (k *Kernel) namespace(sandbox string) (*namespace, error) {
 	if sandbox == plan.HostSandbox {
 		return k.host, nil
 	}
-	path := k.Path(sandbox)
-	known := k.open[sandbox]
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err == nil && known != nil && known.id == (nsID{st.Dev, st.Ino}) {
+	if known := k.open[sandbox]; known != nil {
 		return known, nil
 	}
-	if known != nil {
-		// The kernel clears a namespace that nobody holds some time later; until
-		// then its tunnels would be in the way of the new ones. An endpoint's lives on.
-		var err error
-		if known.kind != plan.KindEndpoint {
-			err = known.removeLinks()
-		}
-		known.close()
-		delete(k.open, sandbox)
-		if err != nil {
-			return nil, fmt.Errorf("clear the former %s: %w", sandbox, err)
-		}
-	}
 	kind, _ := kindOf(sandbox)
-	n, err := openNamespace(sandbox, kind, path)
+	n, err := openNamespace(sandbox, kind, k.Path(sandbox))
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, errNotNamespace) {
 		return nil, fmt.Errorf("%s: %w", sandbox, errNoSandbox)
 	}
@@ -209,6 +200,9 @@ func (k *Kernel) do(op Op) error {
 func (k *Kernel) doNamespace(op Op, o Namespace) error {
 	if op.Verb == Delete {
 		return k.removeNamespace(op.Sandbox)
+	}
+	if known := k.open[op.Sandbox]; known != nil {
+		return mount(known.fd, k.Path(op.Sandbox)) // it lost its mount, and nothing else
 	}
 	if o.Kind == plan.KindEndpoint {
 		return &Refusal{plan.SandboxGone, "the endpoint's namespace is not there", "detach the endpoint and attach it again"}

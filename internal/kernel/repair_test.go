@@ -2,6 +2,7 @@ package kernel_test
 
 import (
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -30,6 +31,7 @@ func sabotage() []string {
 		"nft delete table inet sluice",
 		"nft flush chain inet sluice capture",
 		"nft delete rule inet sluice guard handle $(nft -a list chain inet sluice guard | sed -n 's/.*handle //p' | tail -1)",
+		"nft replace rule inet sluice guard handle $(nft -a list chain inet sluice guard | sed -n 's/.*handle //p' | tail -1) accept",
 		"nft flush set inet sluice published",
 		"nft add element inet sluice published { tcp . 9999 }",
 		"nsenter --net=$SBOX nft flush map inet sluice services4",
@@ -37,6 +39,9 @@ func sabotage() []string {
 		"nsenter --net=$NET nft flush chain netdev sluice back",
 		"umount -l $SBOX",
 		"umount -l $NET",
+		"umount -l $EP",
+		"umount -l $EP && mount -t tmpfs none $DIR",
+		"nsenter --net=$EP sysctl -qw net.ipv6.conf.sluice0.disable_ipv6=1",
 	}
 }
 
@@ -57,9 +62,16 @@ func TestApplyRepairs(t *testing.T) {
 		if err := k.Pin(ep, w.Path()); err != nil {
 			t.Fatal(err)
 		}
-		defer func() { mustApply(t, k, &plan.Plan{}) }()
+		defer func() {
+			mustApply(t, k, &plan.Plan{})
+			// One of the commands hides the sandboxes below a mount of its own.
+			dir := filepath.Dir(k.Path(ep))
+			if out, err := exec.Command("sh", "-c", "umount "+dir+"; for f in "+dir+"/*; do umount $f 2>/dev/null || :; done").CombinedOutput(); err != nil {
+				t.Errorf("take away what hid the sandboxes: %v: %s", err, out)
+			}
+		}()
 		mustApply(t, k, p)
-		paths := strings.NewReplacer("$NET", k.Path("sluice-1048576"), "$SBOX", k.Path(plan.IngressSandbox), "$EP", k.Path(ep))
+		paths := strings.NewReplacer("$NET", k.Path("sluice-1048576"), "$SBOX", k.Path(plan.IngressSandbox), "$EP", k.Path(ep), "$DIR", filepath.Dir(k.Path(ep)))
 		for _, command := range sabotage() {
 			if out, err := exec.Command("sh", "-ec", paths.Replace(command)).CombinedOutput(); err != nil {
 				t.Fatalf("%s: %v: %s", command, err, out)
@@ -92,6 +104,7 @@ func TestForeignObjects(t *testing.T) {
 			addr add 192.0.2.11/24 dev lan
 			link set lan up
 			route add 198.51.100.0/24 via 192.0.2.1
+			route add 203.0.113.0/24 via 192.0.2.1 table 100 proto 83
 			neigh add 192.0.2.7 lladdr 02:00:00:00:00:07 dev lan nud permanent`)
 		report := k.Apply(t.Context(), p)
 		found := false
@@ -107,8 +120,8 @@ func TestForeignObjects(t *testing.T) {
 		ip(t, "link del sl-ingress")
 		mustApply(t, k, p)
 		mustApply(t, k, &plan.Plan{})
-		out, err := exec.Command("sh", "-c", "ip -br addr show lan; ip route; ip neigh show nud permanent").CombinedOutput()
-		for _, want := range []string{"192.0.2.11/24", "198.51.100.0/24 via 192.0.2.1", "192.0.2.7 dev lan lladdr 02:00:00:00:00:07"} {
+		out, err := exec.Command("sh", "-c", "ip -br addr show lan; ip route show table all; ip neigh show nud permanent").CombinedOutput()
+		for _, want := range []string{"192.0.2.11/24", "198.51.100.0/24 via 192.0.2.1", "203.0.113.0/24 via 192.0.2.1", "192.0.2.7 dev lan lladdr 02:00:00:00:00:07"} {
 			if err != nil || !strings.Contains(string(out), want) {
 				t.Errorf("%q is gone: %v\n%s", want, err, out)
 			}

@@ -39,6 +39,12 @@ func (n *namespace) observeRoutes() ([]plan.Route, error) {
 			return nil, fmt.Errorf("list routes of %s: %w", n.name, err)
 		}
 		for _, r := range list {
+			if r.Table != unix.RT_TABLE_MAIN && r.Table != unix.RT_TABLE_LOCAL {
+				continue // somebody else's, who uses the same number
+			}
+			if n.kind == plan.KindEndpoint && !plan.InEndpoint(names[r.LinkIndex]) {
+				continue // of an agent that the endpoint is the host of
+			}
 			found = append(found, routeOf(r, names[r.LinkIndex], af))
 		}
 	}

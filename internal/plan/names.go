@@ -77,8 +77,11 @@ const NetworkSandboxes = "sluice-"
 // NetworkSandbox names the sandbox of the overlay network with this VNI.
 func NetworkSandbox(vni uint32) string { return NetworkSandboxes + strconv.Itoa(int(vni)) }
 
+// WayOutHosts begins the names of all WayOutHost devices and of no other.
+const WayOutHosts = "sl-o"
+
 // WayOutHost names the host's end of a network sandbox's way out.
-func WayOutHost(vni uint32) string { return fmt.Sprintf("sl-o%d", vni) }
+func WayOutHost(vni uint32) string { return WayOutHosts + strconv.Itoa(int(vni)) }
 
 // EndpointSandbox names an endpoint's pinned namespace. The ID is of our own
 // making (hex), so that no name somebody chose becomes a path.
@@ -100,6 +103,12 @@ const IngressLink = "sluice0"
 
 // NetworkLink names the endpoint's interface on a user network.
 func NetworkLink(vni uint32) string { return fmt.Sprintf("sl%x", vni) }
+
+// InEndpoint tells whether a device is named as those that we put into endpoints,
+// and not as those of a host.
+func InEndpoint(link string) bool {
+	return strings.HasPrefix(link, "sl") && !strings.HasPrefix(link, UplinkHost) && !strings.HasPrefix(link, WayOutHosts)
+}
 
 // MAC is a 48-bit hardware address; the zero value means none.
 type MAC [6]byte

@@ -114,6 +114,15 @@ func (t *Table) Skeleton() string { return t.text(noElements) }
 // Ruleset is the table in nft syntax with its elements, as nft --check takes it.
 func (t *Table) Ruleset() string { return t.text((*Set).elements) }
 
+// Bare is the table with its chains and sets and no element in them.
+func (t *Table) Bare() *Table {
+	bare := &Table{Family: t.Family, Chains: t.Chains, Sets: make([]*Set, len(t.Sets))}
+	for i, s := range t.Sets {
+		bare.Sets[i] = &Set{Name: s.Name, Key: s.Key, Value: s.Value}
+	}
+	return bare
+}
+
 func noElements(*Set) string { return "" }
 
 func (t *Table) text(elements func(*Set) string) string {

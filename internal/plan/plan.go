@@ -17,7 +17,7 @@ import (
 
 // Plan is everything one node's kernel should hold, and what had to be left out.
 type Plan struct {
-	Sandboxes []*Sandbox // sorted by Sort: endpoints first, the host last
+	Sandboxes []*Sandbox // sorted by Sort: the host last
 	Left      []Left     // what could not be expressed, with the reason
 }
 
@@ -41,11 +41,12 @@ type Sandbox struct {
 // Kind says whose namespace a sandbox is and so what of it may be changed.
 type Kind string
 
-// The kinds of sandbox, in the order in which a plan is applied.
+// The kinds of sandbox, in the order in which a plan is applied: an endpoint gets
+// its addresses when the networks that it would speak to are closed and ready.
 const (
-	KindEndpoint Kind = "endpoint" // a workload's: only links, addresses and routes that are ours
 	KindNetwork  Kind = "network"  // one overlay network's; wholly ours
 	KindIngress  Kind = "ingress"  // the load balancer; wholly ours
+	KindEndpoint Kind = "endpoint" // a workload's: only links, addresses and routes that are ours
 	KindHost     Kind = "host"     // where the agent runs: only what carries our mark
 )
 
@@ -69,8 +70,12 @@ type Link struct {
 	VXLAN VXLAN
 }
 
-// Peer is the other end of a veth pair.
-type Peer struct{ Sandbox, Link string }
+// Peer is the other end of a veth pair. MAC is what that end's own Link says: the
+// device has it from birth, so that nobody who names new devices gives it another.
+type Peer struct {
+	Sandbox, Link string
+	MAC           MAC
+}
 
 // VXLAN is the part of a Link that only a tunnel end has. The device is made in
 // the host sandbox, so that outer packets use the host's stack, and then moved.
@@ -126,6 +131,12 @@ type FDBEntry struct {
 // One element of the key may be "*": every interface that is there now. If
 // If is not empty, the setting is changed only where its present value is If.
 type Sysctl struct{ Key, Value, If string }
+
+// WithIPv6 lets a device of ours have IPv6 addresses where the namespace it is in
+// has IPv6 switched off. link may be "*".
+func WithIPv6(link string) Sysctl {
+	return Sysctl{Key: "net/ipv6/conf/" + link + "/disable_ipv6", Value: "0"}
+}
 
 // VirtualServer is one IPVS service keyed by firewall mark. Its key is (Mark, Family).
 type VirtualServer struct {

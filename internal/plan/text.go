@@ -21,7 +21,7 @@ func (p *Plan) Sort() {
 }
 
 func (k Kind) rank() int {
-	return slices.Index([]Kind{KindEndpoint, KindNetwork, KindIngress, KindHost}, k)
+	return slices.Index([]Kind{KindNetwork, KindIngress, KindEndpoint, KindHost}, k)
 }
 
 func (s *Sandbox) sort() {

@@ -119,7 +119,7 @@ func answers(ctx context.Context, c *cluster.Cluster, p path) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
-		_, err := c.Client.Space.Run(ctx, "curl", "-fsS", "-m", "5", "-o", "/dev/null", p.url)
+		_, err := c.Client.Run(ctx, "curl", "-fsS", "-m", "5", "-o", "/dev/null", p.url)
 		if err == nil {
 			return nil
 		}
@@ -135,7 +135,7 @@ var rateLine = regexp.MustCompile(`Requests/sec:\s+([0-9.]+)`)
 
 // requests asks for two seconds over eight connections and returns requests per second.
 func requests(ctx context.Context, c *cluster.Cluster, url, connection string) (float64, error) {
-	text, err := c.Client.Space.Run(ctx, "wrk", "-t1", "-c8", "-d2s", "-H", "Connection: "+connection, url)
+	text, err := c.Client.Run(ctx, "wrk", "-t1", "-c8", "-d2s", "-H", "Connection: "+connection, url)
 	if err != nil {
 		return 0, err
 	}

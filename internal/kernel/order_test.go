@@ -1,0 +1,54 @@
+package kernel_test
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/sluice-mesh/sluice/internal/kernel"
+	"github.com/sluice-mesh/sluice/internal/plan"
+)
+
+// first is the place of the first op in a sandbox that f is true of, and last of the last.
+func first(ops []kernel.Op, sandbox string, f func(kernel.Op) bool) int {
+	return slices.IndexFunc(ops, func(op kernel.Op) bool { return op.Sandbox == sandbox && f(op) })
+}
+
+func is[T any](op kernel.Op) bool { _, ok := op.Object.(T); return ok }
+
+// From an empty machine on there is no moment in which something is forwarded
+// that rules would not let pass, and no port is captured before what is behind it.
+func TestOrderLeavesNoGap(t *testing.T) {
+	p := plans(t)["three networks"]
+	f := kernel.NewFake()
+	for _, e := range endpoints(p) {
+		f.Pin(e)
+	}
+	ops := f.Apply(t.Context(), p).Done
+	hostRules := first(ops, plan.HostSandbox, is[kernel.TableLoad])
+	for _, s := range p.Sandboxes {
+		routes := first(ops, s.Name, is[plan.Route])
+		if s.Kind == plan.KindHost || routes < 0 {
+			continue
+		}
+		if hostRules < 0 || routes < hostRules {
+			t.Errorf("%s has routes (op %d) before the host has rules (op %d)", s.Name, routes, hostRules)
+		}
+		rules := first(ops, s.Name, is[kernel.TableLoad])
+		if s.Kind != plan.KindEndpoint && (rules < 0 || rules > routes) {
+			t.Errorf("%s has routes (op %d) before rules (op %d)", s.Name, routes, rules)
+		}
+		if addrs := first(ops, s.Name, is[plan.Addr]); s.Kind == plan.KindEndpoint {
+			for _, other := range p.Sandboxes {
+				if other.Kind == plan.KindNetwork && first(ops, other.Name, is[plan.Route]) > addrs {
+					t.Errorf("%s has addresses before %s is ready", s.Name, other.Name)
+				}
+			}
+		}
+	}
+	if load, ok := ops[hostRules].Object.(kernel.TableLoad); !ok || slices.ContainsFunc(load.Table.Sets, func(s *plan.Set) bool { return len(s.Elements) > 0 }) {
+		t.Error("the host's first rules should come without elements")
+	}
+	if last := ops[len(ops)-1]; last.Sandbox != plan.HostSandbox || !is[kernel.ElementChange](last) {
+		t.Errorf("the last op should be what makes the ports answer, it is %s", last)
+	}
+}
