@@ -14,18 +14,18 @@ const ipvsTranslates = 100
 // back is the reply's way: hops 9 and 10.
 func (w *walk) back(request *packet) error {
 	p := packet{
-		proto: request.proto, src: request.dst, dst: request.src, ct: ctEstablished, zone: w.flow.zone,
-		flags: []string{"syn", "ack"},
+		proto: request.proto, src: request.dst, dst: request.src, ct: ctEstablished, flags: []string{"syn", "ack"},
 	}
 	device, err := w.turn(&p, request.iif)
 	if err != nil {
 		return err
 	}
+	mark, zone := plan.HexMark(p.mark), p.zone
 	if device.Kind == plan.LinkVeth {
 		if err := w.cross(&p, device); err != nil {
 			return err
 		}
-		w.what("the reply of zone %d has mark %s: egress sends it by %s to MAC address %s", p.zone, plan.HexMark(p.mark), device.Name, p.etherDst)
+		w.what("the reply of zone %d has mark %s: egress sends it by %s to MAC address %s", zone, mark, device.Name, p.etherDst)
 		sbox := w.sandbox
 		if err := w.home(); err != nil {
 			return err
@@ -38,7 +38,7 @@ func (w *walk) back(request *packet) error {
 		return err
 	}
 	w.what("the reply of zone %d has mark %s: egress sends it by %s to MAC address %s, in the tunnel to %s vni %d",
-		p.zone, plan.HexMark(p.mark), device.Name, p.etherDst, f.Dst, f.VNI)
+		zone, mark, device.Name, p.etherDst, f.Dst, f.VNI)
 	if w.node, err = w.nodeAt(f.Dst); err != nil {
 		return err
 	}
@@ -79,6 +79,7 @@ func (w *walk) turn(p *packet, inside string) (plan.Link, error) {
 	if err := w.send(p, r); err != nil {
 		return plan.Link{}, err
 	}
+	p.zone = w.flow.zone // conntrack knows the flow here
 	if err := w.hook("prerouting", p); err != nil {
 		return plan.Link{}, err
 	}
@@ -172,7 +173,7 @@ func (w *walk) deliver(p *packet) error {
 	if err := w.hook("prerouting", p); err != nil {
 		return err
 	}
-	p.src, p.dst = w.flow.dialled, w.flow.client
+	p.src, p.dst, p.dnat = w.flow.dialled, w.flow.client, true
 	if w.q.Via == "" {
 		if err := w.loopback(p.dst); err != nil {
 			return err

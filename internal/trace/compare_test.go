@@ -18,7 +18,10 @@ import (
 	"github.com/sluice-mesh/sluice/internal/trace"
 )
 
-const network = "sluice-1048576"
+const (
+	network      = "sluice-1048576"
+	endpointOfN1 = "ep-d000000000000008"
+)
 
 // mutation takes one object away from what n1's kernel holds.
 type mutation struct {
@@ -99,7 +102,7 @@ func mutations() []mutation {
 			s.Routes = slices.DeleteFunc(s.Routes, func(r plan.Route) bool { return r.Dst.String() == "198.18.47.54/32" })
 		}, "8 " + n1, "route    198.18.47.54/32"},
 		{"endpoint's address", 1, func(p *plan.Plan) {
-			s := p.Sandboxes[0]
+			s := find(p, endpointOfN1)
 			s.Addrs = slices.DeleteFunc(s.Addrs, func(a plan.Addr) bool { return a.Prefix.Addr().Is4() })
 		}, "8 " + n1, "addr     sluice0"},
 		{"reply mark", 1, without(network, "inet", "zone_marks", ""), "9 " + n1, "zone_marks"},
@@ -235,7 +238,7 @@ func TestRealKernel(t *testing.T) {
 	if len(kernel.Missing()) > 0 {
 		nodes[0].Plan = withoutIPVS(nodes[0].Plan)
 	}
-	err = host.Do(func() error { return inHost(t, nodes) })
+	err = host.Do(func() error { return onKernel(t, nodes) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,29 +256,11 @@ func withoutIPVS(p *plan.Plan) *plan.Plan {
 	return held
 }
 
-func inHost(t *testing.T, nodes []trace.Node) (err error) {
-	held := nodes[0].Plan
-	k, err := kernel.New(t.TempDir())
-	if err != nil {
-		return err
-	}
-	defer k.Close()
-	w, err := kernel.NewWorkload()
-	if err != nil {
-		return err
-	}
-	defer w.Close()
-	if err := k.Pin(held.Sandboxes[0].Name, w.Path()); err != nil {
-		return err
-	}
-	defer func() {
-		if report := k.Apply(t.Context(), &plan.Plan{}); len(report.Failed) > 0 {
-			t.Error(report.Failed)
-		}
-	}()
-	q := ask(cluster(t, "two services"), 1, "tcp", 8080) // walked with IPVS: only the kernel lacks it
-	paths := strings.NewReplacer("$NET", k.Path(network), "$SBOX", k.Path(plan.IngressSandbox))
-	for _, m := range []struct{ command, first string }{
+// byHand are commands run in the host's namespace, and the hop that each breaks first.
+type byHand struct{ command, first string }
+
+func spoiled() []byHand {
+	all := []byHand{
 		{"true", ""},
 		{"nft flush set inet sluice published", "1 -"},
 		{"nft flush ruleset", "1 -"},
@@ -288,7 +273,38 @@ func inHost(t *testing.T, nodes []trace.Node) (err error) {
 		{"nsenter --net=$NET nft flush map inet sluice node_zones", "7 198.18.47.54:80"},
 		{"nsenter --net=$NET nft flush set inet sluice targets4", "7 198.18.47.54:80"},
 		{"nsenter --net=$NET nft flush map netdev sluice own_macs", "9 198.18.47.54:80"},
-	} {
+	}
+	if len(kernel.Missing()) == 0 {
+		const mark = "1689015809" // 0x64ac5601
+		all = append(all, byHand{"nsenter --net=$SBOX ipvsadm -d -f " + mark + " -r 198.18.6.84:80", "4 -"})
+	}
+	return all
+}
+
+func onKernel(t *testing.T, nodes []trace.Node) (err error) {
+	t.Helper()
+	held := nodes[0].Plan
+	k, err := kernel.New(t.TempDir())
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	w, err := kernel.NewWorkload()
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	if err := k.Pin(endpointOfN1, w.Path()); err != nil {
+		return err
+	}
+	defer func() {
+		if report := k.Apply(t.Context(), &plan.Plan{}); len(report.Failed) > 0 {
+			t.Error(report.Failed)
+		}
+	}()
+	q := ask(cluster(t, "two services"), 1, "tcp", 8080) // walked with IPVS: only the kernel lacks it
+	paths := strings.NewReplacer("$NET", k.Path(network), "$SBOX", k.Path(plan.IngressSandbox))
+	for _, m := range spoiled() {
 		if report := k.Apply(t.Context(), held); len(report.Failed) > 0 {
 			return fmt.Errorf("%v", report.Failed)
 		}

@@ -11,7 +11,7 @@ import (
 // enter is the way to the choice of a backend: hops 1 to 4.
 func (w *walk) enter() (packet, []plan.Backend, error) {
 	q := w.q
-	p := packet{proto: q.Proto, src: q.From, dst: q.To, dport: q.Port, iif: q.Via, ct: ctNew, flags: []string{"syn"}}
+	p := packet{proto: q.Proto, src: q.From, dst: q.To, dport: q.Port, iif: q.Via, ct: ctNew, flags: []string{"syn"}, socket: q.Via == ""}
 	for _, hop := range []func(*packet) error{w.capture, w.uplink, w.mark} {
 		if err := hop(&p); err != nil {
 			return p, nil, err

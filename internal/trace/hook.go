@@ -26,6 +26,7 @@ const (
 	drops    verdict = "drop"
 	rejects  verdict = "reject"
 	forwards verdict = "fwd"
+	returns  verdict = "return" // to the calling chain; from a base chain to its policy
 )
 
 // base is a base chain's hook line.
@@ -97,7 +98,7 @@ func (w *walk) hookSpan(name string, p *packet, part span) error {
 			return breakf("refused: %s", out.by)
 		case forwards:
 			return fmt.Errorf("chain %s: fwd in hook %s is not known", c.chain.Name, name)
-		case accepts, goesOn:
+		case accepts, goesOn, returns:
 		}
 	}
 	return nil
@@ -172,6 +173,9 @@ func (w *walk) rules(t *plan.Table, c *plan.Chain, p *packet) (outcome, error) {
 		}
 		s := statement{walk: w, table: t, chain: c, text: text, reader: r, p: p}
 		out, err := s.run()
+		if out.verdict == returns {
+			return outcome{}, err
+		}
 		if err != nil || out.verdict != goesOn {
 			return out, err
 		}

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
@@ -18,6 +19,8 @@ type packet struct {
 	mark               uint32
 	zone               uint16 // of the flow's original direction, in the sandbox that it is in
 	ct                 string // ctNew or ctEstablished
+	dnat               bool   // conntrack gives it another destination
+	socket             bool   // a process of the host sends it
 	flags              []string
 	vni                uint32 // of an outer packet
 }
@@ -55,12 +58,19 @@ func (w *walk) field(p *packet, name string) (string, bool) {
 	case "udp dport":
 		return strconv.Itoa(int(p.dport)), p.proto == "udp"
 	case "tcp flags":
-		return "", p.proto == "tcp" // compared in rule.go
+		return strings.Join(p.flags, " | "), p.proto == "tcp"
 	case "@th,96,24":
 		return strconv.Itoa(int(p.vni)), p.vni != 0
 	default:
 		return w.metadata(p, name)
 	}
+}
+
+// arrive puts the packet into another namespace, in by a device: what the kernel
+// thought of it stays behind.
+func (p *packet) arrive(device string) {
+	p.iif, p.oif = device, ""
+	p.mark, p.zone, p.dnat, p.socket = 0, 0, false, false
 }
 
 // metadata are the fields that are not in the packet itself.
@@ -77,6 +87,13 @@ func (w *walk) metadata(p *packet, name string) (string, bool) {
 		return plan.HexMark(p.mark), true
 	case "ct state":
 		return p.ct, true
+	case "ct status":
+		if p.dnat {
+			return "dnat", true
+		}
+		return "", true
+	case "meta skuid":
+		return "0", p.socket
 	case "ct original zone":
 		return strconv.Itoa(int(p.zone)), true
 	case "fib saddr type":
@@ -92,8 +109,8 @@ func (w *walk) metadata(p *packet, name string) (string, bool) {
 func fields() []string {
 	return []string{
 		"iifname", "oifname", "ether saddr", "ether daddr", "ip saddr", "ip daddr", "ip6 saddr", "ip6 daddr",
-		"th dport", "udp dport", "tcp flags", "@th,96,24", "meta l4proto", "meta nfproto", "meta mark",
-		"ct state", "ct original zone", "fib saddr type", "fib daddr type",
+		"th dport", "udp dport", "tcp flags", "@th,96,24", "meta l4proto", "meta nfproto", "meta mark", "meta skuid",
+		"ct state", "ct status", "ct original zone", "fib saddr type", "fib daddr type",
 	}
 }
 

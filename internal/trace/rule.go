@@ -118,6 +118,8 @@ func (s *statement) part() (outcome, bool, error) {
 		return s.decide(accepts), true, nil
 	case r.take("drop"):
 		return s.decide(drops), true, nil
+	case r.take("return"):
+		return s.decide(returns), true, nil
 	case r.take("reject"):
 		r.take("with tcp reset")
 		return s.decide(rejects), true, nil
@@ -175,7 +177,7 @@ func (s *statement) dnat() (outcome, bool, error) {
 	if err != nil {
 		return outcome{}, false, s.unknown()
 	}
-	s.p.dst = to
+	s.p.dst, s.p.dnat = to, true
 	return s.decide(accepts), true, nil
 }
 
@@ -271,7 +273,7 @@ func (s *statement) match(sel selector) (bool, error) {
 	if operand == "" {
 		return false, s.unknown()
 	}
-	if len(sel.names) == 1 && sel.names[0] == "tcp flags" {
+	if len(sel.names) == 1 && (sel.names[0] == "tcp flags" || sel.names[0] == "ct status") {
 		return s.flags(sel, op, operand)
 	}
 	key, ok, err := s.key(sel)
@@ -295,21 +297,22 @@ func (s *statement) match(sel selector) (bool, error) {
 	return slices.ContainsFunc(items(operand), func(item string) bool { return equal(key, item) }) == (op == "=="), nil
 }
 
-// flags compares "tcp flags & (a | b) OP c".
+// flags compares "tcp flags & (a | b) OP c" and "ct status & a OP b".
 func (s *statement) flags(sel selector, op, operand string) (bool, error) {
-	if s.p.proto != "tcp" {
+	value, ok := s.walk.field(s.p, sel.names[0])
+	if !ok {
 		return false, nil
 	}
 	if op == ">=" || sel.mask == "" {
 		return false, s.unknown()
 	}
-	var seen []string
-	for _, f := range strings.FieldsFunc(strings.Trim(sel.mask, "()"), func(r rune) bool { return r == '|' || r == ' ' }) {
-		if slices.Contains(s.p.flags, f) {
-			seen = append(seen, f)
-		}
-	}
-	return (strings.Join(seen, " | ") == operand) == (op == "=="), nil
+	set := flagNames(value)
+	seen := slices.DeleteFunc(flagNames(sel.mask), func(f string) bool { return !slices.Contains(set, f) })
+	return slices.Equal(seen, flagNames(operand)) == (op == "=="), nil
+}
+
+func flagNames(text string) []string {
+	return strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune("()| ", r) })
 }
 
 // items are the alternatives of an anonymous set or a list.

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path"
+	"slices"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
@@ -173,13 +174,9 @@ func (w *walk) what(format string, args ...any) { w.hop().What = fmt.Sprintf(for
 func (w *walk) rely(line string) { w.note(Object{Sandbox: w.sandbox.Name, Line: line}) }
 
 func (w *walk) note(o Object) {
-	h := w.hop()
-	for _, have := range h.Relies {
-		if have == o {
-			return
-		}
+	if h := w.hop(); !slices.Contains(h.Relies, o) {
+		h.Relies = append(h.Relies, o)
 	}
-	h.Relies = append(h.Relies, o)
 }
 
 // enterHost and enterSandbox move the packet.

@@ -188,6 +188,10 @@ func TestRulesDecide(t *testing.T) {
 		"tcp flags & (fin | syn | rst | ack) != syn drop":                 true,
 		"meta l4proto . th dport @published drop":                         false,
 		"meta l4proto . th dport != @published drop":                      true,
+		"ct status & dnat != dnat drop":                                   false,
+		"ct status & dnat == dnat drop":                                   true,
+		"meta skuid >= 0 drop":                                            true,
+		"return ip saddr 203.0.113.1 drop":                                true,
 		"fib saddr type local drop":                                       true,
 		"ct state established,related accept ip saddr 203.0.113.1 accept": true,
 	} {

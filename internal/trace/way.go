@@ -199,8 +199,16 @@ func (w *walk) cross(p *packet, l plan.Link) error {
 	if p.etherDst != (plan.MAC{}) && p.etherDst != far.MAC {
 		return breakf("device %s has MAC address %s, the packet is for %s", far.Name, far.MAC, p.etherDst)
 	}
-	p.iif, p.oif = far.Name, ""
+	p.arrive(far.Name)
+	w.ipv6On(p)
 	return nil
+}
+
+// ipv6On notes that the device that an IPv6 packet came by may have IPv6 at all.
+func (w *walk) ipv6On(p *packet) {
+	if p.dst.Is6() {
+		w.setting("net/ipv6/conf/"+p.iif+"/disable_ipv6", "0")
+	}
 }
 
 // tunnel is how a packet goes through VXLAN: the forwarding entry of its MAC address.
@@ -247,7 +255,8 @@ func (w *walk) unwrap(p *packet, l plan.Link) error {
 	if l.MAC != p.etherDst {
 		return breakf("the tunnel end has MAC address %s, the packet is for %s", l.MAC, p.etherDst)
 	}
-	p.iif, p.oif = l.Name, ""
+	p.arrive(l.Name)
+	w.ipv6On(p)
 	return nil
 }
 
