@@ -65,14 +65,14 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	if err := cluster.resume(content.Secret); err != nil {
 		return err
 	}
-	listener, err := listen(cfg.Socket)
+	listener, err := listen(cfg.Socket, socketGroup)
 	if err != nil {
 		return err
 	}
 	api := &api{config: cfg, cluster: cluster, loop: loop, status: status, endpoints: endpoints}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return loop.run(ctx) })
-	group.Go(func() error { return serve(ctx, api.server(cfg.Log), listener) })
+	group.Go(func() error { return serve(ctx, api.server(cfg.Log), listener, stopLimit) })
 	cfg.Log.Info("the agent runs", "node", own.ID, "name", own.Name, "address", own.Addr, "socket", cfg.Socket)
 	return group.Wait()
 }
@@ -83,7 +83,7 @@ func ownNode(cfg Config, m Machine, id mesh.NodeID) (mesh.Node, error) {
 	if err != nil {
 		return mesh.Node{}, fmt.Errorf("find this node's address: %w", err)
 	}
-	own := mesh.Node{ID: id, Name: cfg.Name, Addr: addr, VXLANPort: cfg.VXLANPort, MTU: mtu}
+	own := mesh.Node{ID: id, Name: cfg.Name, Addr: addr, GossipPort: cfg.GossipPort, VXLANPort: cfg.VXLANPort, MTU: mtu}
 	return own, own.Validate()
 }
 

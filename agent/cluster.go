@@ -2,10 +2,13 @@ package agent
 
 import (
 	"log/slog"
+	"math"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/sluice-mesh/sluice/internal/trust"
 	"github.com/sluice-mesh/sluice/mesh"
 	"github.com/sluice-mesh/sluice/mesh/gossip"
 )
@@ -25,9 +28,11 @@ type cluster struct {
 	mu      sync.Mutex
 	state   mesh.State
 	phase   phase
+	secret  *trust.Secret               // nil outside a cluster
 	members *gossip.Gossip              // nil outside a cluster
 	snap    *mesh.Snapshot              // of state; nil after a change
-	dirty   map[mesh.Key]bool           // merged from others, not yet on disk
+	dirty   map[mesh.Key]bool           // merged, not yet on disk
+	left    map[mesh.Key]error          // on disk, of no use, and why
 	seen    map[mesh.NodeID]observation // how gossip sees the others
 }
 
@@ -60,16 +65,40 @@ func newCluster(cfg clusterConfig, content *saved) *cluster {
 	c := &cluster{
 		store: cfg.Store, own: cfg.Own, gossip: cfg.Gossip, now: cfg.Now, log: cfg.Log,
 		changed: make(chan struct{}, 1), started: cfg.Now(),
-		dirty: map[mesh.Key]bool{}, seen: map[mesh.NodeID]observation{},
+		dirty: map[mesh.Key]bool{}, left: map[mesh.Key]error{}, seen: map[mesh.NodeID]observation{},
 	}
 	if content.Secret == nil {
 		return c
 	}
-	c.phase = inside
-	for _, r := range content.Records {
-		c.state.Merge(r)
+	c.phase, c.secret = inside, content.Secret
+	for k, err := range content.Left {
+		c.leave(k, err)
 	}
+	c.take(content.Records)
 	return c
+}
+
+// take merges stored records. Of those from the far future this node's own count from now;
+// the others are left out.
+func (c *cluster) take(records []mesh.Record) {
+	var late []mesh.Record
+	limit := c.horizon()
+	for _, r := range records {
+		switch err := r.WrittenBy(limit); {
+		case err == nil:
+			c.state.Merge(r)
+		case r.Version.Writer == c.own.ID:
+			late = append(late, r)
+		default:
+			c.leave(r.Key(), err)
+		}
+	}
+	now := c.tick()
+	for _, r := range late {
+		c.log.Warn("a stored record of this node was of the future", "kind", r.Kind, "id", r.ID)
+		c.state.Merge(r.WrittenAt(now))
+		c.dirty[r.Key()] = true
+	}
 }
 
 // wake makes the loop look.
@@ -164,11 +193,29 @@ func (c *cluster) tick() uint64 {
 	return mesh.Tick(c.state.Seen(), uint64(max(c.now().UnixMicro(), 1)))
 }
 
-// mergeLocked returns the records that changed the state.
+// aheadLimit is how far another node's clock may be ahead, and clockSet a time before which
+// this node's own was not set since it started.
+const (
+	aheadLimit = 24 * time.Hour
+	clockSet   = 1_735_689_600 // 2025-01-01, in seconds
+)
+
+// horizon is the latest time of a write that this node believes.
+func (c *cluster) horizon() uint64 {
+	now := c.now()
+	if now.Unix() < clockSet {
+		return math.MaxUint64
+	}
+	return uint64(now.Add(aheadLimit).UnixMicro())
+}
+
+// mergeLocked returns those that changed the state, as it now holds them.
 func (c *cluster) mergeLocked(records []mesh.Record) []mesh.Record {
 	var fresh []mesh.Record
 	for _, r := range records {
 		if c.state.Merge(r) {
+			delete(c.left, r.Key())
+			r, _ = c.state.Get(r.Key()) // maybe with another claim
 			fresh = append(fresh, r)
 			c.snap = nil
 		}
@@ -198,6 +245,7 @@ func (c *cluster) settle() (*mesh.Snapshot, map[mesh.EndpointID]error, error) {
 		_, err := c.update(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
 			var records []mesh.Record
 			records, refused = mesh.Settle(snap, c.own.ID, c.tick())
+			records = slices.DeleteFunc(records, c.premature)
 			wrote = len(records) > 0
 			return records, nil
 		})

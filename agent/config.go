@@ -17,7 +17,7 @@ type Config struct {
 	RunDir     string     // /run/sluice; socket and pinned namespaces
 	Name       string     // the host name
 	Advertise  netip.Addr // source address of the default route
-	GossipPort uint16     // 7956, TCP and UDP; the same on all nodes of a cluster
+	GossipPort uint16     // 7956, TCP and UDP
 	VXLANPort  uint16     // 4789, UDP
 	Socket     string     // RunDir/sluice.sock
 	Log        *slog.Logger
@@ -31,6 +31,7 @@ const (
 	DefaultGossipPort uint16 = 7956
 	DefaultVXLANPort  uint16 = 4789
 	socketName               = "sluice.sock"
+	socketGroup              = "sluice"
 	socketMaking             = ".new" // ends the socket's name while it is made
 	socketLimit              = 107 - len(socketMaking)
 )

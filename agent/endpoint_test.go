@@ -69,7 +69,7 @@ func TestRestart(t *testing.T) {
 func TestEndpointEndsWithItsProcess(t *testing.T) {
 	agents, _ := newTestCluster(t, 1)
 	a, pid := agents[0], uint32(os.Getpid())
-	a.create("web")
+	a.create("web", "8080:80")
 	resp, err := a.endpoints.AttachEndpoint(t.Context(), &sluicev1.AttachEndpointRequest{
 		Service: "web", Namespace: &sluicev1.AttachEndpointRequest_Pid{Pid: pid}, UntilPid: pid,
 	})
@@ -81,7 +81,7 @@ func TestEndpointEndsWithItsProcess(t *testing.T) {
 		t.Fatalf("the endpoint is called %s, want %s", e.GetName(), want)
 	}
 	if !a.machine.Pinned(plan.EndpointSandbox(e.GetId())) {
-		t.Fatal("an endpoint without an interface lost its namespace")
+		t.Fatal("the endpoint lost its namespace")
 	}
 	a.processes.end(int(pid))
 	eventually(t, "the endpoint is gone", func() bool {

@@ -48,6 +48,9 @@ func (w wish) propose(snap *mesh.Snapshot, self mesh.NodeID, id mesh.EndpointID)
 	if service == nil {
 		return nil, noService(w.service)
 	}
+	if len(service.Uses()) == 0 {
+		return nil, mesh.Refuse(NoInterface, "publish a port or give the service a --network", "service %q has neither, so its endpoints would have no interface", service.Name)
+	}
 	e := &mesh.Endpoint{ID: id, Name: w.name, Service: service.ID, Node: self, State: mesh.Ready, Weight: w.weight}
 	if e.Name == "" {
 		e.Name = service.Name + "." + string(id)[:shortID]
@@ -90,7 +93,7 @@ func (e *endpoints) attach(ctx context.Context, w wish) (mesh.EndpointID, error)
 		return "", err
 	}
 	id := newID[mesh.EndpointID]()
-	rev, err := e.record(w, id, path, life)
+	rev, err := e.record(ctx, w, id, path, life)
 	if err != nil {
 		e.cluster.wake() // what was pinned is let go by the next round
 		return "", errors.Join(err, e.store.dropLifetime(id))
@@ -109,9 +112,9 @@ func (e *endpoints) attach(ctx context.Context, w wish) (mesh.EndpointID, error)
 // record pins the namespace and then writes the endpoint, as one step for the
 // loop: a record without a namespace could not be built, and a namespace without
 // a record would be let go.
-func (e *endpoints) record(w wish, id mesh.EndpointID, path string, life lifetime) (rev uint64, err error) {
+func (e *endpoints) record(ctx context.Context, w wish, id mesh.EndpointID, path string, life lifetime) (rev uint64, err error) {
 	self := e.cluster.own.ID
-	err = e.loop.withMachine(func(m Machine) error {
+	err = e.loop.withMachine(ctx, func(m Machine) error {
 		snap := e.cluster.snapshot()
 		if snap.Node(self) == nil {
 			return noCluster()
@@ -167,26 +170,34 @@ func notTwice(m Machine, local []*mesh.Endpoint, path string) error {
 
 // detach ends an endpoint of this node and returns once its interfaces are gone.
 func (e *endpoints) detach(ctx context.Context, name string) error {
-	snap := e.cluster.snapshot()
-	if snap.Node(e.cluster.own.ID) == nil {
-		return noCluster()
-	}
-	endpoint := snap.EndpointNamed(name)
-	if endpoint == nil {
-		return mesh.Refuse(mesh.NotFound, "see sluice endpoint ls", "there is no endpoint %q", name)
-	}
-	if endpoint.Node != e.cluster.own.ID {
-		where := string(endpoint.Node)
-		if n := snap.Node(endpoint.Node); n != nil {
-			where = n.Name
-		}
-		return mesh.Refuse(NotHere, "run the command there", "endpoint %q is on node %s", name, where)
+	endpoint, err := e.here(e.cluster.snapshot(), name)
+	if err != nil {
+		return err
 	}
 	rev, err := e.drop(endpoint.ID)
 	if err != nil {
 		return err
 	}
 	return e.loop.wait(ctx, rev)
+}
+
+// here finds an endpoint of this node by name or ID.
+func (e *endpoints) here(snap *mesh.Snapshot, name string) (*mesh.Endpoint, error) {
+	if snap.Node(e.cluster.own.ID) == nil {
+		return nil, noCluster()
+	}
+	endpoint := snap.EndpointNamed(name)
+	if endpoint == nil {
+		return nil, mesh.Refuse(mesh.NotFound, "see sluice endpoint ls", "there is no endpoint %q", name)
+	}
+	if endpoint.Node != e.cluster.own.ID {
+		where := string(endpoint.Node)
+		if n := snap.Node(endpoint.Node); n != nil {
+			where = n.Name
+		}
+		return nil, mesh.Refuse(NotHere, "run the command there", "endpoint %q is on node %s", name, where)
+	}
+	return endpoint, nil
 }
 
 // remove deletes an endpoint, wherever it stands; deleting what is not there is success.

@@ -27,7 +27,7 @@ type evidence struct {
 
 // examine looks at the machine between two rounds.
 func (l *loop) examine(ctx context.Context) (e evidence, err error) {
-	err = l.withMachine(func(m Machine) error {
+	err = l.withMachine(ctx, func(m Machine) error {
 		e.snap = l.cluster.snapshot()
 		if e.self = e.snap.Node(l.cluster.own.ID); e.self == nil {
 			return noCluster()

@@ -23,8 +23,9 @@ type fakeMachine struct {
 
 	mu      sync.Mutex
 	applied []*plan.Plan
-	fail    string      // objects that contain it are refused
-	differ  []kernel.Op // what Diff says
+	fail    string        // objects that contain it are refused
+	hold    chan struct{} // Apply waits until it is closed
+	differ  []kernel.Op   // what Diff says
 }
 
 func newFakeMachine(tb testing.TB, addr string) *fakeMachine {
@@ -48,7 +49,24 @@ func (m *fakeMachine) plan() *plan.Plan {
 	return m.applied[len(m.applied)-1]
 }
 
-func (m *fakeMachine) Apply(_ context.Context, want *plan.Plan) kernel.Report {
+// holdUp makes a kernel that is slow to apply until release is called.
+func (m *fakeMachine) holdUp() (release func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.hold = make(chan struct{})
+	return sync.OnceFunc(func() { close(m.hold) })
+}
+
+func (m *fakeMachine) Apply(ctx context.Context, want *plan.Plan) kernel.Report {
+	m.mu.Lock()
+	hold := m.hold
+	m.mu.Unlock()
+	if hold != nil {
+		select {
+		case <-hold:
+		case <-ctx.Done():
+		}
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.applied = append(m.applied, want)
@@ -114,6 +132,7 @@ func (m *fakeMachine) Pinned(name string) bool {
 
 func (m *fakeMachine) Path(name string) string       { return filepath.Join(m.dir, name) }
 func (m *fakeMachine) OwnBridges() ([]string, error) { return []string{"docker0"}, nil }
+func (m *fakeMachine) Advertised() ([]string, error) { return []string{"eth0"}, nil }
 func (m *fakeMachine) Close() error                  { return nil }
 
 func (m *fakeMachine) HostAddrs() ([]plan.Addr, error) {

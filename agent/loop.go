@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/sluice-mesh/sluice/internal/kernel"
@@ -21,13 +20,13 @@ type loop struct {
 	log     *slog.Logger
 	stopped chan struct{} // closed when run has returned
 
-	busy    sync.Mutex // held while the machine is looked at or changed; taken before the cluster's lock
+	busy    chan struct{} // holds one token while the machine is looked at or changed; taken before the cluster's lock
 	machine Machine
 	bridges []string // the last that could be read
 }
 
 func newLoop(c *cluster, m Machine, s *status, log *slog.Logger) *loop {
-	return &loop{cluster: c, machine: m, status: s, log: log, stopped: make(chan struct{})}
+	return &loop{cluster: c, machine: m, status: s, log: log, stopped: make(chan struct{}), busy: make(chan struct{}, 1)}
 }
 
 const (
@@ -71,8 +70,10 @@ func (l *loop) run(ctx context.Context) error {
 func (l *loop) round(ctx context.Context) bool {
 	// The snapshot is taken with the machine in hand: an endpoint's namespace is
 	// pinned and recorded under the same lock, so no plan without it can unpin it.
-	l.busy.Lock()
-	defer l.busy.Unlock()
+	if err := l.take(ctx); err != nil {
+		return false
+	}
+	defer l.release()
 	snap, refused, settling := l.cluster.settle()
 	p, looking := l.compile(snap)
 	report := l.machine.Apply(ctx, p)
@@ -89,7 +90,7 @@ func (l *loop) round(ctx context.Context) bool {
 	for _, op := range report.Done {
 		l.log.Debug("applied", "op", op.String())
 	}
-	l.status.round(outcome{snap: snap, plan: p, report: report, refused: refused, err: err})
+	l.status.round(outcome{snap: snap, plan: p, report: report, refused: refused, left: l.cluster.leftOut(), err: err})
 	return err == nil && len(report.Failed) == 0
 }
 
@@ -99,19 +100,34 @@ func (l *loop) compile(snap *mesh.Snapshot) (*plan.Plan, error) {
 	if err == nil {
 		l.bridges = bridges
 	}
-	return Compile(mesh.Local{ID: l.cluster.own.ID, OwnBridges: l.bridges}, snap), err
+	advertised, unread := l.machine.Advertised()
+	return Compile(mesh.Local{ID: l.cluster.own.ID, Advertised: advertised, OwnBridges: l.bridges}, snap), errors.Join(err, unread)
 }
 
+// take takes the machine in hand, or gives up when ctx ends: who has it may hang in the kernel.
+func (l *loop) take(ctx context.Context) error {
+	select {
+	case l.busy <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait until the machine is free: %w", ctx.Err())
+	}
+}
+
+func (l *loop) release() { <-l.busy }
+
 // withMachine runs f while no round is under way.
-func (l *loop) withMachine(f func(Machine) error) error {
-	l.busy.Lock()
-	defer l.busy.Unlock()
+func (l *loop) withMachine(ctx context.Context, f func(Machine) error) error {
+	if err := l.take(ctx); err != nil {
+		return err
+	}
+	defer l.release()
 	return f(l.machine)
 }
 
 // desired is the plan of the newest snapshot.
-func (l *loop) desired() (p *plan.Plan, err error) {
-	err = l.withMachine(func(Machine) error {
+func (l *loop) desired(ctx context.Context) (p *plan.Plan, err error) {
+	err = l.withMachine(ctx, func(Machine) error {
 		p, err = l.compile(l.cluster.snapshot())
 		return err
 	})
@@ -120,7 +136,7 @@ func (l *loop) desired() (p *plan.Plan, err error) {
 
 // diff is what a round would do now.
 func (l *loop) diff(ctx context.Context) (ops []kernel.Op, err error) {
-	err = l.withMachine(func(m Machine) error {
+	err = l.withMachine(ctx, func(m Machine) error {
 		p, err := l.compile(l.cluster.snapshot())
 		if err != nil {
 			return err

@@ -22,6 +22,9 @@ type Machine interface {
 	Pinned(name string) bool
 	// Path is where the sandbox's namespace is, or would be, mounted.
 	Path(name string) string
+	// Advertised are the host's devices that live on router advertisements and would
+	// stop listening to them when the host forwards.
+	Advertised() ([]string, error)
 	// OwnBridges are the host's bridges whose subnets other nodes may have too.
 	OwnBridges() ([]string, error)
 	// HostAddrs are the host's own addresses with their devices.

@@ -60,8 +60,8 @@ func addresses() error {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return err
 	}
-	for n := 1; n <= 3; n++ {
-		addr, err := netlink.ParseAddr(nodeAddr(n) + "/32")
+	for _, own := range []string{nodeAddr(1), nodeAddr(2), nodeAddr(3), "203.0.113.1"} {
+		addr, err := netlink.ParseAddr(own + "/32")
 		if err != nil {
 			return err
 		}

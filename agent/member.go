@@ -18,16 +18,36 @@ const (
 	leaveTimeout = time.Second
 )
 
-// init makes this node the first of a new cluster and returns its secret.
+// init makes this node the first of a new cluster and returns its secret. Where it is the
+// only node of such a cluster already, it returns that one's: the first answer may have
+// been lost.
 func (c *cluster) init(ctx context.Context, pool, subnet netip.Prefix) (trust.Secret, error) {
+	if secret := c.secretAlone(pool, subnet); secret != nil {
+		return *secret, nil
+	}
 	ingress := mesh.NewIngress(subnet, pool, rand.Uint64())
 	if err := ingress.Validate(); err != nil {
+		return trust.Secret{}, err
+	}
+	if err := c.own.Outside(ingress.Subnet4, ingress.Subnet6, ingress.Pool); err != nil {
 		return trust.Secret{}, err
 	}
 	secret := trust.NewSecret()
 	return secret, c.enter(secret, func(*gossip.Gossip) ([]mesh.Record, error) {
 		return []mesh.Record{mesh.NetworkRecord(ingress)}, ctx.Err()
 	})
+}
+
+// secretAlone is the secret of the cluster of these ranges that has no other node, or nil.
+func (c *cluster) secretAlone(pool, subnet netip.Prefix) *trust.Secret {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	snap := c.snapshotLocked()
+	n := snap.Network(mesh.IngressNetwork)
+	if n == nil || n.Pool != pool || n.Subnet4 != subnet || len(snap.Nodes) != 1 || snap.Node(c.own.ID) == nil {
+		return nil
+	}
+	return c.secret
 }
 
 // join makes this node a member of the cluster that the node at seed is in.
@@ -43,18 +63,25 @@ func (c *cluster) join(ctx context.Context, seed netip.AddrPort, secret trust.Se
 		if err != nil {
 			return nil, fmt.Errorf("meet %s: %w", seed, err)
 		}
-		if !c.knows(mesh.Key{Kind: mesh.KindNetwork, ID: string(mesh.IngressNetwork)}) {
-			return nil, mesh.Refuse(JoinFailed, "look at sluice status there, or join by another node", "the node at %s sent no ingress network", seed)
-		}
-		return nil, nil
+		return nil, c.fits(seed)
 	})
 }
 
-func (c *cluster) knows(k mesh.Key) bool {
+// fits refuses a cluster that cannot be seen from seed, or that has a network around
+// this node's own address.
+func (c *cluster) fits(seed netip.AddrPort) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	r, ok := c.state.Get(k)
-	return ok && !r.Deleted
+	snap := c.state.Snapshot()
+	if snap.Network(mesh.IngressNetwork) == nil {
+		return mesh.Refuse(JoinFailed, "look at sluice status there and at the agent's log here, or join by another node", "the node at %s sent no ingress network", seed)
+	}
+	for _, n := range snap.Networks {
+		if err := c.own.Outside(n.Subnet4, n.Subnet6); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // enter makes the node a member, or leaves everything as it was: nothing is on
@@ -108,6 +135,10 @@ func (c *cluster) abandon() {
 func (c *cluster) commit(secret trust.Secret, g *gossip.Gossip, records []mesh.Record) ([]mesh.Record, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	// Endpoints of a former life of this node, which could not say that they end.
+	for _, e := range c.state.Snapshot().Local(c.own.ID) {
+		records = append(records, tombstone(mesh.EndpointRecord(e)))
+	}
 	records, err := c.stamp(append(records, mesh.NodeRecord(c.ownNode())))
 	if err != nil {
 		return nil, err
@@ -117,7 +148,7 @@ func (c *cluster) commit(secret trust.Secret, g *gossip.Gossip, records []mesh.R
 	}
 	c.mergeLocked(records)
 	clear(c.dirty)
-	c.phase, c.members = inside, g
+	c.phase, c.members, c.secret = inside, g, &secret
 	return records, nil
 }
 
@@ -163,7 +194,8 @@ func (c *cluster) resume(secret *trust.Secret) error {
 // refreshOwn writes the node's record where the configuration has changed.
 func (c *cluster) refreshOwn(snap *mesh.Snapshot) ([]mesh.Record, error) {
 	have, own := snap.Node(c.own.ID), c.ownNode()
-	if have != nil && have.Name == own.Name && have.Addr == own.Addr && have.VXLANPort == own.VXLANPort && have.MTU == own.MTU {
+	if have != nil && have.Name == own.Name && have.Addr == own.Addr && have.MTU == own.MTU &&
+		have.GossipPort == own.GossipPort && have.VXLANPort == own.VXLANPort {
 		return nil, nil
 	}
 	return []mesh.Record{mesh.NodeRecord(own)}, nil

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"net/netip"
 
 	"github.com/sluice-mesh/sluice/mesh"
@@ -17,22 +18,16 @@ func (c *cluster) Records() []mesh.Record {
 }
 
 // Merge takes what a peer sent and returns what was new. A record that is not
-// valid is left out and logged; the others count.
+// believable is left out and logged; the others count.
 func (c *cluster) Merge(records []mesh.Record) []mesh.Record {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.phase == outside {
 		return nil
 	}
-	valid := make([]mesh.Record, 0, len(records))
-	for _, r := range records {
-		if err := r.Validate(); err != nil {
-			c.log.Warn("refused a record", "kind", r.Kind, "id", r.ID, "writer", r.Version.Writer, "err", err)
-			continue
-		}
-		valid = append(valid, r)
-	}
-	fresh := c.mergeLocked(valid)
+	records = c.believable(records)
+	own := c.contested(records)
+	fresh := c.defend(own, c.mergeLocked(records))
 	for _, r := range fresh {
 		c.dirty[r.Key()] = true
 	}
@@ -40,6 +35,25 @@ func (c *cluster) Merge(records []mesh.Record) []mesh.Record {
 		c.wake()
 	}
 	return fresh
+}
+
+// believable are the records that are valid and not from the far future. A peer sends the others
+// again with each exchange, so one line must do for all.
+func (c *cluster) believable(records []mesh.Record) []mesh.Record {
+	limit := c.horizon()
+	good := make([]mesh.Record, 0, len(records))
+	var first error
+	for _, r := range records {
+		if err := cmp.Or(r.Validate(), r.WrittenBy(limit)); err != nil {
+			first = cmp.Or(first, err)
+			continue
+		}
+		good = append(good, r)
+	}
+	if first != nil {
+		c.log.Warn("refused records", "count", len(records)-len(good), "first", first)
+	}
+	return good
 }
 
 // MemberAlive notes that gossip hears a node.
@@ -72,7 +86,7 @@ func (c *cluster) Peers() []netip.AddrPort {
 	var peers []netip.AddrPort
 	for _, n := range c.snapshotLocked().Nodes {
 		if n.ID != c.own.ID {
-			peers = append(peers, netip.AddrPortFrom(n.Addr, c.gossip.Port()))
+			peers = append(peers, netip.AddrPortFrom(n.Addr, cmp.Or(n.GossipPort, c.gossip.Port())))
 		}
 	}
 	return peers

@@ -11,6 +11,7 @@ const (
 	JoinFailed     mesh.Reason = "JoinFailed"     // a member answered, and the cluster cannot be seen from it
 	NotHere        mesh.Reason = "NotHere"        // the endpoint is on another node
 	NamespaceTaken mesh.Reason = "NamespaceTaken" // the namespace is an endpoint already
+	NoInterface    mesh.Reason = "NoInterface"    // the service has neither a network nor a published port
 	NotUsable      mesh.Reason = "NotUsable"      // the kernel refused a part of the endpoint
 	Stopping       mesh.Reason = "Stopping"       // the agent ends
 	DataDirInUse   mesh.Reason = "DataDirInUse"   // another agent has the data directory

@@ -19,6 +19,7 @@ func TestBadInput(t *testing.T) {
 	agents, token := newTestCluster(t, 1)
 	a := agents[0]
 	a.create("web", "8080:80")
+	a.create("bare")
 	a.attach("web.1")
 	if _, err := a.networks.CreateNetwork(t.Context(), &sluicev1.CreateNetworkRequest{Name: "blue"}); err != nil {
 		t.Fatal(err)
@@ -65,6 +66,7 @@ func TestBadInput(t *testing.T) {
 		code   codes.Code
 	}{
 		"unknown service":       {attach("nginx", "", used, 0), mesh.NotFound, codes.NotFound},
+		"neither port nor net":  {attach("bare", "", a.netns("ns-bare"), 0), NoInterface, codes.FailedPrecondition},
 		"taken endpoint name":   {attach("web", "web.1", file, 0), mesh.NameTaken, codes.AlreadyExists},
 		"no namespace":          {attach("web", "", "", 0), mesh.BadValue, codes.InvalidArgument},
 		"relative path":         {attach("web", "", "plain", 0), mesh.BadValue, codes.InvalidArgument},
@@ -124,6 +126,14 @@ func TestOutsideCluster(t *testing.T) {
 			_, err := a.endpoints.AttachEndpoint(ctx, &sluicev1.AttachEndpointRequest{
 				Service: "x", Namespace: &sluicev1.AttachEndpointRequest_Netns{Netns: a.netns("ns")},
 			})
+			return err
+		},
+		"update": func() error {
+			_, err := a.services.UpdateService(ctx, &sluicev1.UpdateServiceRequest{Service: "x"})
+			return err
+		},
+		"drain": func() error {
+			_, err := a.endpoints.DrainEndpoint(ctx, &sluicev1.DrainEndpointRequest{Endpoint: "x"})
 			return err
 		},
 		"detach": func() error {

@@ -8,6 +8,9 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/user"
+	"strconv"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -69,8 +72,9 @@ func (a *api) server(log *slog.Logger) *grpc.Server {
 // stopLimit is how long calls that are under way may go on when the agent ends.
 const stopLimit = 5 * time.Second
 
-// serve answers calls until ctx ends.
-func serve(ctx context.Context, s *grpc.Server, l net.Listener) error {
+// serve answers calls until ctx ends, and those that are under way for limit longer. One that
+// hangs in the kernel then cannot be ended and is left behind.
+func serve(ctx context.Context, s *grpc.Server, l net.Listener, limit time.Duration) error {
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
 	select {
@@ -78,9 +82,13 @@ func serve(ctx context.Context, s *grpc.Server, l net.Listener) error {
 		return fmt.Errorf("serve the API: %w", err)
 	case <-ctx.Done():
 	}
-	force := time.AfterFunc(stopLimit, s.Stop)
-	defer force.Stop()
-	s.GracefulStop()
+	graceful := make(chan struct{})
+	go func() { defer close(graceful); s.GracefulStop() }() // waits for the calls, whatever Stop does
+	select {
+	case <-graceful:
+	case <-time.After(limit):
+		s.Stop()
+	}
 	// Serve says ErrServerStopped where the end came before it began: that is no fault.
 	if err := <-done; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 		return fmt.Errorf("serve the API: %w", err)
@@ -105,9 +113,9 @@ func refuseSecondAgent(socket string) error {
 	return nil
 }
 
-// listen makes the API's socket, for root and its group. It gets its mode before
-// its name, so that there is no moment in which others may connect.
-func listen(socket string) (net.Listener, error) {
+// listen makes the API's socket, for root and a group. It gets its owner and its mode
+// before its name, so that there is no moment in which others may connect.
+func listen(socket, group string) (net.Listener, error) {
 	making := socket + socketMaking
 	if err := os.Remove(making); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("remove old socket: %w", err)
@@ -117,7 +125,7 @@ func listen(socket string) (net.Listener, error) {
 		return nil, fmt.Errorf("listen on %s: %w", socket, err)
 	}
 	l.SetUnlinkOnClose(false) // the name it would remove is the temporary one
-	err = os.Chmod(making, 0o660)
+	err = errors.Join(giveTo(group, making), os.Chmod(making, 0o660))
 	if err == nil {
 		err = os.Rename(making, socket)
 	}
@@ -125,4 +133,21 @@ func listen(socket string) (net.Listener, error) {
 		return nil, errors.Join(fmt.Errorf("make socket %s: %w", socket, err), l.Close())
 	}
 	return l, nil
+}
+
+// giveTo gives a file to a group. Where there is no such group, or the agent may not give to it
+// (root of a user namespace), the file stays root's alone.
+func giveTo(group, path string) error {
+	known, err := user.LookupGroup(group)
+	if err != nil {
+		return nil
+	}
+	gid, err := strconv.Atoi(known.Gid)
+	if err != nil {
+		return fmt.Errorf("read ID of group %s: %w", group, err)
+	}
+	if err := os.Chown(path, -1, gid); err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EINVAL) {
+		return err
+	}
+	return nil
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"time"
 
 	"github.com/sluice-mesh/sluice/internal/trust"
 	"github.com/sluice-mesh/sluice/mesh"
@@ -12,6 +13,9 @@ type clusterServer struct {
 	sluicev1.UnimplementedClusterServiceServer
 	*api
 }
+
+// followInit is how long init waits for the kernel: shorter than any caller waits for the token.
+const followInit = 5 * time.Second
 
 // Init makes this node the first of a new cluster.
 func (s *clusterServer) Init(ctx context.Context, req *sluicev1.InitRequest) (*sluicev1.InitResponse, error) {
@@ -27,7 +31,9 @@ func (s *clusterServer) Init(ctx context.Context, req *sluicev1.InitRequest) (*s
 	if err != nil {
 		return nil, err
 	}
-	s.follow(ctx)
+	short, cancel := context.WithTimeout(ctx, followInit)
+	defer cancel()
+	s.follow(short)
 	return &sluicev1.InitResponse{
 		Node: s.ownNode(s.cluster.snapshot()), Token: secret.Token(), JoinAddress: s.cluster.gossip.String(),
 	}, nil
@@ -55,8 +61,7 @@ func (s *clusterServer) Join(ctx context.Context, req *sluicev1.JoinRequest) (*s
 }
 
 // follow waits until the kernel is that of a member, as far as it can be. Where
-// that takes too long the node is one all the same, and the caller gets what it
-// cannot get twice: the token.
+// that takes too long the node is one all the same, and the caller hears so.
 func (s *clusterServer) follow(ctx context.Context) {
 	err := s.write(ctx, func(*mesh.Snapshot) ([]mesh.Record, error) { return nil, nil })
 	if err != nil {

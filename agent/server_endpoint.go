@@ -46,6 +46,33 @@ func fromAttach(req *sluicev1.AttachEndpointRequest) (wish, error) {
 	}, nil
 }
 
+// DrainEndpoint gives an endpoint of this node no new connections.
+func (s *endpointServer) DrainEndpoint(ctx context.Context, req *sluicev1.DrainEndpointRequest) (*sluicev1.DrainEndpointResponse, error) {
+	var id mesh.EndpointID
+	err := s.write(ctx, func(snap *mesh.Snapshot) ([]mesh.Record, error) {
+		have, err := s.endpoints.here(snap, req.GetEndpoint())
+		if err != nil {
+			return nil, err
+		}
+		id = have.ID
+		if have.State == mesh.Draining {
+			return nil, nil
+		}
+		next := *have
+		next.State = mesh.Draining
+		return []mesh.Record{mesh.EndpointRecord(&next)}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	snap := s.cluster.snapshot()
+	endpoint := endpointByID(snap, id)
+	if endpoint == nil {
+		return nil, mesh.Refuse(mesh.NotFound, "it needs no draining", "endpoint %s has ended meanwhile", id)
+	}
+	return &sluicev1.DrainEndpointResponse{Endpoint: toEndpoint(endpoint, snap)}, nil
+}
+
 // DetachEndpoint ends an endpoint of this node.
 func (s *endpointServer) DetachEndpoint(ctx context.Context, req *sluicev1.DetachEndpointRequest) (*sluicev1.DetachEndpointResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, applyLimit)

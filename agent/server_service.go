@@ -14,7 +14,7 @@ type serviceServer struct {
 
 // CreateService makes a service.
 func (s *serviceServer) CreateService(ctx context.Context, req *sluicev1.CreateServiceRequest) (*sluicev1.CreateServiceResponse, error) {
-	ports, err := s.ports(req)
+	ports, err := parsePorts(req.GetPublish())
 	if err != nil {
 		return nil, err
 	}
@@ -36,20 +36,26 @@ func (s *serviceServer) CreateService(ctx context.Context, req *sluicev1.CreateS
 	return &sluicev1.CreateServiceResponse{Service: service}, nil
 }
 
-// ports reads what the request publishes.
-func (s *serviceServer) ports(req *sluicev1.CreateServiceRequest) ([]mesh.PublishedPort, error) {
+// parsePorts reads what a request publishes.
+func parsePorts(specs []string) ([]mesh.PublishedPort, error) {
 	var ports []mesh.PublishedPort
-	for _, spec := range req.GetPublish() {
+	for _, spec := range specs {
 		some, err := mesh.ParsePublish(spec)
 		if err != nil {
 			return nil, err
 		}
 		ports = append(ports, some...)
 	}
-	if req.GetForce() {
-		return ports, nil
+	return ports, nil
+}
+
+// ownPorts are those of sluice itself on any node: a published port is taken on all of them.
+func ownPorts(snap *mesh.Snapshot) []uint16 {
+	var ports []uint16
+	for _, n := range snap.Nodes {
+		ports = append(ports, n.GossipPort, n.VXLANPort)
 	}
-	return ports, mesh.CheckReserved(ports, s.config.GossipPort, s.config.VXLANPort)
+	return ports
 }
 
 // newService is the service that a request means, or why it may not be.
@@ -58,7 +64,28 @@ func newService(snap *mesh.Snapshot, id mesh.ServiceID, req *sluicev1.CreateServ
 	if service.Scheduler == "" {
 		service.Scheduler = mesh.RoundRobin
 	}
-	for _, name := range req.GetNetworks() {
+	var err error
+	if service.Networks, err = networkIDs(snap, req.GetNetworks()); err != nil {
+		return nil, err
+	}
+	if err := service.Validate(); err != nil {
+		return nil, err
+	}
+	if !req.GetForce() {
+		if err := mesh.CheckReserved(ports, ownPorts(snap)...); err != nil {
+			return nil, err
+		}
+	}
+	if snap.ServiceNamed(service.Name) != nil {
+		return nil, mesh.Refuse(mesh.NameTaken, "choose another name, or remove that service", "a service named %q exists", service.Name)
+	}
+	return service, free(snap, id, ports)
+}
+
+// networkIDs finds networks that a service may be on.
+func networkIDs(snap *mesh.Snapshot, names []string) ([]mesh.NetworkID, error) {
+	var ids []mesh.NetworkID
+	for _, name := range names {
 		n := snap.NetworkNamed(name)
 		if n == nil {
 			return nil, noNetwork(name)
@@ -66,22 +93,16 @@ func newService(snap *mesh.Snapshot, id mesh.ServiceID, req *sluicev1.CreateServ
 		if n.Ingress() {
 			return nil, mesh.Refuse(mesh.BadValue, "leave it out: --publish puts the endpoints on it", "the ingress network is not one to name")
 		}
-		service.Networks = append(service.Networks, n.ID)
+		ids = append(ids, n.ID)
 	}
-	if err := service.Validate(); err != nil {
-		return nil, err
-	}
-	if snap.ServiceNamed(service.Name) != nil {
-		return nil, mesh.Refuse(mesh.NameTaken, "choose another name, or remove that service", "a service named %q exists", service.Name)
-	}
-	return service, free(snap, ports)
+	return ids, nil
 }
 
-// free refuses ports that another service holds.
-func free(snap *mesh.Snapshot, ports []mesh.PublishedPort) error {
+// free refuses ports that another service than id holds.
+func free(snap *mesh.Snapshot, id mesh.ServiceID, ports []mesh.PublishedPort) error {
 	for _, p := range ports {
 		for _, f := range snap.Fronts {
-			if f.Port.Overlaps(p) {
+			if f.Service.ID != id && f.Port.Overlaps(p) {
 				return mesh.Refuse(mesh.PortTaken, "choose another port, or remove that service", "port %s is published by service %q", f.Port.Front(), f.Service.Name)
 			}
 		}

@@ -57,7 +57,7 @@ func objects(p *plan.Plan) int {
 // GetPlan returns what the node's kernel should hold, or how it differs.
 func (s *statusServer) GetPlan(ctx context.Context, req *sluicev1.GetPlanRequest) (*sluicev1.GetPlanResponse, error) {
 	if !req.GetDiff() {
-		want, err := s.loop.desired()
+		want, err := s.loop.desired(ctx)
 		if err != nil {
 			return nil, err
 		}

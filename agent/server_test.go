@@ -2,7 +2,12 @@ package agent
 
 import (
 	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -10,6 +15,41 @@ import (
 	"github.com/sluice-mesh/sluice/internal/plan"
 	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
 )
+
+// The socket is root's and the group's, where there is one of the name and the agent may
+// give things to it.
+func TestSocketGroup(t *testing.T) {
+	const known = "daemon"
+	group, err := user.LookupGroup(known)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gid, _ := strconv.Atoi(group.Gid)
+	probe := filepath.Join(t.TempDir(), "probe")
+	if err := os.WriteFile(probe, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if os.Chown(probe, -1, gid) != nil {
+		gid = os.Getgid() // a user namespace without that group
+	}
+	for name, want := range map[string]int{known: gid, "nobody-has-this-group": os.Getgid()} {
+		t.Run(name, func(t *testing.T) {
+			socket := filepath.Join(t.TempDir(), "s")
+			l, err := listen(socket, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			info, err := os.Stat(socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := info.Sys().(*syscall.Stat_t).Gid; int(got) != want || info.Mode().Perm() != 0o660 {
+				t.Errorf("group %d, mode %v, want group %d", got, info.Mode(), want)
+			}
+		})
+	}
+}
 
 func TestThreeAgents(t *testing.T) {
 	agents, _ := newTestCluster(t, 3)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -31,6 +32,7 @@ type outcome struct {
 	plan    *plan.Plan
 	report  kernel.Report
 	refused map[mesh.EndpointID]error // no room for them
+	left    map[mesh.Key]error        // stored records that cannot be used
 	err     error                     // of the round itself: disk, or a look at the host
 }
 
@@ -68,8 +70,8 @@ func (s *status) round(o outcome) {
 	s.next = make(chan struct{})
 }
 
-// problems are what the compilers left out, what the kernel refused, and what
-// found no room.
+// problems are what the compilers left out, what the kernel refused, what found no
+// room, and what could not be read.
 func (o outcome) problems() []problem {
 	var list []problem
 	add := func(object, reason, detail string) {
@@ -83,6 +85,9 @@ func (o outcome) problems() []problem {
 	}
 	for id, err := range o.refused {
 		add("endpoint "+nameOf(o.snap, id), string(mesh.ReasonOf(err)), err.Error())
+	}
+	for k, err := range o.left {
+		add(fmt.Sprintf("record %s %s", k.Kind, k.ID), string(cmp.Or(mesh.ReasonOf(err), mesh.BadRecord)), err.Error())
 	}
 	if o.err != nil {
 		add("agent", string(plan.KernelRefused), o.err.Error())
@@ -138,6 +143,11 @@ func (o outcome) endpoint(id mesh.EndpointID) error {
 	e := endpointByID(o.snap, id)
 	if e == nil {
 		return mesh.Refuse(mesh.NotFound, "attach it again", "endpoint %s was removed meanwhile", id)
+	}
+	for _, l := range o.plan.Left {
+		if l.Object == "endpoint "+e.Name {
+			return mesh.Refuse(NotUsable, "see sluice status", "%s was left out (%s: %s)", l.Object, l.Reason, l.Detail)
+		}
 	}
 	for _, f := range o.report.Failed {
 		if concerns(f, e) {

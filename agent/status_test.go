@@ -5,7 +5,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sluice-mesh/sluice/internal/lab/scene"
 	"github.com/sluice-mesh/sluice/internal/plan"
+	"github.com/sluice-mesh/sluice/mesh"
 	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
 )
 
@@ -37,5 +39,21 @@ func TestStatusTellsWhy(t *testing.T) {
 	resp, err := a.states.GetPlan(t.Context(), &sluicev1.GetPlanRequest{})
 	if err != nil || resp.GetText() != a.machine.plan().Text() {
 		t.Fatalf("the plan is %v, %v", resp, err)
+	}
+}
+
+// An endpoint that the compilers left out cannot be used.
+func TestEndpointLeftOut(t *testing.T) {
+	w := scene.New(t, 1)
+	e := w.Endpoint(w.Service("web", nil, scene.Port(8080, 80, mesh.TCP)), "web.1", 1)
+	for object, reason := range map[string]mesh.Reason{
+		"endpoint web.1": NotUsable, "endpoint web.10": "", "service web port tcp/8080": "",
+	} {
+		var p plan.Plan
+		p.Leave(plan.NodeUnknown, object, "its node has not claimed the block of its address")
+		err := outcome{snap: w.State.Snapshot(), plan: &p}.endpoint(e.ID)
+		if mesh.ReasonOf(err) != reason || (err != nil) != (reason != "") {
+			t.Errorf("%s was left out, and the endpoint: %v", object, err)
+		}
 	}
 }

@@ -50,6 +50,7 @@ type saved struct {
 	ID        mesh.NodeID
 	Secret    *trust.Secret // nil: the node is in no cluster
 	Records   []mesh.Record
+	Left      map[mesh.Key]error // records that cannot be used, and why
 	Lifetimes map[mesh.EndpointID]lifetime
 }
 
@@ -139,7 +140,7 @@ func lockHolder(path string) int {
 func (s *store) close() error { return s.db.Close() }
 
 func (s *store) load(path string) (*saved, error) {
-	content := &saved{Lifetimes: map[mesh.EndpointID]lifetime{}}
+	content := &saved{Left: map[mesh.Key]error{}, Lifetimes: map[mesh.EndpointID]lifetime{}}
 	err := s.db.Update(func(tx *bolt.Tx) error {
 		meta := bucket(tx, bucketMeta)
 		if meta == nil {
@@ -201,18 +202,7 @@ func (c *saved) read(tx *bolt.Tx) error {
 		secret := trust.Secret(raw)
 		c.Secret = &secret
 	}
-	err := records.ForEach(func(k, v []byte) error {
-		var r mesh.Record
-		if err := json.Unmarshal(v, &r); err != nil {
-			return fmt.Errorf("record %.60q: %w", k, err)
-		}
-		if err := r.Validate(); err != nil {
-			return fmt.Errorf("record %.60q: %w", k, err)
-		}
-		c.Records = append(c.Records, r)
-		return nil
-	})
-	if err != nil {
+	if err := records.ForEach(c.readRecord); err != nil {
 		return err
 	}
 	return lifetimes.ForEach(func(k, v []byte) error {
@@ -223,6 +213,27 @@ func (c *saved) read(tx *bolt.Tx) error {
 		c.Lifetimes[mesh.EndpointID(k)] = l
 		return nil
 	})
+}
+
+// readRecord leaves out what is no record (any more): another node will send it again.
+// What this node says of itself nobody else can say.
+func (c *saved) readRecord(k, v []byte) error {
+	var r mesh.Record
+	err := json.Unmarshal(v, &r)
+	if err == nil {
+		err = r.Validate()
+	}
+	if err == nil {
+		c.Records = append(c.Records, r)
+		return nil
+	}
+	kind, id, _ := strings.Cut(string(k), "/")
+	key := mesh.Key{Kind: mesh.Kind(kind), ID: id}
+	if key == (mesh.Key{Kind: mesh.KindNode, ID: string(c.ID)}) {
+		return fmt.Errorf("record of this node: %w", err)
+	}
+	c.Left[key] = err
+	return nil
 }
 
 // putRecords keeps records in one transaction.
@@ -277,6 +288,26 @@ func (s *store) putLifetime(id mesh.EndpointID, l lifetime) error {
 // dropLifetime forgets it; dropping what is not there is success.
 func (s *store) dropLifetime(id mesh.EndpointID) error {
 	err := s.db.Update(func(tx *bolt.Tx) error { return bucket(tx, bucketLifetimes).Delete([]byte(id)) })
+	if err != nil {
+		return fmt.Errorf("write store: %w", err)
+	}
+	return nil
+}
+
+// dropMembership forgets the cluster: its secret, every record and lifetime. The
+// identity stays.
+func (s *store) dropMembership() error {
+	err := s.db.Update(func(tx *bolt.Tx) error {
+		for _, name := range []string{bucketRecords, bucketLifetimes} {
+			if err := tx.DeleteBucket([]byte(name)); err != nil {
+				return err
+			}
+			if _, err := tx.CreateBucket([]byte(name)); err != nil {
+				return err
+			}
+		}
+		return bucket(tx, bucketMeta).Delete([]byte(keySecret))
+	})
 	if err != nil {
 		return fmt.Errorf("write store: %w", err)
 	}

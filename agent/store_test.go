@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/sluice-mesh/sluice/internal/lab/scene"
 	"github.com/sluice-mesh/sluice/internal/trust"
@@ -81,9 +82,6 @@ func TestStoreDamaged(t *testing.T) {
 		"one page":      func(b []byte) []byte { return b[:4096] },
 		"few bytes":     func(b []byte) []byte { return b[:10] },
 		"pages of 0xff": func(b []byte) []byte { return append(b[:8192], []byte(strings.Repeat("\xff", len(b)-8192))...) },
-		"record": func(b []byte) []byte {
-			return []byte(strings.ReplaceAll(string(b), `"Kind":"network"`, `"Kind":"netXork"`))
-		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -119,5 +117,48 @@ func TestStoreOfAnotherVersion(t *testing.T) {
 	}
 	if _, _, err := openStore(dir); mesh.ReasonOf(err) != DataVersion {
 		t.Fatalf("openStore: %v, want %s", err, DataVersion)
+	}
+}
+
+// spoil makes records of the store, named KIND/ID, such as no agent takes.
+func spoil(t *testing.T, dir string, names ...string) {
+	t.Helper()
+	s, _ := mustOpen(t, dir)
+	defer s.close()
+	err := s.db.Update(func(tx *bolt.Tx) error {
+		for _, name := range names {
+			b := bucket(tx, bucketRecords)
+			text := strings.ReplaceAll(string(b.Get([]byte(name))), `"Name":"`, `"Name":";`)
+			if err := b.Put([]byte(name), []byte(text)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A record that is no longer valid is left out; only a node that does not know itself cannot go on.
+func TestStoreLeavesOut(t *testing.T) {
+	dir := t.TempDir()
+	s, content := mustOpen(t, dir)
+	w := scene.New(t, 3)
+	own := mesh.NodeRecord(&mesh.Node{ID: content.ID, Name: "own", Addr: netip.MustParseAddr("192.0.2.20"), VXLANPort: 4789, MTU: 1500})
+	w.Write(content.ID, own)
+	if err := s.putRecords(w.State.Records()); err != nil {
+		t.Fatal(err)
+	}
+	s.close()
+	other := mesh.Key{Kind: mesh.KindNode, ID: string(scene.NodeID(2))}
+	spoil(t, dir, "node/"+other.ID)
+	got := reopened(t, dir)
+	if len(got.Records) != len(w.State.Records())-1 || len(got.Left) != 1 || mesh.ReasonOf(got.Left[other]) != mesh.BadName {
+		t.Fatalf("%d records, left out are %v", len(got.Records), got.Left)
+	}
+	spoil(t, dir, "node/"+own.ID)
+	if _, _, err := openStore(dir); mesh.ReasonOf(err) != DataDamaged {
+		t.Fatalf("openStore: %v, want %s", err, DataDamaged)
 	}
 }

@@ -78,6 +78,7 @@ func (a *testAgent) start() {
 	for deadline := time.Now().Add(5 * time.Second); !answers(socket); time.Sleep(5 * time.Millisecond) {
 		select {
 		case err := <-a.done:
+			a.cancel = nil // there is nothing left to stop
 			a.tb.Fatalf("agent %s ended: %v", a.cfg.Name, err)
 		default:
 		}

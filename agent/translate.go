@@ -2,7 +2,6 @@ package agent
 
 import (
 	"cmp"
-	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -23,7 +22,7 @@ func toNode(n *mesh.Node, snap *mesh.Snapshot, seen observation, self mesh.NodeI
 	}
 	return &sluicev1.Node{
 		Id: string(n.ID), Name: n.Name, Address: n.Addr.String(), VxlanPort: uint32(n.VXLANPort), Mtu: uint32(n.MTU),
-		Slot: uint32(n.Slot), State: state, Self: n.ID == self, Endpoints: uint32(len(snap.Local(n.ID))), Since: toTime(seen.since),
+		Slot: uint32(n.Slot), State: state, Self: n.ID == self, GossipPort: uint32(n.GossipPort), Endpoints: uint32(len(snap.Local(n.ID))), Since: toTime(seen.since),
 	}
 }
 
@@ -96,7 +95,7 @@ func toService(s *mesh.Service, snap *mesh.Snapshot) *sluicev1.Service {
 func toEndpoint(e *mesh.Endpoint, snap *mesh.Snapshot) *sluicev1.Endpoint {
 	out := &sluicev1.Endpoint{
 		Id: string(e.ID), Name: e.Name, Service: string(e.Service), Node: string(e.Node),
-		State: string(e.State), Weight: uint32(e.Weight),
+		State: string(e.State), Weight: uint32(e.Weight), Conflicts: conflicts(snap, mesh.KindEndpoint, string(e.ID)),
 	}
 	if s := snap.Service(e.Service); s != nil {
 		out.Service = s.Name
@@ -134,7 +133,7 @@ func conflicts(snap *mesh.Snapshot, kind mesh.Kind, id string) []string {
 	var lines []string
 	for _, c := range snap.Conflicts {
 		if c.Kind == kind && c.ID == id {
-			lines = append(lines, fmt.Sprintf("%s is held by the older claim of %s", c.Claim, c.Winner))
+			lines = append(lines, snap.Explain(c))
 		}
 	}
 	return lines

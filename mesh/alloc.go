@@ -62,13 +62,13 @@ func NewNetwork(snap *Snapshot, id NetworkID, name string, subnet4 netip.Prefix)
 		if n.Subnet4, err = snap.freeSubnet(name, ingress.Pool); err != nil {
 			return nil, err
 		}
-	} else if other := snap.overlapping(subnet4); other != nil {
-		return nil, Refuse(SubnetTaken, "choose a subnet that no network has", "subnet %s overlaps %s of network %q", subnet4, other.Subnet4, other.Name)
+	} else if err := snap.free(subnet4); err != nil {
+		return nil, err
 	}
 	n.Bits4 = max(n.Bits4, min(n.Subnet4.Bits()+2, 30))
 	for i := 0; ; i++ {
 		n.Subnet6 = ula(hash("ula", string(id), strconv.Itoa(i)))
-		if snap.overlapping(n.Subnet6) == nil {
+		if snap.free(n.Subnet6) == nil {
 			break
 		}
 	}
@@ -95,17 +95,25 @@ func (snap *Snapshot) freeSubnet(name string, pool netip.Prefix) (netip.Prefix, 
 	start := hash("subnet", name)
 	for i := range count {
 		p := nth4(pool, subnetBits4, int((start+i)%count))
-		if snap.overlapping(p) == nil {
+		if snap.free(p) == nil {
 			return p, nil
 		}
 	}
 	return netip.Prefix{}, Refuse(PoolExhausted, "remove a network, or give --subnet", "all %d subnets of pool %s are in use", count, pool)
 }
 
-func (snap *Snapshot) overlapping(p netip.Prefix) *Network {
+// free refuses a subnet that a network overlaps or a node is in.
+func (snap *Snapshot) free(p netip.Prefix) error {
 	for _, n := range snap.Networks {
-		if n.Subnet4.Overlaps(p) || n.Subnet6.Overlaps(p) {
-			return n
+		for _, taken := range []netip.Prefix{n.Subnet4, n.Subnet6} {
+			if taken.Overlaps(p) {
+				return Refuse(SubnetTaken, "choose a subnet that no network has", "subnet %s overlaps %s of network %q", p, taken, n.Name)
+			}
+		}
+	}
+	for _, n := range snap.Nodes {
+		if err := n.Outside(p); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -3,6 +3,7 @@ package mesh
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -65,6 +66,7 @@ func TestNewNetworkRefuses(t *testing.T) {
 		{"subnet taken", "green", "10.1.128.0/20", SubnetTaken},
 		{"subnet around", "green", "10.0.0.0/8", SubnetTaken},
 		{"ingress subnet", "green", "198.18.4.0/24", SubnetTaken},
+		{"a node's address", "green", "192.0.2.0/24", SubnetTaken},
 		{"host bits", "green", "10.2.3.4/16", BadAddress},
 		{"too small", "green", "10.2.0.0/25", BadAddress},
 		{"too large", "green", "8.0.0.0/7", BadAddress},
@@ -85,6 +87,35 @@ func TestNewNetworkRefuses(t *testing.T) {
 	}
 	if _, err := NewNetwork(new(State).Snapshot(), testID[NetworkID]('b', 2), "green", netip.Prefix{}); ReasonOf(err) != NotFound {
 		t.Errorf("outside a cluster: %v", err)
+	}
+}
+
+// A subnet from the pool does not hold a node's address either.
+func TestPoolAroundNode(t *testing.T) {
+	w := newWorld(t, 1)
+	ingress := *w.state.Snapshot().Network(IngressNetwork)
+	ingress.Pool = netip.MustParsePrefix("192.0.0.0/19") // two subnets
+	w.write(testID[NodeID]('a', 1), NetworkRecord(&ingress))
+	for i := range 2 {
+		n, err := NewNetwork(w.state.Snapshot(), testID[NetworkID]('b', i+1), fmt.Sprintf("n%d", i), netip.Prefix{})
+		if i == 0 && err == nil && !n.Subnet4.Contains(testNode(1).Addr) {
+			w.write(testID[NodeID]('a', 1), NetworkRecord(n))
+			continue
+		}
+		if i == 0 || ReasonOf(err) != PoolExhausted {
+			t.Fatalf("network %d is %v, %v", i, n, err)
+		}
+	}
+}
+
+func TestOutside(t *testing.T) {
+	n := testNode(1)
+	if err := n.Outside(DefaultIngress(), DefaultPool(), netip.Prefix{}); err != nil {
+		t.Error(err)
+	}
+	err := n.Outside(DefaultIngress(), netip.MustParsePrefix("192.0.2.0/24"))
+	if ReasonOf(err) != SubnetTaken || !strings.Contains(err.Error(), `"n1"`) {
+		t.Error(err)
 	}
 }
 

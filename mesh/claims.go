@@ -47,48 +47,65 @@ func clash(n *Network, held []*Network) (Conflict, bool) {
 	return Conflict{}, false
 }
 
+// nodeClaim is a slot or a block that a node claims.
+type nodeClaim struct {
+	node  *Node
+	block int // index, or slotClaim
+	time  uint64
+}
+
+const slotClaim = -1
+
+// nodeClaims are those of all nodes, the oldest first.
+func nodeClaims(nodes []*Node) []nodeClaim {
+	var claims []nodeClaim
+	for _, n := range nodes {
+		if n.Slot != 0 {
+			claims = append(claims, nodeClaim{n, slotClaim, n.SlotClaim})
+		}
+		for i, b := range n.Blocks {
+			claims = append(claims, nodeClaim{n, i, b.Claim})
+		}
+	}
+	slices.SortStableFunc(claims, func(a, b nodeClaim) int {
+		return cmp.Or(cmp.Compare(a.time, b.time), cmp.Compare(a.node.ID, b.node.ID))
+	})
+	return claims
+}
+
 // settleNodes leaves each node the slot and the blocks that no older claim has and that
 // are blocks of a network: a slot or block that two nodes had would lead one's
 // packets to the other, and a block of any size all packets to whoever claims it.
 func (snap *Snapshot) settleNodes() {
-	type claim struct {
-		node  *Node
-		block int // index, or -1: the slot
-		time  uint64
-	}
-	var claims []claim
-	for _, n := range snap.Nodes {
-		if n.Slot != 0 {
-			claims = append(claims, claim{n, -1, n.SlotClaim})
-		}
-		for i, b := range n.Blocks {
-			claims = append(claims, claim{n, i, b.Claim})
-		}
-	}
-	slices.SortStableFunc(claims, func(a, b claim) int {
-		return cmp.Or(cmp.Compare(a.time, b.time), cmp.Compare(a.node.ID, b.node.ID))
-	})
-	type held struct {
+	type part struct {
 		network NetworkID
-		part    netip.Prefix
+		prefix  netip.Prefix
 	}
-	slots, blocks := map[Slot]bool{}, map[held]bool{}
+	slots, blocks := map[Slot]NodeID{}, map[part]NodeID{}
 	lost := map[NodeID][]int{}
-	for _, c := range claims {
-		if c.block < 0 {
-			if slots[c.node.Slot] {
-				lost[c.node.ID] = append(lost[c.node.ID], c.block)
+	lose := func(c nodeClaim, what string, winner NodeID, reason Reason) {
+		lost[c.node.ID] = append(lost[c.node.ID], c.block)
+		if winner != "" && winner != c.node.ID {
+			snap.Conflicts = append(snap.Conflicts, Conflict{KindNode, string(c.node.ID), what, string(winner), reason})
+		}
+	}
+	for _, c := range nodeClaims(snap.Nodes) {
+		if c.block == slotClaim {
+			if winner, taken := slots[c.node.Slot]; taken {
+				lose(c, "slot "+strconv.Itoa(int(c.node.Slot)), winner, SlotTaken)
+				continue
 			}
-			slots[c.node.Slot] = true
+			slots[c.node.Slot] = c.node.ID
 			continue
 		}
 		b := c.node.Blocks[c.block]
-		four, six := held{b.Network, b.V4}, held{b.Network, b.V6}
-		if n := snap.networks[b.Network]; n == nil || !n.has(b) || blocks[four] || blocks[six] {
-			lost[c.node.ID] = append(lost[c.node.ID], c.block)
+		four, six := part{b.Network, b.V4}, part{b.Network, b.V6}
+		winner := cmp.Or(blocks[four], blocks[six])
+		if n := snap.networks[b.Network]; n == nil || !n.has(b) || winner != "" {
+			lose(c, "block "+b.V4.String(), winner, BlockTaken)
 			continue
 		}
-		blocks[four], blocks[six] = true, true
+		blocks[four], blocks[six] = c.node.ID, c.node.ID
 	}
 	for i, n := range snap.Nodes {
 		if gone, any := lost[n.ID]; any {
@@ -98,7 +115,7 @@ func (snap *Snapshot) settleNodes() {
 	}
 }
 
-// without is the node less some of its blocks; -1 is its slot.
+// without is the node less some of its blocks, or its slot.
 func (n *Node) without(lost []int) *Node {
 	c := *n
 	c.Blocks = nil
@@ -107,7 +124,7 @@ func (n *Node) without(lost []int) *Node {
 			c.Blocks = append(c.Blocks, b)
 		}
 	}
-	if slices.Contains(lost, -1) {
+	if slices.Contains(lost, slotClaim) {
 		c.Slot = 0
 	}
 	return &c

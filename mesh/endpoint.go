@@ -70,7 +70,7 @@ func (e *Endpoint) Validate() error {
 			return Refuse(BadRecord, "update the node that wrote it", "endpoint %s has attachments that are not sorted by network, one each", e.Name)
 		}
 		if validID(string(a.Network)) != nil || !a.V4.Is4() || !a.V6.Is6() || !validUnicast(a.V4) || !validUnicast(a.V6) {
-			return Refuse(BadRecord, "update the node that wrote it", "endpoint %s has addresses %.60s and %.60s", e.Name, a.V4, a.V6)
+			return Refuse(BadRecord, "update the node that wrote it", "endpoint %s has addresses %.60q and %.60q", e.Name, a.V4, a.V6)
 		}
 	}
 	return nil

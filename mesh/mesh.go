@@ -54,6 +54,8 @@ const (
 	PortReserved  Reason = "PortReserved"
 	SubnetTaken   Reason = "SubnetTaken"
 	VNITaken      Reason = "VNITaken"
+	SlotTaken     Reason = "SlotTaken"
+	BlockTaken    Reason = "BlockTaken"
 	NotFound      Reason = "NotFound"
 	InUse         Reason = "InUse"
 	PoolExhausted Reason = "PoolExhausted"

@@ -44,8 +44,8 @@ func (n *Network) Validate() error {
 	if n.Bits4 <= n.Subnet4.Bits() || n.Bits4 > maxBlockBits4 {
 		return Refuse(BadValue, do, "network %s has IPv4 blocks of /%d", n.Name, n.Bits4)
 	}
-	if special := reserved(n.Subnet4, n.Subnet6); special.IsValid() {
-		return Refuse(BadAddress, "choose a private subnet", "network %s overlaps %s, which has a meaning of its own", n.Name, special)
+	if special := reserved(n.Subnet4, n.Subnet6, n.Pool); special.IsValid() {
+		return Refuse(BadAddress, "choose a private range", "a subnet or the pool of network %s overlaps %s, which has a meaning of its own", n.Name, special)
 	}
 	if !validVNI(n.VNI) || n.Ingress() != validVNI(n.EntryVNI) || !n.Ingress() && n.EntryVNI != 0 || n.VNI == n.EntryVNI {
 		return Refuse(BadRecord, "update the node that wrote it", "network %s has VNIs %d and %d", n.Name, n.VNI, n.EntryVNI)

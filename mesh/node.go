@@ -7,14 +7,15 @@ import (
 
 // Node is one machine that runs the agent. Its record has one writer: the node.
 type Node struct {
-	ID        NodeID
-	Name      string
-	Addr      netip.Addr // underlay address: gossip and outer VXLAN packets
-	VXLANPort uint16
-	MTU       int  // bytes, of the underlay device that has Addr
-	Slot      Slot // 0 until claimed
-	SlotClaim uint64
-	Blocks    []Block // address blocks of networks with endpoints here
+	ID         NodeID
+	Name       string
+	Addr       netip.Addr // underlay address: gossip and outer VXLAN packets
+	GossipPort uint16     // TCP and UDP; 0 in a record of before this field: the reader's own
+	VXLANPort  uint16
+	MTU        int  // bytes, of the underlay device that has Addr
+	Slot       Slot // 0 until claimed
+	SlotClaim  uint64
+	Blocks     []Block // address blocks of networks with endpoints here
 }
 
 // Block is a part of a network's subnets that one node gives addresses from.
@@ -58,10 +59,13 @@ func (n *Node) Validate() error {
 		return err
 	}
 	if !validUnicast(n.Addr) {
-		return Refuse(BadAddress, "start the agent with --advertise ADDR, an address that the other nodes reach", "node %s has underlay address %.60s", n.Name, n.Addr)
+		return Refuse(BadAddress, "start the agent with --advertise ADDR, an address that the other nodes reach", "node %s has underlay address %.60q", n.Name, n.Addr)
 	}
 	if n.VXLANPort == 0 || n.MTU < minUnderlayMTU || n.MTU > maxMTU {
 		return Refuse(BadValue, "check --vxlan-port and the MTU of the underlay device", "node %s has VXLAN port %d and MTU %d", n.Name, n.VXLANPort, n.MTU)
+	}
+	if n.GossipPort == n.VXLANPort {
+		return Refuse(BadValue, "check --gossip-port and --vxlan-port", "node %s has gossip and VXLAN both on port %d", n.Name, n.VXLANPort)
 	}
 	if len(n.Blocks) > blockLimit {
 		return Refuse(BadRecord, "update the node that wrote it", "node %s claims %d blocks, the limit is %d", n.Name, len(n.Blocks), blockLimit)
@@ -72,6 +76,13 @@ func (n *Node) Validate() error {
 		}
 	}
 	return nil
+}
+
+// claimedBy tells whether the node's claims were made at some time until the given one:
+// a claim of 0 would be older than all, and win whatever it names.
+func (n *Node) claimedBy(time uint64) bool {
+	made := func(claim uint64) bool { return claim > 0 && claim <= time }
+	return (n.Slot == 0 || made(n.SlotClaim)) && !slices.ContainsFunc(n.Blocks, func(b Block) bool { return !made(b.Claim) })
 }
 
 // valid tells whether b is a block of some network; Snapshot looks at which.
@@ -86,3 +97,14 @@ const (
 	minUnderlayMTU = 1280 + overheadIPv6 // the least that leaves IPv6's minimum inside
 	maxMTU         = 65535
 )
+
+// Outside refuses prefixes that hold the node's address: what they are given to would take the
+// packets that the nodes exchange. An invalid prefix holds none.
+func (n *Node) Outside(prefixes ...netip.Prefix) error {
+	for _, p := range prefixes {
+		if p.Contains(n.Addr) {
+			return Refuse(SubnetTaken, "choose a range that no node's underlay is in", "%s holds %s, the address of node %q", p, n.Addr, n.Name)
+		}
+	}
+	return nil
+}

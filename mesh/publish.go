@@ -112,7 +112,7 @@ func cutPublishAddr(spec, s string) (netip.Addr, string, error) {
 		return netip.Addr{}, "", badPublish(spec, "leave the address out to publish on all addresses")
 	}
 	if !publishable(addr) {
-		return netip.Addr{}, "", badPublish(spec, "%s is not a unicast address of a node", addr)
+		return netip.Addr{}, "", badPublish(spec, "%.60q is not a unicast address of a node", text)
 	}
 	return addr, ports, nil
 }

@@ -65,6 +65,8 @@ func TestParsePublishRefuses(t *testing.T) {
 		{"224.0.0.1:80:80", BadPublish, "not a unicast address"},
 		{"255.255.255.255:80:80", BadPublish, "not a unicast address"},
 		{"[fe80::1%eth0]:80:80", BadPublish, "not a unicast address"},
+		{"[::1%eth0]:80:80", BadPublish, "not a unicast address"},
+		{"[::1%x }\n; flush ruleset #]:80:80", BadPublish, "not a unicast address"},
 		{"[::ffff:192.0.2.1]:80:80", BadPublish, "not a unicast address"},
 		{"2001:db8::1:80:80", BadPublish, "brackets"},
 		{"[2001:db8::1:80:80", BadPublish, "brackets"},

@@ -36,7 +36,7 @@ type Record struct {
 	Kind    Kind
 	ID      string
 	Version Version
-	Claim   uint64 // Time of the first write: the older claim holds a name or port
+	Claim   uint64 // Time of the first write: the older claim holds a name or port; see Merge
 	Deleted bool
 
 	Node     *Node
@@ -107,7 +107,33 @@ func (r Record) Validate() error {
 	return r.validateNoun()
 }
 
+// WrittenBy refuses a record that was written after limit: Tick would follow it there, and
+// at the end of time nobody could write any more.
+func (r Record) WrittenBy(limit uint64) error {
+	if r.Version.Time <= limit {
+		return nil
+	}
+	return Refuse(BadRecord, "set the clock of the node that wrote it", "record %.20q %s of node %.40q is of the time %d, and %d is the limit here",
+		string(r.Kind), r.ID, string(r.Version.Writer), r.Version.Time, limit)
+}
+
+// WrittenAt is the record as if it was written at an earlier time; no claim is later then.
+func (r Record) WrittenAt(time uint64) Record {
+	r.Version.Time, r.Claim = time, min(r.Claim, time)
+	if r.Node != nil {
+		r.Node = r.Node.clone()
+		r.Node.SlotClaim = min(r.Node.SlotClaim, time)
+		for i := range r.Node.Blocks {
+			r.Node.Blocks[i].Claim = min(r.Node.Blocks[i].Claim, time)
+		}
+	}
+	return r
+}
+
 func (r Record) validateTombstone() error {
+	if r.Kind == KindNetwork && r.ID == string(IngressNetwork) {
+		return Refuse(BadRecord, "update the node that wrote it", "the ingress network cannot be removed")
+	}
 	switch r.Kind {
 	case KindNode, KindNetwork, KindService, KindEndpoint:
 		return nil
@@ -132,6 +158,9 @@ func (r Record) validateNoun() error {
 	}
 	if err != nil {
 		return err
+	}
+	if r.Node != nil && !r.Node.claimedBy(r.Version.Time) {
+		return Refuse(BadRecord, "update the node that wrote it", "node %s claims a slot or a block at no time, or after its record was written", r.Node.Name)
 	}
 	if id != r.ID || writer != r.Version.Writer {
 		return Refuse(BadRecord, "update the node that wrote it", "record %.20q %s was written by %.40q about %.40q", string(r.Kind), r.ID, string(r.Version.Writer), id)

@@ -39,6 +39,9 @@ func TestRecordRefusals(t *testing.T) {
 		return NetworkRecord(n)
 	}
 	addr, prefix := netip.MustParseAddr, netip.MustParsePrefix
+	claimed := func(time uint64) Block {
+		return Block{Network: IngressNetwork, V4: prefix("198.18.0.0/27"), V6: prefix("fd00::/64"), Claim: time}
+	}
 	long := strings.Repeat("x", 1000)
 	for name, c := range map[string]struct {
 		record Record
@@ -59,6 +62,8 @@ func TestRecordRefusals(t *testing.T) {
 		"node on a zone":           {node(func(n *Node) { n.Addr = addr("fe80::1%eth0") }), BadAddress},
 		"node on link-local":       {node(func(n *Node) { n.Addr = addr("fe80::1") }), BadAddress},
 		"node without port":        {node(func(n *Node) { n.VXLANPort = 0 }), BadValue},
+		"node with one port":       {node(func(n *Node) { n.GossipPort = n.VXLANPort }), BadValue},
+		"node with a gossip port":  {node(func(n *Node) { n.GossipPort = 7956 }), ""},
 		"node with tiny MTU":       {node(func(n *Node) { n.MTU = 100 }), BadValue},
 		"node with negative MTU":   {node(func(n *Node) { n.MTU = -1 }), BadValue},
 		"node with huge MTU":       {node(func(n *Node) { n.MTU = 1 << 40 }), BadValue},
@@ -73,6 +78,12 @@ func TestRecordRefusals(t *testing.T) {
 		"too many blocks": {node(func(n *Node) {
 			n.Blocks = slices.Repeat([]Block{{Network: IngressNetwork, V4: prefix("10.0.0.0/26"), V6: prefix("fd00::/64")}}, blockLimit+1)
 		}), BadRecord},
+		"slot of before time":        {node(func(n *Node) { n.Slot = 5 }), BadRecord},
+		"slot of the future":         {node(func(n *Node) { n.Slot, n.SlotClaim = 5, 6 }), BadRecord},
+		"slot":                       {node(func(n *Node) { n.Slot, n.SlotClaim = 5, 5 }), ""},
+		"block of before time":       {node(func(n *Node) { n.Blocks = []Block{claimed(0)} }), BadRecord},
+		"block of the future":        {node(func(n *Node) { n.Blocks = []Block{claimed(6)} }), BadRecord},
+		"block":                      {node(func(n *Node) { n.Blocks = []Block{claimed(5)} }), ""},
 		"service name":               {service(func(s *Service) { s.Name = "$(x)" }), BadName},
 		"service scheduler":          {service(func(s *Service) { s.Scheduler = Scheduler(long) }), BadValue},
 		"service network":            {service(func(s *Service) { s.Networks = []NetworkID{"x"} }), BadRecord},
@@ -85,6 +96,10 @@ func TestRecordRefusals(t *testing.T) {
 		"published on mapped":        {service(func(s *Service) { s.Publish[0].Addr = addr("::ffff:192.0.2.1") }), BadAddress},
 		"published on mapped ::1":    {service(func(s *Service) { s.Publish[0].Addr = addr("::ffff:127.0.0.1") }), BadAddress},
 		"published on zone":          {service(func(s *Service) { s.Publish[0].Addr = addr("2001:db8::1%" + long) }), BadAddress},
+		"published on a zone of ::1": {service(func(s *Service) { s.Publish[0].Addr = addr("::1%eth0") }), BadAddress},
+		"published on rules in ::1":  {service(func(s *Service) { s.Publish[0].Addr = addr("::1%x } ;\nflush ruleset #") }), BadAddress},
+		"node on rules":              {node(func(n *Node) { n.Addr = addr("fe80::1%x }\n") }), BadAddress},
+		"endpoint on a zone":         {endpoint(func(e *Endpoint) { e.Attached[0].V6 = addr("2001:db8::1%x }\n") }), BadRecord},
 		"published on loopback":      {service(func(s *Service) { s.Publish[0].Addr = addr("127.0.0.1") }), ""},
 		"published twice":            {service(func(s *Service) { s.Publish = append(s.Publish, tcp(80)) }), PortTaken},
 		"published on all and on one": {service(func(s *Service) {
@@ -109,28 +124,32 @@ func TestRecordRefusals(t *testing.T) {
 			b.Network = testID[NetworkID]('b', 1)
 			e.Attached = []Attachment{b, e.Attached[0]}
 		}), BadRecord},
-		"network name":            {network(func(n *Network) { n.Name = `"` }), BadName},
-		"network VNI":             {network(func(n *Network) { n.VNI = 4096 }), BadRecord},
-		"network VNI twice":       {network(func(n *Network) { n.EntryVNI = n.VNI }), BadRecord},
-		"network with entry VNI":  {network(func(n *Network) { n.ID = testID[NetworkID]('b', 1) }), BadRecord},
-		"network without IPv6":    {network(func(n *Network) { n.Subnet6 = netip.Prefix{} }), BadAddress},
-		"network on all of IPv4":  {network(func(n *Network) { n.Subnet4 = prefix("0.0.0.0/0") }), BadAddress},
-		"network on the uplink":   {network(func(n *Network) { n.Subnet6 = prefix("fd77::/48") }), BadAddress},
-		"network on multicast":    {network(func(n *Network) { n.Subnet6 = prefix("ff02::/48") }), BadAddress},
-		"network of one block":    {network(func(n *Network) { n.Bits4 = n.Subnet4.Bits() }), BadValue},
-		"network of tiny blocks":  {network(func(n *Network) { n.Bits4 = 31 }), BadValue},
-		"network of no blocks":    {network(func(n *Network) { n.Bits4 = -5 }), BadValue},
-		"pool over the ingress":   {network(func(n *Network) { n.Pool = prefix("198.0.0.0/8") }), BadAddress},
-		"pool too small":          {network(func(n *Network) { n.Pool = prefix("10.0.0.0/24") }), BadAddress},
-		"nothing":                 {Record{Kind: KindNode, ID: string(a)}, BadRecord},
-		"two nouns":               {Record{Kind: KindNode, ID: string(a), Node: testNode(1), Service: testService(1)}, BadRecord},
-		"noun of another kind":    {Record{Kind: KindService, ID: string(a), Node: testNode(1)}, BadRecord},
-		"noun of another ID":      {Record{Kind: KindService, ID: string(a), Service: testService(1)}, BadRecord},
-		"noun and tombstone":      {Record{Kind: KindNode, ID: string(a), Node: testNode(1), Deleted: true}, BadRecord},
-		"kind":                    {Record{Kind: "secret\n" + Kind(long), ID: string(a), Node: testNode(1)}, BadRecord},
-		"tombstone of no kind":    {Record{Kind: Kind(long), ID: string(a), Deleted: true}, BadRecord},
-		"tombstone":               {Record{Kind: KindEndpoint, ID: string(a), Deleted: true}, ""},
-		"tombstone without an ID": {Record{Kind: KindEndpoint, Deleted: true}, BadRecord},
+		"network name":                     {network(func(n *Network) { n.Name = `"` }), BadName},
+		"network VNI":                      {network(func(n *Network) { n.VNI = 4096 }), BadRecord},
+		"network VNI twice":                {network(func(n *Network) { n.EntryVNI = n.VNI }), BadRecord},
+		"network with entry VNI":           {network(func(n *Network) { n.ID = testID[NetworkID]('b', 1) }), BadRecord},
+		"network without IPv6":             {network(func(n *Network) { n.Subnet6 = netip.Prefix{} }), BadAddress},
+		"network on all of IPv4":           {network(func(n *Network) { n.Subnet4 = prefix("0.0.0.0/0") }), BadAddress},
+		"network on the uplink":            {network(func(n *Network) { n.Subnet6 = prefix("fd77::/48") }), BadAddress},
+		"network on multicast":             {network(func(n *Network) { n.Subnet6 = prefix("ff02::/48") }), BadAddress},
+		"network of one block":             {network(func(n *Network) { n.Bits4 = n.Subnet4.Bits() }), BadValue},
+		"network of tiny blocks":           {network(func(n *Network) { n.Bits4 = 31 }), BadValue},
+		"network of no blocks":             {network(func(n *Network) { n.Bits4 = -5 }), BadValue},
+		"pool on loopback":                 {network(func(n *Network) { n.Pool = prefix("127.0.0.0/8") }), BadAddress},
+		"pool on multicast":                {network(func(n *Network) { n.Pool = prefix("224.0.0.0/4") }), BadAddress},
+		"pool on link-local":               {network(func(n *Network) { n.Pool = prefix("169.254.0.0/16") }), BadAddress},
+		"pool over the ingress":            {network(func(n *Network) { n.Pool = prefix("198.0.0.0/8") }), BadAddress},
+		"pool too small":                   {network(func(n *Network) { n.Pool = prefix("10.0.0.0/24") }), BadAddress},
+		"nothing":                          {Record{Kind: KindNode, ID: string(a)}, BadRecord},
+		"two nouns":                        {Record{Kind: KindNode, ID: string(a), Node: testNode(1), Service: testService(1)}, BadRecord},
+		"noun of another kind":             {Record{Kind: KindService, ID: string(a), Node: testNode(1)}, BadRecord},
+		"noun of another ID":               {Record{Kind: KindService, ID: string(a), Service: testService(1)}, BadRecord},
+		"noun and tombstone":               {Record{Kind: KindNode, ID: string(a), Node: testNode(1), Deleted: true}, BadRecord},
+		"kind":                             {Record{Kind: "secret\n" + Kind(long), ID: string(a), Node: testNode(1)}, BadRecord},
+		"tombstone of no kind":             {Record{Kind: Kind(long), ID: string(a), Deleted: true}, BadRecord},
+		"tombstone":                        {Record{Kind: KindEndpoint, ID: string(a), Deleted: true}, ""},
+		"tombstone of the ingress network": {Record{Kind: KindNetwork, ID: string(IngressNetwork), Deleted: true}, BadRecord},
+		"tombstone without an ID":          {Record{Kind: KindEndpoint, Deleted: true}, BadRecord},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := stamped(c.record, 5, a).Validate()

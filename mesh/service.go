@@ -171,10 +171,13 @@ func (p PublishedPort) validate() error {
 		return Refuse(BadPublish, "use ports from 1 to 65535", "%s has port 0", p)
 	}
 	if p.Addr.IsValid() && !publishable(p.Addr) {
-		return Refuse(BadAddress, "give one unicast address of the nodes", "%.60s is not an address to publish on", p.Addr)
+		return Refuse(BadAddress, "give one unicast address of the nodes", "%.60q is not an address to publish on", p.Addr)
 	}
 	return nil
 }
 
-// publishable leaves loopback in: a port may be for the node itself.
-func publishable(a netip.Addr) bool { return a.IsLoopback() && !a.Is4In6() || validUnicast(a) }
+// publishable leaves loopback in: a port may be for the node itself. A zone is any text, which
+// rules have no place for.
+func publishable(a netip.Addr) bool {
+	return a.IsLoopback() && !a.Is4In6() && a.Zone() == "" || validUnicast(a)
+}

@@ -137,6 +137,7 @@ func TestSettleGivesUpTheYoungerClaim(t *testing.T) {
 	w := newWorld(t, 2)
 	w.write(testID[NodeID]('a', 1), ServiceRecord(testService(1, tcp(80))))
 	block := w.state.Snapshot().Network(IngressNetwork).block(5)
+	w.time = 10
 	for n, claim := range map[int]uint64{1: 7, 2: 3} {
 		node := testNode(n)
 		b := block
@@ -148,9 +149,20 @@ func TestSettleGivesUpTheYoungerClaim(t *testing.T) {
 		e.Attached = []Attachment{{IngressNetwork, v4, v6}}
 		w.write(node.ID, EndpointRecord(e))
 	}
+	loser, winner := string(testID[NodeID]('a', 1)), string(testID[NodeID]('a', 2))
+	want := []Conflict{
+		{KindNode, loser, "slot 9", winner, SlotTaken},
+		{KindNode, loser, "block " + block.V4.String(), winner, BlockTaken},
+	}
+	if diff := cmp.Diff(want, w.state.Snapshot().Conflicts); diff != "" {
+		t.Error(diff)
+	}
 	w.settleAll()
 	snap := w.state.Snapshot()
 	settled(t, snap)
+	if len(snap.Conflicts) != 0 {
+		t.Errorf("conflicts remain: %v", snap.Conflicts)
+	}
 	first, second := snap.Node(testID[NodeID]('a', 1)), snap.Node(testID[NodeID]('a', 2))
 	if second.Slot != 9 || second.Blocks[0].V4 != block.V4 || second.Blocks[0].Claim != 3 {
 		t.Errorf("the older claim moved: %+v", second)

@@ -16,12 +16,21 @@ type State struct {
 
 // Merge takes one validated record and tells whether it changed the state. The
 // result does not depend on the order in which records arrive, nor on how often:
-// the greater version wins. The nouns of r must not be changed afterwards.
+// the greater version wins, and has the latest claim that any of them had. Writing
+// a thing again therefore never makes it older than others that claim the same.
+// The nouns of r must not be changed afterwards.
 func (s *State) Merge(r Record) bool {
 	s.seen = max(s.seen, r.Version.Time)
 	have, ok := s.records[r.Key()]
-	if ok && have.Version.Compare(r.Version) >= 0 {
-		return false
+	if ok {
+		claim := max(have.Claim, r.Claim)
+		if have.Version.Compare(r.Version) >= 0 {
+			r = have
+		}
+		r.Claim = claim
+		if r.Version == have.Version && r.Claim == have.Claim {
+			return false
+		}
 	}
 	if s.records == nil {
 		s.records = map[Key]Record{}
@@ -74,15 +83,6 @@ type Front struct {
 
 // String names it as status does.
 func (f Front) String() string { return "service " + f.Service.Name + " port " + f.Port.Front() }
-
-// Conflict is a claim that lost against an older one and waits for it to end.
-type Conflict struct {
-	Kind   Kind
-	ID     string
-	Claim  string // what was claimed: `name "web"`, "port tcp/8080"
-	Winner string // the ID of the noun that holds it
-	Reason Reason
-}
 
 // Snapshot returns the view of the present state.
 func (s *State) Snapshot() *Snapshot {

@@ -43,6 +43,39 @@ func TestMergeIsOrderFree(t *testing.T) {
 	})
 }
 
+// A later write of one thing does not make its claim older: it would win a name or a port by that.
+func TestClaimsDoNotGetOlder(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var s State
+		for _, r := range drawRecords(t) {
+			before, had := s.Get(r.Key())
+			changed := s.Merge(r)
+			after, _ := s.Get(r.Key())
+			if had && after.Claim < before.Claim || after.Claim < r.Claim {
+				t.Fatalf("claim %d of %d and %d", after.Claim, before.Claim, r.Claim)
+			}
+			if err := after.Validate(); err != nil {
+				t.Fatalf("what was merged is not valid: %v", err)
+			}
+			if same := had && after.Version == before.Version && after.Claim == before.Claim; changed == same {
+				t.Fatalf("changed: %v, from %+v to %+v", changed, before, after)
+			}
+		}
+	})
+}
+
+// A service that is written again as if it were older wins no port.
+func TestNoClaimByRewriting(t *testing.T) {
+	a, b := testID[NodeID]('a', 1), testID[NodeID]('a', 2)
+	state := merged(stamped(ServiceRecord(testService(1, tcp(80))), 5, a), stamped(ServiceRecord(testService(2, tcp(80))), 6, b))
+	again := stamped(ServiceRecord(testService(2, tcp(80))), 9, b)
+	again.Claim = 1
+	state.Merge(again)
+	if snap := state.Snapshot(); len(snap.Fronts) != 1 || snap.Fronts[0].Service.Name != "s1" {
+		t.Errorf("fronts %+v", snap.Fronts)
+	}
+}
+
 func TestSnapshotIsOrderFree(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		records := drawRecords(t)
@@ -208,6 +241,28 @@ func TestHostileBlocks(t *testing.T) {
 				t.Errorf("blocks %v", got)
 			}
 		})
+	}
+}
+
+func TestWrittenBy(t *testing.T) {
+	a := testID[NodeID]('a', 1)
+	r := stamped(ServiceRecord(testService(1)), 100, a)
+	if err := r.WrittenBy(100); err != nil {
+		t.Error(err)
+	}
+	if err := r.WrittenBy(99); ReasonOf(err) != BadRecord {
+		t.Error(err)
+	}
+	n := testNode(1)
+	n.Slot, n.SlotClaim, n.Blocks = 5, 90, []Block{NewIngress(DefaultIngress(), DefaultPool(), 7).block(1)}
+	n.Blocks[0].Claim = 20
+	late := stamped(NodeRecord(n), 100, a)
+	early := late.WrittenAt(50)
+	if err := early.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	if early.Version.Time != 50 || early.Claim != 50 || early.Node.SlotClaim != 50 || early.Node.Blocks[0].Claim != 20 || n.SlotClaim != 90 {
+		t.Errorf("%+v of %+v", early.Node, n)
 	}
 }
 

@@ -111,14 +111,16 @@ func drawRecords(t *rapid.T) []Record {
 	few := func(label string) int { return rapid.IntRange(1, 4).Draw(t, label) }
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Record {
 		var r Record
+		claim := uint64(few("claim"))
+		time := claim + uint64(few("time"))
 		writer := testID[NodeID]('a', few("writer"))
 		switch rapid.IntRange(0, 3).Draw(t, "kind") {
 		case 0:
 			n := testNode(few("node"))
-			n.Slot, n.SlotClaim, writer = Slot(few("slot")), uint64(few("slot claim")), n.ID
+			n.Slot, n.SlotClaim, writer = Slot(few("slot")), min(uint64(few("slot claim")), time), n.ID
 			for range rapid.IntRange(0, 2).Draw(t, "blocks") {
 				b := NewIngress(DefaultIngress(), DefaultPool(), 7).block(few("block"))
-				b.Claim = uint64(few("block claim"))
+				b.Claim = min(uint64(few("block claim")), time)
 				n.Blocks = append(n.Blocks, b)
 			}
 			r = NodeRecord(n)
@@ -142,8 +144,7 @@ func drawRecords(t *rapid.T) []Record {
 		if rapid.IntRange(0, 4).Draw(t, "delete") == 0 {
 			r = deleted(r, 0)
 		}
-		r.Claim = uint64(few("claim"))
-		r.Version = Version{Time: r.Claim + uint64(few("time")), Writer: writer}
+		r.Claim, r.Version = claim, Version{Time: time, Writer: writer}
 		if err := r.Validate(); err != nil {
 			t.Fatalf("%v", err)
 		}

@@ -23,6 +23,10 @@ import (
 
 const defaultHost = "unix:///run/sluice/sluice.sock"
 
+// answerLimit is how many bytes an answer may have: the plan or the lists of 10,000 services
+// are longer than gRPC's usual 4 MiB.
+const answerLimit = 256 << 20
+
 // call is one question to the agent.
 type call struct {
 	app   *app
@@ -57,6 +61,7 @@ func ask[C, Q, R any](ctx context.Context, c call, client func(grpc.ClientConnIn
 		grpc.WithAuthority("localhost"),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(d.dial),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(answerLimit)),
 		// An agent that is stuck accepts and says nothing: the call's own limit ends
 		// the wait, and its message is the right one.
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 2 * c.limit}))
@@ -162,7 +167,7 @@ func (c call) unreachable(d *dialer) *failure {
 	case errors.Is(err, fs.ErrPermission):
 		return &failure{
 			what: c.what, why: fmt.Sprintf("no permission to speak to the agent at %s", host),
-			do: "run this as root or as a member of group sluice",
+			do: "run this as root, or as a member of group sluice, which must exist when the agent starts",
 		}
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return &failure{

@@ -82,6 +82,27 @@ func endpointNamespace(req *sluicev1.AttachEndpointRequest, netns string, pid ui
 	return nil
 }
 
+// endpointDrain lets an endpoint end its connections.
+func (a *app) endpointDrain() *cobra.Command {
+	var out format
+	cmd := &cobra.Command{
+		Use:   "drain NAME",
+		Short: "Give an endpoint of this node no new connections, it keeps those that it has",
+		Args:  words("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			resp, err := ask(cmd.Context(), a.slow("drain endpoint %q", args[0]),
+				sluicev1.NewEndpointServiceClient, sluicev1.EndpointServiceClient.DrainEndpoint,
+				&sluicev1.DrainEndpointRequest{Endpoint: args[0]})
+			if err != nil {
+				return err
+			}
+			return out.print(cmd, resp, func(p *page) { endpointTable(p, []*sluicev1.Endpoint{resp.GetEndpoint()}) })
+		},
+	}
+	out.addTo(cmd)
+	return cmd
+}
+
 // endpointDetach ends an endpoint.
 func (a *app) endpointDetach() *cobra.Command {
 	var out format
@@ -126,13 +147,13 @@ func (a *app) endpointList() *cobra.Command {
 }
 
 func endpointTable(p *page, endpoints []*sluicev1.Endpoint) {
-	p.row("NAME", "SERVICE", "NODE", "STATE", "WEIGHT", "ADDRESSES", "ID")
+	p.row("NAME", "SERVICE", "NODE", "STATE", "WEIGHT", "ADDRESSES", "ID", "NOTES")
 	for _, e := range endpoints {
 		var addresses []string
 		for _, at := range e.GetAttachments() {
 			addresses = append(addresses, at.GetNetwork()+"="+list(at.GetAddresses()))
 		}
 		p.row(e.GetName(), e.GetService(), e.GetNode(), e.GetState(), number(e.GetWeight()),
-			strings.Join(addresses, " "), e.GetId())
+			strings.Join(addresses, " "), e.GetId(), strings.Join(conflicts(e.GetConflicts()), "; "))
 	}
 }

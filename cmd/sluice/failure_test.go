@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -44,10 +45,12 @@ func askingLines() map[string]string {
 		"network ls":      "network ls",
 		"network rm":      "network rm back",
 		"service create":  "service create web --publish 8080:80",
+		"service update":  "service update web --scheduler mh",
 		"service ls":      "service ls",
 		"service inspect": "service inspect web",
 		"service rm":      "service rm web",
 		"endpoint attach": "endpoint attach --service web --pid 1",
+		"endpoint drain":  "endpoint drain web.1",
 		"endpoint detach": "endpoint detach web.1",
 		"endpoint ls":     "endpoint ls",
 		"run":             "run --service web -- ./server --flag",
@@ -64,7 +67,7 @@ func eachAsking(t *testing.T, host string) string {
 	lines := askingLines()
 	for _, verb := range everyVerb() {
 		line, asks := lines[verb]
-		if !asks && verb != "agent" && verb != "version" {
+		if !asks && !slices.Contains([]string{"agent", "reset", "man", "version"}, verb) {
 			t.Errorf("%s: no line to test it with", verb)
 		}
 		if !asks {
@@ -118,10 +121,10 @@ func TestWrongUsage(t *testing.T) {
 		"agent extra", "agent --advertise nowhere", "agent --gossip-port 70000", "agent --balancer nft",
 		"init extra", "join", "join 192.0.2.1", "node ls extra", "status extra", "status -o xml", "status --host localhost",
 		"status --host unix://relative", "network create", "network create a b", "network create a --driver macvlan",
-		"service inspect", "service create web --replicas 3", "service rm", "endpoint attach --service web",
+		"service inspect", "service create web --replicas 3", "service rm", "service update", "service update web", "endpoint drain", "endpoint attach --service web",
 		"endpoint attach --service web --netns /a --pid 1", "endpoint attach --pid 1",
 		"endpoint attach --service web --pid 1 --weight 0", "endpoint attach --service web --pid 1 --weight 65536",
-		"run --service web", "run -- ./server", "run --service web --weight 0 -- ./server", "plan extra", "version -o",
+		"run --service web", "run -- ./server", "run --service web --weight 0 -- ./server", "plan extra", "reset extra", "man", "version -o",
 	} {
 		got := sluice(t, newApp(), strings.Fields(line)...)
 		if got.status != 2 || got.stdout != "" {
@@ -217,6 +220,15 @@ func TestAgentGoesAway(t *testing.T) {
 	}
 }
 
+// The plan of a large cluster has more than gRPC's usual limit, 4 MiB.
+func TestLargeAnswer(t *testing.T) {
+	text := strings.Repeat("nft element published tcp . 8080\n", 150_000)
+	f := startAgent(t, map[string]any{"GetPlan": &sluicev1.GetPlanResponse{Text: text}})
+	if got := f.sluice(t, "plan"); got.status != 0 || got.stdout != text {
+		t.Errorf("exit status %d, %d bytes, stderr %q", got.status, len(got.stdout), got.stderr)
+	}
+}
+
 func TestExplain(t *testing.T) {
 	c := newApp().to("ask")
 	for _, row := range []struct {
@@ -226,7 +238,7 @@ func TestExplain(t *testing.T) {
 	}{
 		{
 			status.Error(codes.Unavailable, ""), syscall.EACCES,
-			"ask: no permission to speak to the agent at unix:///s: run this as root or as a member of group sluice",
+			"ask: no permission to speak to the agent at unix:///s: run this as root, or as a member of group sluice, which must exist when the agent starts",
 		},
 		{
 			status.Error(codes.Unavailable, ""), syscall.ECONNREFUSED,

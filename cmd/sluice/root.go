@@ -16,14 +16,20 @@ import (
 // app is one command line: what its verbs share. Tests put other things in the
 // place of the machine.
 type app struct {
-	host      string        // --host as given; "": SLUICE_HOST, then defaultHost
-	patience  time.Duration // limit of a call
-	runAgent  func(context.Context, agent.Config) error
-	workloads workloads
+	host       string        // --host as given; "": SLUICE_HOST, then defaultHost
+	patience   time.Duration // limit of a call
+	runAgent   func(context.Context, agent.Config) error
+	reset      func(context.Context, agent.ResetConfig) (*agent.ResetReport, error)
+	confirm    func(ctx context.Context, in io.Reader, out io.Writer, question string) (bool, error)
+	workloads  workloads
+	foreground func() bool // whether a terminal's keys reach this process
 }
 
 func newApp() *app {
-	return &app{patience: 30 * time.Second, runAgent: agent.Run, workloads: machine{}}
+	return &app{
+		patience: 30 * time.Second, runAgent: agent.Run, reset: agent.Reset, confirm: confirm,
+		workloads: machine{}, foreground: inForeground,
+	}
 }
 
 // run carries out args and says on stderr why it could not.
@@ -45,9 +51,9 @@ func (a *app) root() *cobra.Command {
 		group("node", "The nodes of the cluster", a.nodeList()),
 		group("network", "The overlay networks", a.networkCreate(), a.networkList(), a.networkRemove()),
 		group("service", "The services and their published ports",
-			a.serviceCreate(), a.serviceList(), a.serviceInspect(), a.serviceRemove()),
-		group("endpoint", "The workloads that serve", a.endpointAttach(), a.endpointDetach(), a.endpointList()),
-		a.runVerb(), a.statusVerb(), a.planVerb(), a.explainVerb(), versionVerb())
+			a.serviceCreate(), a.serviceUpdate(), a.serviceList(), a.serviceInspect(), a.serviceRemove()),
+		group("endpoint", "The workloads that serve", a.endpointAttach(), a.endpointDrain(), a.endpointDetach(), a.endpointList()),
+		a.runVerb(), a.statusVerb(), a.planVerb(), a.explainVerb(), a.resetVerb(), a.manVerb(), versionVerb())
 	root.SilenceErrors = true
 	root.SilenceUsage = true
 	root.PersistentFlags().StringVar(&a.host, "host", "",

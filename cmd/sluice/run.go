@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -78,7 +77,7 @@ func (a *app) serve(ctx context.Context, req *sluicev1.AttachEndpointRequest, ar
 	// From here on a signal is the command's. One that comes during the attach ends
 	// that by ctx, or waits in the channel for the command to be there.
 	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
+	signal.Notify(signals, forwarded()...)
 	defer signal.Stop(signals)
 	w, err := a.workloads.New()
 	if err != nil {
@@ -94,7 +93,9 @@ func (a *app) serve(ctx context.Context, req *sluicev1.AttachEndpointRequest, ar
 		return err
 	}
 	ctx = context.WithoutCancel(ctx) // the command decides when it ends
-	status, err := w.Run(ctx, argv, signals)
+	toCommand, stop := a.forward(signals)
+	status, err := w.Run(ctx, argv, toCommand)
+	stop()
 	a.detachQuietly(ctx, resp.GetEndpoint().GetId(), stderr)
 	switch {
 	case err != nil:

@@ -163,6 +163,7 @@ func TestRunForwardsSignals(t *testing.T) {
 		syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2,
 	}
 	a := newApp()
+	a.foreground = func() bool { return false }
 	a.workloads = &fakeWorkloads{run: func(sig <-chan os.Signal) (int, error) {
 		for _, s := range sent {
 			if err := syscall.Kill(os.Getpid(), s); err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -36,6 +37,48 @@ func (a *app) serviceCreate() *cobra.Command {
 	flags.BoolVar(&req.Force, "force", false, "publish even port 22 and sluice's own ports")
 	out.addTo(cmd)
 	return cmd
+}
+
+// serviceUpdate changes a service.
+func (a *app) serviceUpdate() *cobra.Command {
+	var out format
+	var networks, publish []string
+	req := &sluicev1.UpdateServiceRequest{}
+	cmd := &cobra.Command{
+		Use:   "update NAME",
+		Short: "Change a service, what no flag names stays",
+		Args:  words("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req.Service = args[0]
+			req.Networks, req.Publish = given(cmd, "network", networks), given(cmd, "publish", publish)
+			if req.Networks == nil && req.Publish == nil && len(req.PublishAdd)+len(req.PublishRm) == 0 && req.Scheduler == "" {
+				return fmt.Errorf("a flag that says what to change is missing")
+			}
+			resp, err := ask(cmd.Context(), a.slow("update service %q", req.Service),
+				sluicev1.NewServiceServiceClient, sluicev1.ServiceServiceClient.UpdateService, req)
+			if err != nil {
+				return err
+			}
+			return out.print(cmd, resp, func(p *page) { serviceTable(p, []*sluicev1.Service{resp.GetService()}) })
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringArrayVar(&networks, "network", nil, "all `NETWORK`s that its endpoints are on; may be repeated, or empty for none")
+	flags.StringArrayVar(&publish, "publish", nil, "all ports, each a `SPEC` as for create; may be repeated, or empty for none")
+	flags.StringArrayVar(&req.PublishAdd, "publish-add", nil, "publish a port besides, a `SPEC` as for create; may be repeated")
+	flags.StringArrayVar(&req.PublishRm, "publish-rm", nil, "publish a port no longer, a `SPEC` as \"service ls\" shows it; may be repeated")
+	flags.StringVar(&req.Scheduler, "scheduler", "", "how an endpoint is picked, `NAME` rr, wrr, lc, wlc, sh or mh")
+	flags.BoolVar(&req.Force, "force", false, "publish even port 22 and sluice's own ports")
+	out.addTo(cmd)
+	return cmd
+}
+
+// given is a flag's list of values where the flag was given; empty ones say "none".
+func given(cmd *cobra.Command, flag string, values []string) *sluicev1.StringList {
+	if !cmd.Flags().Changed(flag) {
+		return nil
+	}
+	return &sluicev1.StringList{Values: slices.DeleteFunc(values, func(v string) bool { return v == "" })}
 }
 
 // serviceList lists the services.

@@ -100,6 +100,16 @@ func TestServiceCreate(t *testing.T) {
 		"--publish", "[2001:db8::9]:53:5353/udp", "--scheduler", "rr", "--force")
 }
 
+func TestServiceUpdate(t *testing.T) {
+	answers := map[string]any{"UpdateService": &sluicev1.UpdateServiceResponse{Service: serviceWeb()}}
+	t.Run("some", func(t *testing.T) {
+		checkForms(t, answers, "service", "update", "web", "--publish-add", "81:80", "--publish-rm", "8080:80/tcp", "--scheduler", "mh", "--force")
+	})
+	t.Run("all", func(t *testing.T) {
+		checkForms(t, answers, "service", "update", "web", "--publish", "81:80", "--publish", "82:80", "--network=")
+	})
+}
+
 func TestServiceList(t *testing.T) {
 	checkForms(t, map[string]any{"ListServices": &sluicev1.ListServicesResponse{Services: []*sluicev1.Service{
 		{Id: "00000000000000c0", Name: "quiet", Scheduler: "mh"}, serviceWeb(),
@@ -123,6 +133,12 @@ func TestEndpointAttach(t *testing.T) {
 	t.Run("pid", func(t *testing.T) {
 		checkForms(t, answers, "endpoint", "attach", "--service", "web", "--pid", "1234")
 	})
+}
+
+func TestEndpointDrain(t *testing.T) {
+	drained := endpointWeb()
+	drained.State = "draining"
+	checkForms(t, map[string]any{"DrainEndpoint": &sluicev1.DrainEndpointResponse{Endpoint: drained}}, "endpoint", "drain", "web.1")
 }
 
 func TestEndpointDetach(t *testing.T) {

@@ -199,3 +199,29 @@ func TestWatchPID(t *testing.T) {
 	}
 	<-gone
 }
+
+// A host that learns its routes from a router goes on to when it forwards itself;
+// what no router is behind never begins to listen.
+func TestAdvertised(t *testing.T) {
+	inHost(t, func() {
+		k := newKernel(t)
+		defer k.Close()
+		ip(t, `link add docker0 type bridge
+			link add card type vxlan id 5 dstport 4790 local 192.0.2.11
+			link add deaf type vxlan id 6 dstport 4790 local 192.0.2.11
+			link add veth1 type veth peer name veth1p`)
+		if out, err := exec.Command("sysctl", "-qw", "net.ipv6.conf.card.accept_ra=1", "net.ipv6.conf.deaf.accept_ra=0", "net.ipv6.conf.all.forwarding=0").CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		cards, err := k.Advertised()
+		if err != nil || !slices.Equal(cards, []string{"card"}) {
+			t.Errorf("devices that live on advertisements: %v, %v; want card alone", cards, err)
+		}
+		if out, err := exec.Command("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1").CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if cards, err := k.Advertised(); err != nil || len(cards) > 0 {
+			t.Errorf("a host that forwards listens to nobody as it is: %v, %v", cards, err)
+		}
+	})
+}

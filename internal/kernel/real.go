@@ -22,9 +22,14 @@ type Kernel struct {
 	netnsDir string // where sandboxes are mounted
 	host     *namespace
 	open     map[string]*namespace // by sandbox, the host not included
+	settings *settings             // the host's, from before we changed them
 }
 
-// New opens the kernel. Sandboxes are mounted at runDir/netns/NAME.
+// netnsName is the directory in RUN_DIR where sandboxes are mounted.
+const netnsName = "netns"
+
+// New opens the kernel. Sandboxes are mounted at runDir/netns/NAME; what the
+// host's settings were is kept in runDir/settings.json.
 func New(runDir string) (*Kernel, error) {
 	fd, err := netns.Get()
 	if err != nil {
@@ -39,12 +44,17 @@ func New(runDir string) (*Kernel, error) {
 		host.close()
 		return nil, fmt.Errorf("open rtnetlink: %w", err)
 	}
-	dir, err := filepath.Abs(filepath.Join(runDir, "netns"))
+	dir, err := filepath.Abs(runDir)
 	if err != nil {
 		host.close()
 		return nil, err
 	}
-	return &Kernel{netnsDir: dir, host: host, open: map[string]*namespace{}}, nil
+	stored, err := openSettings(dir)
+	if err != nil {
+		host.close()
+		return nil, err
+	}
+	return &Kernel{netnsDir: filepath.Join(dir, netnsName), host: host, open: map[string]*namespace{}, settings: stored}, nil
 }
 
 // Close closes the handles. What was programmed stays.
@@ -179,6 +189,9 @@ func (k *Kernel) do(op Op) error {
 	case plan.Link:
 		return k.doLink(n, op.Verb, o)
 	case plan.Sysctl:
+		if n == k.host {
+			return k.setHostSysctl(o)
+		}
 		return n.setSysctl(o)
 	case plan.Addr:
 		return n.doAddr(op.Verb, o)

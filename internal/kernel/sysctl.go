@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -19,24 +20,35 @@ func (n *namespace) observeSysctls(want []plan.Sysctl) (map[string]string, error
 	settings := map[string]string{}
 	err := n.do(func() error {
 		for _, s := range want {
-			files, err := expand(s.Key)
+			some, err := readSysctls(s.Key)
 			if err != nil {
 				return err
 			}
-			for _, file := range files {
-				b, err := os.ReadFile(file)
-				if os.IsNotExist(err) {
-					continue // the device left meanwhile, or the kernel lacks the setting: doing it will tell
-				}
-				if err != nil {
-					return fmt.Errorf("read setting: %w", err)
-				}
-				settings[strings.TrimPrefix(file, procSys+"/")] = strings.TrimSpace(string(b))
-			}
+			maps.Copy(settings, some)
 		}
 		return nil
 	})
 	return settings, err
+}
+
+// readSysctls reads the settings of a key in the calling thread's namespace, by key.
+func readSysctls(key string) (map[string]string, error) {
+	files, err := expand(key)
+	if err != nil {
+		return nil, err
+	}
+	settings := map[string]string{}
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if os.IsNotExist(err) {
+			continue // the device left meanwhile, or the kernel lacks the setting: doing it will tell
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read setting: %w", err)
+		}
+		settings[strings.TrimPrefix(file, procSys+"/")] = strings.TrimSpace(string(b))
+	}
+	return settings, nil
 }
 
 // expand lists the files of a key, one of whose elements may be "*".
@@ -81,11 +93,14 @@ func matching(key string, have map[string]string) []string {
 }
 
 func (n *namespace) setSysctl(s plan.Sysctl) error {
-	return n.do(func() error {
-		err := os.WriteFile(path.Join(procSys, s.Key), []byte(s.Value), 0)
-		if os.IsNotExist(err) {
-			return &Refusal{plan.FeatureMissing, fmt.Sprintf("this kernel has no setting %s", s.Key), "load the module it belongs to"}
-		}
-		return err
-	})
+	return n.do(func() error { return writeSysctl(s) })
+}
+
+// writeSysctl sets a setting of the calling thread's namespace.
+func writeSysctl(s plan.Sysctl) error {
+	err := os.WriteFile(path.Join(procSys, s.Key), []byte(s.Value), 0)
+	if os.IsNotExist(err) {
+		return &Refusal{plan.FeatureMissing, fmt.Sprintf("this kernel has no setting %s", s.Key), "load the module it belongs to"}
+	}
+	return err
 }

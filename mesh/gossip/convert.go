@@ -9,7 +9,7 @@ func toWire(r mesh.Record) wireRecord {
 	}
 	if n := r.Node; n != nil {
 		w.Node = &wireNode{
-			ID: n.ID, Name: n.Name, Addr: n.Addr, VXLANPort: n.VXLANPort, MTU: n.MTU, Slot: n.Slot, SlotClaim: n.SlotClaim,
+			ID: n.ID, Name: n.Name, Addr: n.Addr, GossipPort: n.GossipPort, VXLANPort: n.VXLANPort, MTU: n.MTU, Slot: n.Slot, SlotClaim: n.SlotClaim,
 			Blocks: each(n.Blocks, func(b mesh.Block) wireBlock { return wireBlock(b) }),
 		}
 	}
@@ -35,7 +35,7 @@ func (w wireRecord) record() mesh.Record {
 	}
 	if n := w.Node; n != nil {
 		r.Node = &mesh.Node{
-			ID: n.ID, Name: n.Name, Addr: n.Addr, VXLANPort: n.VXLANPort, MTU: n.MTU, Slot: n.Slot, SlotClaim: n.SlotClaim,
+			ID: n.ID, Name: n.Name, Addr: n.Addr, GossipPort: n.GossipPort, VXLANPort: n.VXLANPort, MTU: n.MTU, Slot: n.Slot, SlotClaim: n.SlotClaim,
 			Blocks: each(n.Blocks, func(b wireBlock) mesh.Block { return mesh.Block(b) }),
 		}
 	}

@@ -109,14 +109,15 @@ type (
 		Endpoint *wireEndpoint `json:"ep,omitempty"`
 	}
 	wireNode struct {
-		ID        mesh.NodeID `json:"i"`
-		Name      string      `json:"n"`
-		Addr      netip.Addr  `json:"a"`
-		VXLANPort uint16      `json:"vp"`
-		MTU       int         `json:"m"`
-		Slot      mesh.Slot   `json:"s,omitempty"`
-		SlotClaim uint64      `json:"sc,omitempty"`
-		Blocks    []wireBlock `json:"b,omitempty"`
+		ID         mesh.NodeID `json:"i"`
+		Name       string      `json:"n"`
+		Addr       netip.Addr  `json:"a"`
+		GossipPort uint16      `json:"gp,omitempty"`
+		VXLANPort  uint16      `json:"vp"`
+		MTU        int         `json:"m"`
+		Slot       mesh.Slot   `json:"s,omitempty"`
+		SlotClaim  uint64      `json:"sc,omitempty"`
+		Blocks     []wireBlock `json:"b,omitempty"`
 	}
 	wireBlock struct {
 		Network mesh.NetworkID `json:"n"`

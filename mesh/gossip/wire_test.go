@@ -40,7 +40,7 @@ func records() *rapid.Generator[mesh.Record] {
 		case 0:
 			n := &mesh.Node{
 				ID: writer, Name: name().Draw(t, "name"), Addr: rapid.OneOf(addr4(), addr6()).Draw(t, "addr"),
-				VXLANPort: rapid.Uint16Min(1).Draw(t, "port"), MTU: rapid.IntRange(1350, 65535).Draw(t, "mtu"),
+				GossipPort: rapid.Uint16Max(999).Draw(t, "gossip port"), VXLANPort: rapid.Uint16Min(1000).Draw(t, "port"), MTU: rapid.IntRange(1350, 65535).Draw(t, "mtu"),
 				Slot: mesh.Slot(rapid.Uint16().Draw(t, "slot")), SlotClaim: rapid.Uint64().Draw(t, "slot claim"),
 			}
 			for i := range rapid.IntRange(0, 3).Draw(t, "blocks") {

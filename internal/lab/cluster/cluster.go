@@ -53,6 +53,7 @@ type Config struct {
 	Sluice   string   // path of the program under test
 	Workload []string // command that serves: probe.Listen and Run, its name as one more argument
 	Progress func(format string, args ...any)
+	Prepared func(ctx context.Context, c *Cluster) error // called before an agent is started; may be nil
 }
 
 // Cluster is three nodes and what is around them. Its methods are called by one goroutine at a time.
@@ -83,7 +84,13 @@ func Start(ctx context.Context, config Config) (*Cluster, error) {
 		return nil, fmt.Errorf("start lab: %w", err)
 	}
 	c := &Cluster{Config: config, Dir: dir, before: before}
-	for _, step := range []func(context.Context) error{c.link, c.hosts, c.bridges, c.agents, c.join} {
+	prepared := func(ctx context.Context) error {
+		if config.Prepared == nil {
+			return nil
+		}
+		return config.Prepared(ctx, c)
+	}
+	for _, step := range []func(context.Context) error{c.link, c.hosts, c.bridges, prepared, c.agents, c.join} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(fmt.Errorf("start lab: %w\n%s", err, c.Logs()), c.Close())
 		}

@@ -73,6 +73,9 @@ func (n *Node) startAgent(ctx context.Context) error {
 	})
 }
 
+// StopAgent ends the node's agent and waits for that.
+func (n *Node) StopAgent() error { return n.agent.stop() }
+
 // Command is the program, to be started in the node's namespace, speaking to the node's agent.
 func (n *Node) Command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, n.sluice, args...)

@@ -414,7 +414,9 @@ type Node struct {
 	// How many endpoints it has.
 	Endpoints uint32 `protobuf:"varint,9,opt,name=endpoints,proto3" json:"endpoints,omitempty"`
 	// Since when the state is what it is.
-	Since         *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=since,proto3" json:"since,omitempty"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=since,proto3" json:"since,omitempty"`
+	// TCP and UDP port of its gossip.
+	GossipPort    uint32 `protobuf:"varint,11,opt,name=gossip_port,json=gossipPort,proto3" json:"gossip_port,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -519,6 +521,13 @@ func (x *Node) GetSince() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Node) GetGossipPort() uint32 {
+	if x != nil {
+		return x.GossipPort
+	}
+	return 0
+}
+
 var File_sluice_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_sluice_v1_cluster_proto_rawDesc = "" +
@@ -539,7 +548,7 @@ const file_sluice_v1_cluster_proto_rawDesc = "" +
 	"\x05nodes\x18\x02 \x01(\rR\x05nodes\"\x12\n" +
 	"\x10ListNodesRequest\":\n" +
 	"\x11ListNodesResponse\x12%\n" +
-	"\x05nodes\x18\x01 \x03(\v2\x0f.sluice.v1.NodeR\x05nodes\"\x99\x02\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x0f.sluice.v1.NodeR\x05nodes\"\xba\x02\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -552,7 +561,9 @@ const file_sluice_v1_cluster_proto_rawDesc = "" +
 	"\x04self\x18\b \x01(\bR\x04self\x12\x1c\n" +
 	"\tendpoints\x18\t \x01(\rR\tendpoints\x120\n" +
 	"\x05since\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\x05since*T\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1f\n" +
+	"\vgossip_port\x18\v \x01(\rR\n" +
+	"gossipPort*T\n" +
 	"\tNodeState\x12\x1a\n" +
 	"\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10NODE_STATE_ALIVE\x10\x01\x12\x15\n" +

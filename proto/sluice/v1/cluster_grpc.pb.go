@@ -35,8 +35,9 @@ const (
 //
 // ClusterService makes clusters, joins nodes to them and lists the nodes.
 type ClusterServiceClient interface {
-	// Init makes this node the first of a new cluster.
-	// Refused with InCluster where the node is in one.
+	// Init makes this node the first of a new cluster. Asked again of the only node
+	// of a cluster with the same ranges, it gives the same token again.
+	// Refused with InCluster where the node is in another one.
 	Init(ctx context.Context, in *InitRequest, opts ...grpc.CallOption) (*InitResponse, error)
 	// Join makes this node a member of the cluster that the given node is in.
 	// It returns once the cluster's records have arrived, or has changed nothing.
@@ -89,8 +90,9 @@ func (c *clusterServiceClient) ListNodes(ctx context.Context, in *ListNodesReque
 //
 // ClusterService makes clusters, joins nodes to them and lists the nodes.
 type ClusterServiceServer interface {
-	// Init makes this node the first of a new cluster.
-	// Refused with InCluster where the node is in one.
+	// Init makes this node the first of a new cluster. Asked again of the only node
+	// of a cluster with the same ranges, it gives the same token again.
+	// Refused with InCluster where the node is in another one.
 	Init(context.Context, *InitRequest) (*InitResponse, error)
 	// Join makes this node a member of the cluster that the given node is in.
 	// It returns once the cluster's records have arrived, or has changed nothing.

@@ -324,6 +324,198 @@ func (x *GetServiceResponse) GetService() *Service {
 	return nil
 }
 
+// UpdateServiceRequest says what changes.
+type UpdateServiceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or ID.
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// All networks its endpoints are on from now on, by name or ID; absent: as they are.
+	Networks *StringList `protobuf:"bytes,2,opt,name=networks,proto3" json:"networks,omitempty"`
+	// All ports it publishes from now on, as in CreateServiceRequest; absent: as they are.
+	Publish *StringList `protobuf:"bytes,3,opt,name=publish,proto3" json:"publish,omitempty"`
+	// Ports it publishes besides, as in CreateServiceRequest.
+	PublishAdd []string `protobuf:"bytes,4,rep,name=publish_add,json=publishAdd,proto3" json:"publish_add,omitempty"`
+	// Ports it publishes no longer. Each must be published with that target.
+	PublishRm []string `protobuf:"bytes,5,rep,name=publish_rm,json=publishRm,proto3" json:"publish_rm,omitempty"`
+	// rr, wrr, lc, wlc, sh or mh; empty: as it is.
+	Scheduler string `protobuf:"bytes,6,opt,name=scheduler,proto3" json:"scheduler,omitempty"`
+	// Allow publishing port 22 and sluice's own ports.
+	Force         bool `protobuf:"varint,7,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateServiceRequest) Reset() {
+	*x = UpdateServiceRequest{}
+	mi := &file_sluice_v1_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateServiceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateServiceRequest) ProtoMessage() {}
+
+func (x *UpdateServiceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateServiceRequest.ProtoReflect.Descriptor instead.
+func (*UpdateServiceRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *UpdateServiceRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *UpdateServiceRequest) GetNetworks() *StringList {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *UpdateServiceRequest) GetPublish() *StringList {
+	if x != nil {
+		return x.Publish
+	}
+	return nil
+}
+
+func (x *UpdateServiceRequest) GetPublishAdd() []string {
+	if x != nil {
+		return x.PublishAdd
+	}
+	return nil
+}
+
+func (x *UpdateServiceRequest) GetPublishRm() []string {
+	if x != nil {
+		return x.PublishRm
+	}
+	return nil
+}
+
+func (x *UpdateServiceRequest) GetScheduler() string {
+	if x != nil {
+		return x.Scheduler
+	}
+	return ""
+}
+
+func (x *UpdateServiceRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+// StringList tells an empty list from none.
+type StringList struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// May be empty.
+	Values        []string `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StringList) Reset() {
+	*x = StringList{}
+	mi := &file_sluice_v1_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StringList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StringList) ProtoMessage() {}
+
+func (x *StringList) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StringList.ProtoReflect.Descriptor instead.
+func (*StringList) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *StringList) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+// UpdateServiceResponse holds the changed service.
+type UpdateServiceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As the cluster knows it.
+	Service       *Service `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateServiceResponse) Reset() {
+	*x = UpdateServiceResponse{}
+	mi := &file_sluice_v1_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateServiceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateServiceResponse) ProtoMessage() {}
+
+func (x *UpdateServiceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateServiceResponse.ProtoReflect.Descriptor instead.
+func (*UpdateServiceResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *UpdateServiceResponse) GetService() *Service {
+	if x != nil {
+		return x.Service
+	}
+	return nil
+}
+
 // RemoveServiceRequest names a service.
 type RemoveServiceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -335,7 +527,7 @@ type RemoveServiceRequest struct {
 
 func (x *RemoveServiceRequest) Reset() {
 	*x = RemoveServiceRequest{}
-	mi := &file_sluice_v1_service_proto_msgTypes[6]
+	mi := &file_sluice_v1_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -347,7 +539,7 @@ func (x *RemoveServiceRequest) String() string {
 func (*RemoveServiceRequest) ProtoMessage() {}
 
 func (x *RemoveServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_service_proto_msgTypes[6]
+	mi := &file_sluice_v1_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -360,7 +552,7 @@ func (x *RemoveServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveServiceRequest.ProtoReflect.Descriptor instead.
 func (*RemoveServiceRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_service_proto_rawDescGZIP(), []int{6}
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RemoveServiceRequest) GetService() string {
@@ -379,7 +571,7 @@ type RemoveServiceResponse struct {
 
 func (x *RemoveServiceResponse) Reset() {
 	*x = RemoveServiceResponse{}
-	mi := &file_sluice_v1_service_proto_msgTypes[7]
+	mi := &file_sluice_v1_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -391,7 +583,7 @@ func (x *RemoveServiceResponse) String() string {
 func (*RemoveServiceResponse) ProtoMessage() {}
 
 func (x *RemoveServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_service_proto_msgTypes[7]
+	mi := &file_sluice_v1_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -404,7 +596,7 @@ func (x *RemoveServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveServiceResponse.ProtoReflect.Descriptor instead.
 func (*RemoveServiceResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_service_proto_rawDescGZIP(), []int{7}
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{10}
 }
 
 // Service is what an operator publishes.
@@ -430,7 +622,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_sluice_v1_service_proto_msgTypes[8]
+	mi := &file_sluice_v1_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -442,7 +634,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_service_proto_msgTypes[8]
+	mi := &file_sluice_v1_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -455,7 +647,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_service_proto_rawDescGZIP(), []int{8}
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Service) GetId() string {
@@ -524,7 +716,7 @@ type PublishedPort struct {
 
 func (x *PublishedPort) Reset() {
 	*x = PublishedPort{}
-	mi := &file_sluice_v1_service_proto_msgTypes[9]
+	mi := &file_sluice_v1_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -536,7 +728,7 @@ func (x *PublishedPort) String() string {
 func (*PublishedPort) ProtoMessage() {}
 
 func (x *PublishedPort) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_service_proto_msgTypes[9]
+	mi := &file_sluice_v1_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -549,7 +741,7 @@ func (x *PublishedPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishedPort.ProtoReflect.Descriptor instead.
 func (*PublishedPort) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_service_proto_rawDescGZIP(), []int{9}
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PublishedPort) GetAddress() string {
@@ -604,7 +796,7 @@ type AttachEndpointRequest struct {
 
 func (x *AttachEndpointRequest) Reset() {
 	*x = AttachEndpointRequest{}
-	mi := &file_sluice_v1_service_proto_msgTypes[10]
+	mi := &file_sluice_v1_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -616,7 +808,7 @@ func (x *AttachEndpointRequest) String() string {
 func (*AttachEndpointRequest) ProtoMessage() {}
 
 func (x *AttachEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_service_proto_msgTypes[10]
+	mi := &file_sluice_v1_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -629,7 +821,7 @@ func (x *AttachEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachEndpointRequest.ProtoReflect.Descriptor instead.
 func (*AttachEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_service_proto_rawDescGZIP(), []int{10}
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AttachEndpointRequest) GetService() string {
@@ -714,7 +906,7 @@ type AttachEndpointResponse struct {
 
 func (x *AttachEndpointResponse) Reset() {
 	*x = AttachEndpointResponse{}
-	mi := &file_sluice_v1_service_proto_msgTypes[11]
+	mi := &file_sluice_v1_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -726,7 +918,7 @@ func (x *AttachEndpointResponse) String() string {
 func (*AttachEndpointResponse) ProtoMessage() {}
 
 func (x *AttachEndpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_service_proto_msgTypes[11]
+	mi := &file_sluice_v1_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -739,10 +931,102 @@ func (x *AttachEndpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachEndpointResponse.ProtoReflect.Descriptor instead.
 func (*AttachEndpointResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_service_proto_rawDescGZIP(), []int{11}
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AttachEndpointResponse) GetEndpoint() *Endpoint {
+	if x != nil {
+		return x.Endpoint
+	}
+	return nil
+}
+
+// DrainEndpointRequest names an endpoint of this node.
+type DrainEndpointRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or ID.
+	Endpoint      string `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainEndpointRequest) Reset() {
+	*x = DrainEndpointRequest{}
+	mi := &file_sluice_v1_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainEndpointRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainEndpointRequest) ProtoMessage() {}
+
+func (x *DrainEndpointRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainEndpointRequest.ProtoReflect.Descriptor instead.
+func (*DrainEndpointRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *DrainEndpointRequest) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+// DrainEndpointResponse holds the endpoint.
+type DrainEndpointResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In state draining.
+	Endpoint      *Endpoint `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainEndpointResponse) Reset() {
+	*x = DrainEndpointResponse{}
+	mi := &file_sluice_v1_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainEndpointResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainEndpointResponse) ProtoMessage() {}
+
+func (x *DrainEndpointResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainEndpointResponse.ProtoReflect.Descriptor instead.
+func (*DrainEndpointResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *DrainEndpointResponse) GetEndpoint() *Endpoint {
 	if x != nil {
 		return x.Endpoint
 	}
@@ -760,7 +1044,7 @@ type DetachEndpointRequest struct {
 
 func (x *DetachEndpointRequest) Reset() {
 	*x = DetachEndpointRequest{}
-	mi := &file_sluice_v1_service_proto_msgTypes[12]
+	mi := &file_sluice_v1_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -772,7 +1056,7 @@ func (x *DetachEndpointRequest) String() string {
 func (*DetachEndpointRequest) ProtoMessage() {}
 
 func (x *DetachEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_service_proto_msgTypes[12]
+	mi := &file_sluice_v1_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -785,7 +1069,7 @@ func (x *DetachEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachEndpointRequest.ProtoReflect.Descriptor instead.
 func (*DetachEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_service_proto_rawDescGZIP(), []int{12}
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DetachEndpointRequest) GetEndpoint() string {
@@ -804,7 +1088,7 @@ type DetachEndpointResponse struct {
 
 func (x *DetachEndpointResponse) Reset() {
 	*x = DetachEndpointResponse{}
-	mi := &file_sluice_v1_service_proto_msgTypes[13]
+	mi := &file_sluice_v1_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +1100,7 @@ func (x *DetachEndpointResponse) String() string {
 func (*DetachEndpointResponse) ProtoMessage() {}
 
 func (x *DetachEndpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_service_proto_msgTypes[13]
+	mi := &file_sluice_v1_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +1113,7 @@ func (x *DetachEndpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachEndpointResponse.ProtoReflect.Descriptor instead.
 func (*DetachEndpointResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_service_proto_rawDescGZIP(), []int{13}
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{18}
 }
 
 // ListEndpointsRequest may narrow the list.
@@ -843,7 +1127,7 @@ type ListEndpointsRequest struct {
 
 func (x *ListEndpointsRequest) Reset() {
 	*x = ListEndpointsRequest{}
-	mi := &file_sluice_v1_service_proto_msgTypes[14]
+	mi := &file_sluice_v1_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -855,7 +1139,7 @@ func (x *ListEndpointsRequest) String() string {
 func (*ListEndpointsRequest) ProtoMessage() {}
 
 func (x *ListEndpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_service_proto_msgTypes[14]
+	mi := &file_sluice_v1_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -868,7 +1152,7 @@ func (x *ListEndpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndpointsRequest.ProtoReflect.Descriptor instead.
 func (*ListEndpointsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_service_proto_rawDescGZIP(), []int{14}
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListEndpointsRequest) GetService() string {
@@ -889,7 +1173,7 @@ type ListEndpointsResponse struct {
 
 func (x *ListEndpointsResponse) Reset() {
 	*x = ListEndpointsResponse{}
-	mi := &file_sluice_v1_service_proto_msgTypes[15]
+	mi := &file_sluice_v1_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +1185,7 @@ func (x *ListEndpointsResponse) String() string {
 func (*ListEndpointsResponse) ProtoMessage() {}
 
 func (x *ListEndpointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_service_proto_msgTypes[15]
+	mi := &file_sluice_v1_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +1198,7 @@ func (x *ListEndpointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndpointsResponse.ProtoReflect.Descriptor instead.
 func (*ListEndpointsResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_service_proto_rawDescGZIP(), []int{15}
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListEndpointsResponse) GetEndpoints() []*Endpoint {
@@ -940,14 +1224,16 @@ type Endpoint struct {
 	// Its share of connections.
 	Weight uint32 `protobuf:"varint,6,opt,name=weight,proto3" json:"weight,omitempty"`
 	// Its interfaces.
-	Attachments   []*Attachment `protobuf:"bytes,7,rep,name=attachments,proto3" json:"attachments,omitempty"`
+	Attachments []*Attachment `protobuf:"bytes,7,rep,name=attachments,proto3" json:"attachments,omitempty"`
+	// Claims that lost against an older one.
+	Conflicts     []string `protobuf:"bytes,8,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_sluice_v1_service_proto_msgTypes[16]
+	mi := &file_sluice_v1_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -959,7 +1245,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_service_proto_msgTypes[16]
+	mi := &file_sluice_v1_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -972,7 +1258,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_service_proto_rawDescGZIP(), []int{16}
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Endpoint) GetId() string {
@@ -1024,6 +1310,13 @@ func (x *Endpoint) GetAttachments() []*Attachment {
 	return nil
 }
 
+func (x *Endpoint) GetConflicts() []string {
+	if x != nil {
+		return x.Conflicts
+	}
+	return nil
+}
+
 // Attachment is an endpoint's interface on one network.
 type Attachment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1039,7 +1332,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_sluice_v1_service_proto_msgTypes[17]
+	mi := &file_sluice_v1_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1051,7 +1344,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_service_proto_msgTypes[17]
+	mi := &file_sluice_v1_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1064,7 +1357,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_service_proto_rawDescGZIP(), []int{17}
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Attachment) GetNetwork() string {
@@ -1107,6 +1400,21 @@ const file_sluice_v1_service_proto_rawDesc = "" +
 	"\x11GetServiceRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\"B\n" +
 	"\x12GetServiceResponse\x12,\n" +
+	"\aservice\x18\x01 \x01(\v2\x12.sluice.v1.ServiceR\aservice\"\x88\x02\n" +
+	"\x14UpdateServiceRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x121\n" +
+	"\bnetworks\x18\x02 \x01(\v2\x15.sluice.v1.StringListR\bnetworks\x12/\n" +
+	"\apublish\x18\x03 \x01(\v2\x15.sluice.v1.StringListR\apublish\x12\x1f\n" +
+	"\vpublish_add\x18\x04 \x03(\tR\n" +
+	"publishAdd\x12\x1d\n" +
+	"\n" +
+	"publish_rm\x18\x05 \x03(\tR\tpublishRm\x12\x1c\n" +
+	"\tscheduler\x18\x06 \x01(\tR\tscheduler\x12\x14\n" +
+	"\x05force\x18\a \x01(\bR\x05force\"$\n" +
+	"\n" +
+	"StringList\x12\x16\n" +
+	"\x06values\x18\x01 \x03(\tR\x06values\"E\n" +
+	"\x15UpdateServiceResponse\x12,\n" +
 	"\aservice\x18\x01 \x01(\v2\x12.sluice.v1.ServiceR\aservice\"0\n" +
 	"\x14RemoveServiceRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\"\x17\n" +
@@ -1133,6 +1441,10 @@ const file_sluice_v1_service_proto_rawDesc = "" +
 	"\tuntil_pid\x18\x06 \x01(\rR\buntilPidB\v\n" +
 	"\tnamespace\"I\n" +
 	"\x16AttachEndpointResponse\x12/\n" +
+	"\bendpoint\x18\x01 \x01(\v2\x13.sluice.v1.EndpointR\bendpoint\"2\n" +
+	"\x14DrainEndpointRequest\x12\x1a\n" +
+	"\bendpoint\x18\x01 \x01(\tR\bendpoint\"H\n" +
+	"\x15DrainEndpointResponse\x12/\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x13.sluice.v1.EndpointR\bendpoint\"3\n" +
 	"\x15DetachEndpointRequest\x12\x1a\n" +
 	"\bendpoint\x18\x01 \x01(\tR\bendpoint\"\x18\n" +
@@ -1140,7 +1452,7 @@ const file_sluice_v1_service_proto_rawDesc = "" +
 	"\x14ListEndpointsRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\"J\n" +
 	"\x15ListEndpointsResponse\x121\n" +
-	"\tendpoints\x18\x01 \x03(\v2\x13.sluice.v1.EndpointR\tendpoints\"\xc3\x01\n" +
+	"\tendpoints\x18\x01 \x03(\v2\x13.sluice.v1.EndpointR\tendpoints\"\xe1\x01\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1148,20 +1460,23 @@ const file_sluice_v1_service_proto_rawDesc = "" +
 	"\x04node\x18\x04 \x01(\tR\x04node\x12\x14\n" +
 	"\x05state\x18\x05 \x01(\tR\x05state\x12\x16\n" +
 	"\x06weight\x18\x06 \x01(\rR\x06weight\x127\n" +
-	"\vattachments\x18\a \x03(\v2\x15.sluice.v1.AttachmentR\vattachments\"b\n" +
+	"\vattachments\x18\a \x03(\v2\x15.sluice.v1.AttachmentR\vattachments\x12\x1c\n" +
+	"\tconflicts\x18\b \x03(\tR\tconflicts\"b\n" +
 	"\n" +
 	"Attachment\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x1c\n" +
-	"\tinterface\x18\x03 \x01(\tR\tinterface2\xd4\x02\n" +
+	"\tinterface\x18\x03 \x01(\tR\tinterface2\xa8\x03\n" +
 	"\x0eServiceService\x12R\n" +
 	"\rCreateService\x12\x1f.sluice.v1.CreateServiceRequest\x1a .sluice.v1.CreateServiceResponse\x12O\n" +
 	"\fListServices\x12\x1e.sluice.v1.ListServicesRequest\x1a\x1f.sluice.v1.ListServicesResponse\x12I\n" +
 	"\n" +
 	"GetService\x12\x1c.sluice.v1.GetServiceRequest\x1a\x1d.sluice.v1.GetServiceResponse\x12R\n" +
-	"\rRemoveService\x12\x1f.sluice.v1.RemoveServiceRequest\x1a .sluice.v1.RemoveServiceResponse2\x93\x02\n" +
+	"\rUpdateService\x12\x1f.sluice.v1.UpdateServiceRequest\x1a .sluice.v1.UpdateServiceResponse\x12R\n" +
+	"\rRemoveService\x12\x1f.sluice.v1.RemoveServiceRequest\x1a .sluice.v1.RemoveServiceResponse2\xe7\x02\n" +
 	"\x0fEndpointService\x12U\n" +
-	"\x0eAttachEndpoint\x12 .sluice.v1.AttachEndpointRequest\x1a!.sluice.v1.AttachEndpointResponse\x12U\n" +
+	"\x0eAttachEndpoint\x12 .sluice.v1.AttachEndpointRequest\x1a!.sluice.v1.AttachEndpointResponse\x12R\n" +
+	"\rDrainEndpoint\x12\x1f.sluice.v1.DrainEndpointRequest\x1a .sluice.v1.DrainEndpointResponse\x12U\n" +
 	"\x0eDetachEndpoint\x12 .sluice.v1.DetachEndpointRequest\x1a!.sluice.v1.DetachEndpointResponse\x12R\n" +
 	"\rListEndpoints\x12\x1f.sluice.v1.ListEndpointsRequest\x1a .sluice.v1.ListEndpointsResponseB8Z6github.com/sluice-mesh/sluice/proto/sluice/v1;sluicev1b\x06proto3"
 
@@ -1177,7 +1492,7 @@ func file_sluice_v1_service_proto_rawDescGZIP() []byte {
 	return file_sluice_v1_service_proto_rawDescData
 }
 
-var file_sluice_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_sluice_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_sluice_v1_service_proto_goTypes = []any{
 	(*CreateServiceRequest)(nil),   // 0: sluice.v1.CreateServiceRequest
 	(*CreateServiceResponse)(nil),  // 1: sluice.v1.CreateServiceResponse
@@ -1185,47 +1500,60 @@ var file_sluice_v1_service_proto_goTypes = []any{
 	(*ListServicesResponse)(nil),   // 3: sluice.v1.ListServicesResponse
 	(*GetServiceRequest)(nil),      // 4: sluice.v1.GetServiceRequest
 	(*GetServiceResponse)(nil),     // 5: sluice.v1.GetServiceResponse
-	(*RemoveServiceRequest)(nil),   // 6: sluice.v1.RemoveServiceRequest
-	(*RemoveServiceResponse)(nil),  // 7: sluice.v1.RemoveServiceResponse
-	(*Service)(nil),                // 8: sluice.v1.Service
-	(*PublishedPort)(nil),          // 9: sluice.v1.PublishedPort
-	(*AttachEndpointRequest)(nil),  // 10: sluice.v1.AttachEndpointRequest
-	(*AttachEndpointResponse)(nil), // 11: sluice.v1.AttachEndpointResponse
-	(*DetachEndpointRequest)(nil),  // 12: sluice.v1.DetachEndpointRequest
-	(*DetachEndpointResponse)(nil), // 13: sluice.v1.DetachEndpointResponse
-	(*ListEndpointsRequest)(nil),   // 14: sluice.v1.ListEndpointsRequest
-	(*ListEndpointsResponse)(nil),  // 15: sluice.v1.ListEndpointsResponse
-	(*Endpoint)(nil),               // 16: sluice.v1.Endpoint
-	(*Attachment)(nil),             // 17: sluice.v1.Attachment
+	(*UpdateServiceRequest)(nil),   // 6: sluice.v1.UpdateServiceRequest
+	(*StringList)(nil),             // 7: sluice.v1.StringList
+	(*UpdateServiceResponse)(nil),  // 8: sluice.v1.UpdateServiceResponse
+	(*RemoveServiceRequest)(nil),   // 9: sluice.v1.RemoveServiceRequest
+	(*RemoveServiceResponse)(nil),  // 10: sluice.v1.RemoveServiceResponse
+	(*Service)(nil),                // 11: sluice.v1.Service
+	(*PublishedPort)(nil),          // 12: sluice.v1.PublishedPort
+	(*AttachEndpointRequest)(nil),  // 13: sluice.v1.AttachEndpointRequest
+	(*AttachEndpointResponse)(nil), // 14: sluice.v1.AttachEndpointResponse
+	(*DrainEndpointRequest)(nil),   // 15: sluice.v1.DrainEndpointRequest
+	(*DrainEndpointResponse)(nil),  // 16: sluice.v1.DrainEndpointResponse
+	(*DetachEndpointRequest)(nil),  // 17: sluice.v1.DetachEndpointRequest
+	(*DetachEndpointResponse)(nil), // 18: sluice.v1.DetachEndpointResponse
+	(*ListEndpointsRequest)(nil),   // 19: sluice.v1.ListEndpointsRequest
+	(*ListEndpointsResponse)(nil),  // 20: sluice.v1.ListEndpointsResponse
+	(*Endpoint)(nil),               // 21: sluice.v1.Endpoint
+	(*Attachment)(nil),             // 22: sluice.v1.Attachment
 }
 var file_sluice_v1_service_proto_depIdxs = []int32{
-	8,  // 0: sluice.v1.CreateServiceResponse.service:type_name -> sluice.v1.Service
-	8,  // 1: sluice.v1.ListServicesResponse.services:type_name -> sluice.v1.Service
-	8,  // 2: sluice.v1.GetServiceResponse.service:type_name -> sluice.v1.Service
-	9,  // 3: sluice.v1.Service.ports:type_name -> sluice.v1.PublishedPort
-	16, // 4: sluice.v1.Service.endpoints:type_name -> sluice.v1.Endpoint
-	16, // 5: sluice.v1.AttachEndpointResponse.endpoint:type_name -> sluice.v1.Endpoint
-	16, // 6: sluice.v1.ListEndpointsResponse.endpoints:type_name -> sluice.v1.Endpoint
-	17, // 7: sluice.v1.Endpoint.attachments:type_name -> sluice.v1.Attachment
-	0,  // 8: sluice.v1.ServiceService.CreateService:input_type -> sluice.v1.CreateServiceRequest
-	2,  // 9: sluice.v1.ServiceService.ListServices:input_type -> sluice.v1.ListServicesRequest
-	4,  // 10: sluice.v1.ServiceService.GetService:input_type -> sluice.v1.GetServiceRequest
-	6,  // 11: sluice.v1.ServiceService.RemoveService:input_type -> sluice.v1.RemoveServiceRequest
-	10, // 12: sluice.v1.EndpointService.AttachEndpoint:input_type -> sluice.v1.AttachEndpointRequest
-	12, // 13: sluice.v1.EndpointService.DetachEndpoint:input_type -> sluice.v1.DetachEndpointRequest
-	14, // 14: sluice.v1.EndpointService.ListEndpoints:input_type -> sluice.v1.ListEndpointsRequest
-	1,  // 15: sluice.v1.ServiceService.CreateService:output_type -> sluice.v1.CreateServiceResponse
-	3,  // 16: sluice.v1.ServiceService.ListServices:output_type -> sluice.v1.ListServicesResponse
-	5,  // 17: sluice.v1.ServiceService.GetService:output_type -> sluice.v1.GetServiceResponse
-	7,  // 18: sluice.v1.ServiceService.RemoveService:output_type -> sluice.v1.RemoveServiceResponse
-	11, // 19: sluice.v1.EndpointService.AttachEndpoint:output_type -> sluice.v1.AttachEndpointResponse
-	13, // 20: sluice.v1.EndpointService.DetachEndpoint:output_type -> sluice.v1.DetachEndpointResponse
-	15, // 21: sluice.v1.EndpointService.ListEndpoints:output_type -> sluice.v1.ListEndpointsResponse
-	15, // [15:22] is the sub-list for method output_type
-	8,  // [8:15] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	11, // 0: sluice.v1.CreateServiceResponse.service:type_name -> sluice.v1.Service
+	11, // 1: sluice.v1.ListServicesResponse.services:type_name -> sluice.v1.Service
+	11, // 2: sluice.v1.GetServiceResponse.service:type_name -> sluice.v1.Service
+	7,  // 3: sluice.v1.UpdateServiceRequest.networks:type_name -> sluice.v1.StringList
+	7,  // 4: sluice.v1.UpdateServiceRequest.publish:type_name -> sluice.v1.StringList
+	11, // 5: sluice.v1.UpdateServiceResponse.service:type_name -> sluice.v1.Service
+	12, // 6: sluice.v1.Service.ports:type_name -> sluice.v1.PublishedPort
+	21, // 7: sluice.v1.Service.endpoints:type_name -> sluice.v1.Endpoint
+	21, // 8: sluice.v1.AttachEndpointResponse.endpoint:type_name -> sluice.v1.Endpoint
+	21, // 9: sluice.v1.DrainEndpointResponse.endpoint:type_name -> sluice.v1.Endpoint
+	21, // 10: sluice.v1.ListEndpointsResponse.endpoints:type_name -> sluice.v1.Endpoint
+	22, // 11: sluice.v1.Endpoint.attachments:type_name -> sluice.v1.Attachment
+	0,  // 12: sluice.v1.ServiceService.CreateService:input_type -> sluice.v1.CreateServiceRequest
+	2,  // 13: sluice.v1.ServiceService.ListServices:input_type -> sluice.v1.ListServicesRequest
+	4,  // 14: sluice.v1.ServiceService.GetService:input_type -> sluice.v1.GetServiceRequest
+	6,  // 15: sluice.v1.ServiceService.UpdateService:input_type -> sluice.v1.UpdateServiceRequest
+	9,  // 16: sluice.v1.ServiceService.RemoveService:input_type -> sluice.v1.RemoveServiceRequest
+	13, // 17: sluice.v1.EndpointService.AttachEndpoint:input_type -> sluice.v1.AttachEndpointRequest
+	15, // 18: sluice.v1.EndpointService.DrainEndpoint:input_type -> sluice.v1.DrainEndpointRequest
+	17, // 19: sluice.v1.EndpointService.DetachEndpoint:input_type -> sluice.v1.DetachEndpointRequest
+	19, // 20: sluice.v1.EndpointService.ListEndpoints:input_type -> sluice.v1.ListEndpointsRequest
+	1,  // 21: sluice.v1.ServiceService.CreateService:output_type -> sluice.v1.CreateServiceResponse
+	3,  // 22: sluice.v1.ServiceService.ListServices:output_type -> sluice.v1.ListServicesResponse
+	5,  // 23: sluice.v1.ServiceService.GetService:output_type -> sluice.v1.GetServiceResponse
+	8,  // 24: sluice.v1.ServiceService.UpdateService:output_type -> sluice.v1.UpdateServiceResponse
+	10, // 25: sluice.v1.ServiceService.RemoveService:output_type -> sluice.v1.RemoveServiceResponse
+	14, // 26: sluice.v1.EndpointService.AttachEndpoint:output_type -> sluice.v1.AttachEndpointResponse
+	16, // 27: sluice.v1.EndpointService.DrainEndpoint:output_type -> sluice.v1.DrainEndpointResponse
+	18, // 28: sluice.v1.EndpointService.DetachEndpoint:output_type -> sluice.v1.DetachEndpointResponse
+	20, // 29: sluice.v1.EndpointService.ListEndpoints:output_type -> sluice.v1.ListEndpointsResponse
+	21, // [21:30] is the sub-list for method output_type
+	12, // [12:21] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_sluice_v1_service_proto_init() }
@@ -1233,7 +1561,7 @@ func file_sluice_v1_service_proto_init() {
 	if File_sluice_v1_service_proto != nil {
 		return
 	}
-	file_sluice_v1_service_proto_msgTypes[10].OneofWrappers = []any{
+	file_sluice_v1_service_proto_msgTypes[13].OneofWrappers = []any{
 		(*AttachEndpointRequest_Netns)(nil),
 		(*AttachEndpointRequest_Pid)(nil),
 	}
@@ -1243,7 +1571,7 @@ func file_sluice_v1_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_v1_service_proto_rawDesc), len(file_sluice_v1_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

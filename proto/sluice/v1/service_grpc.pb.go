@@ -22,6 +22,7 @@ const (
 	ServiceService_CreateService_FullMethodName = "/sluice.v1.ServiceService/CreateService"
 	ServiceService_ListServices_FullMethodName  = "/sluice.v1.ServiceService/ListServices"
 	ServiceService_GetService_FullMethodName    = "/sluice.v1.ServiceService/GetService"
+	ServiceService_UpdateService_FullMethodName = "/sluice.v1.ServiceService/UpdateService"
 	ServiceService_RemoveService_FullMethodName = "/sluice.v1.ServiceService/RemoveService"
 )
 
@@ -37,6 +38,8 @@ type ServiceServiceClient interface {
 	ListServices(ctx context.Context, in *ListServicesRequest, opts ...grpc.CallOption) (*ListServicesResponse, error)
 	// GetService returns one service and its endpoints on all nodes.
 	GetService(ctx context.Context, in *GetServiceRequest, opts ...grpc.CallOption) (*GetServiceResponse, error)
+	// UpdateService changes a service. What the request does not name stays.
+	UpdateService(ctx context.Context, in *UpdateServiceRequest, opts ...grpc.CallOption) (*UpdateServiceResponse, error)
 	// RemoveService removes a service. Its endpoints' nodes detach them.
 	RemoveService(ctx context.Context, in *RemoveServiceRequest, opts ...grpc.CallOption) (*RemoveServiceResponse, error)
 }
@@ -79,6 +82,16 @@ func (c *serviceServiceClient) GetService(ctx context.Context, in *GetServiceReq
 	return out, nil
 }
 
+func (c *serviceServiceClient) UpdateService(ctx context.Context, in *UpdateServiceRequest, opts ...grpc.CallOption) (*UpdateServiceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdateServiceResponse)
+	err := c.cc.Invoke(ctx, ServiceService_UpdateService_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *serviceServiceClient) RemoveService(ctx context.Context, in *RemoveServiceRequest, opts ...grpc.CallOption) (*RemoveServiceResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveServiceResponse)
@@ -101,6 +114,8 @@ type ServiceServiceServer interface {
 	ListServices(context.Context, *ListServicesRequest) (*ListServicesResponse, error)
 	// GetService returns one service and its endpoints on all nodes.
 	GetService(context.Context, *GetServiceRequest) (*GetServiceResponse, error)
+	// UpdateService changes a service. What the request does not name stays.
+	UpdateService(context.Context, *UpdateServiceRequest) (*UpdateServiceResponse, error)
 	// RemoveService removes a service. Its endpoints' nodes detach them.
 	RemoveService(context.Context, *RemoveServiceRequest) (*RemoveServiceResponse, error)
 	mustEmbedUnimplementedServiceServiceServer()
@@ -121,6 +136,9 @@ func (UnimplementedServiceServiceServer) ListServices(context.Context, *ListServ
 }
 func (UnimplementedServiceServiceServer) GetService(context.Context, *GetServiceRequest) (*GetServiceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetService not implemented")
+}
+func (UnimplementedServiceServiceServer) UpdateService(context.Context, *UpdateServiceRequest) (*UpdateServiceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateService not implemented")
 }
 func (UnimplementedServiceServiceServer) RemoveService(context.Context, *RemoveServiceRequest) (*RemoveServiceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveService not implemented")
@@ -200,6 +218,24 @@ func _ServiceService_GetService_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ServiceService_UpdateService_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateServiceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ServiceServiceServer).UpdateService(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ServiceService_UpdateService_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ServiceServiceServer).UpdateService(ctx, req.(*UpdateServiceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ServiceService_RemoveService_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RemoveServiceRequest)
 	if err := dec(in); err != nil {
@@ -238,6 +274,10 @@ var ServiceService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _ServiceService_GetService_Handler,
 		},
 		{
+			MethodName: "UpdateService",
+			Handler:    _ServiceService_UpdateService_Handler,
+		},
+		{
 			MethodName: "RemoveService",
 			Handler:    _ServiceService_RemoveService_Handler,
 		},
@@ -248,6 +288,7 @@ var ServiceService_ServiceDesc = grpc.ServiceDesc{
 
 const (
 	EndpointService_AttachEndpoint_FullMethodName = "/sluice.v1.EndpointService/AttachEndpoint"
+	EndpointService_DrainEndpoint_FullMethodName  = "/sluice.v1.EndpointService/DrainEndpoint"
 	EndpointService_DetachEndpoint_FullMethodName = "/sluice.v1.EndpointService/DetachEndpoint"
 	EndpointService_ListEndpoints_FullMethodName  = "/sluice.v1.EndpointService/ListEndpoints"
 )
@@ -261,6 +302,9 @@ type EndpointServiceClient interface {
 	// AttachEndpoint makes a network namespace of this node an endpoint of a
 	// service. It returns once the endpoint can be used on this node.
 	AttachEndpoint(ctx context.Context, in *AttachEndpointRequest, opts ...grpc.CallOption) (*AttachEndpointResponse, error)
+	// DrainEndpoint lets an endpoint of this node keep the connections that it has
+	// and gives it no new ones.
+	DrainEndpoint(ctx context.Context, in *DrainEndpointRequest, opts ...grpc.CallOption) (*DrainEndpointResponse, error)
 	// DetachEndpoint ends an endpoint of this node. Its namespace is left alone,
 	// but for the interfaces that attaching made.
 	DetachEndpoint(ctx context.Context, in *DetachEndpointRequest, opts ...grpc.CallOption) (*DetachEndpointResponse, error)
@@ -280,6 +324,16 @@ func (c *endpointServiceClient) AttachEndpoint(ctx context.Context, in *AttachEn
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(AttachEndpointResponse)
 	err := c.cc.Invoke(ctx, EndpointService_AttachEndpoint_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *endpointServiceClient) DrainEndpoint(ctx context.Context, in *DrainEndpointRequest, opts ...grpc.CallOption) (*DrainEndpointResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DrainEndpointResponse)
+	err := c.cc.Invoke(ctx, EndpointService_DrainEndpoint_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -315,6 +369,9 @@ type EndpointServiceServer interface {
 	// AttachEndpoint makes a network namespace of this node an endpoint of a
 	// service. It returns once the endpoint can be used on this node.
 	AttachEndpoint(context.Context, *AttachEndpointRequest) (*AttachEndpointResponse, error)
+	// DrainEndpoint lets an endpoint of this node keep the connections that it has
+	// and gives it no new ones.
+	DrainEndpoint(context.Context, *DrainEndpointRequest) (*DrainEndpointResponse, error)
 	// DetachEndpoint ends an endpoint of this node. Its namespace is left alone,
 	// but for the interfaces that attaching made.
 	DetachEndpoint(context.Context, *DetachEndpointRequest) (*DetachEndpointResponse, error)
@@ -332,6 +389,9 @@ type UnimplementedEndpointServiceServer struct{}
 
 func (UnimplementedEndpointServiceServer) AttachEndpoint(context.Context, *AttachEndpointRequest) (*AttachEndpointResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AttachEndpoint not implemented")
+}
+func (UnimplementedEndpointServiceServer) DrainEndpoint(context.Context, *DrainEndpointRequest) (*DrainEndpointResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DrainEndpoint not implemented")
 }
 func (UnimplementedEndpointServiceServer) DetachEndpoint(context.Context, *DetachEndpointRequest) (*DetachEndpointResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DetachEndpoint not implemented")
@@ -374,6 +434,24 @@ func _EndpointService_AttachEndpoint_Handler(srv interface{}, ctx context.Contex
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(EndpointServiceServer).AttachEndpoint(ctx, req.(*AttachEndpointRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _EndpointService_DrainEndpoint_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainEndpointRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EndpointServiceServer).DrainEndpoint(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: EndpointService_DrainEndpoint_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EndpointServiceServer).DrainEndpoint(ctx, req.(*DrainEndpointRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -424,6 +502,10 @@ var EndpointService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "AttachEndpoint",
 			Handler:    _EndpointService_AttachEndpoint_Handler,
+		},
+		{
+			MethodName: "DrainEndpoint",
+			Handler:    _EndpointService_DrainEndpoint_Handler,
 		},
 		{
 			MethodName: "DetachEndpoint",

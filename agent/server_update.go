@@ -1,0 +1,109 @@
+package agent
+
+import (
+	"context"
+	"slices"
+
+	"github.com/sluice-mesh/sluice/mesh"
+	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
+)
+
+// UpdateService changes a service.
+func (s *serviceServer) UpdateService(ctx context.Context, req *sluicev1.UpdateServiceRequest) (*sluicev1.UpdateServiceResponse, error) {
+	change, err := s.fromUpdate(req)
+	if err != nil {
+		return nil, err
+	}
+	var id mesh.ServiceID
+	err = s.write(ctx, func(snap *mesh.Snapshot) ([]mesh.Record, error) {
+		have := snap.ServiceNamed(req.GetService())
+		if have == nil {
+			return nil, noService(req.GetService())
+		}
+		id = have.ID
+		next, err := change.apply(snap, have)
+		if err != nil {
+			return nil, err
+		}
+		if next.Scheduler == have.Scheduler && slices.Equal(next.Networks, have.Networks) && slices.Equal(next.Publish, have.Publish) {
+			return nil, nil
+		}
+		return []mesh.Record{mesh.ServiceRecord(next)}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	service, err := s.service(string(id))
+	if err != nil {
+		return nil, err
+	}
+	return &sluicev1.UpdateServiceResponse{Service: service}, nil
+}
+
+// serviceChange is what an update asks for, read but not yet compared with
+// what is there.
+type serviceChange struct {
+	networks  *sluicev1.StringList // nil: as they are
+	publish   *[]mesh.PublishedPort
+	add, rm   []mesh.PublishedPort
+	scheduler mesh.Scheduler // "": as it is
+	reserved  func(*mesh.Snapshot, []mesh.PublishedPort) error
+}
+
+func (s *serviceServer) fromUpdate(req *sluicev1.UpdateServiceRequest) (c serviceChange, err error) {
+	c = serviceChange{
+		networks: req.GetNetworks(), scheduler: mesh.Scheduler(req.GetScheduler()),
+		reserved: func(snap *mesh.Snapshot, ports []mesh.PublishedPort) error {
+			return mesh.CheckReserved(ports, ownPorts(snap)...)
+		},
+	}
+	if req.GetForce() {
+		c.reserved = func(*mesh.Snapshot, []mesh.PublishedPort) error { return nil }
+	}
+	if req.GetPublish() != nil {
+		all, err := parsePorts(req.GetPublish().GetValues())
+		if err != nil {
+			return c, err
+		}
+		c.publish = &all
+	}
+	if c.add, err = parsePorts(req.GetPublishAdd()); err != nil {
+		return c, err
+	}
+	c.rm, err = parsePorts(req.GetPublishRm())
+	return c, err
+}
+
+// apply returns the changed service, or why it may not be.
+func (c serviceChange) apply(snap *mesh.Snapshot, have *mesh.Service) (*mesh.Service, error) {
+	next := *have
+	next.Networks, next.Publish = slices.Clone(have.Networks), slices.Clone(have.Publish)
+	if c.scheduler != "" {
+		next.Scheduler = c.scheduler
+	}
+	if c.networks != nil {
+		var err error
+		if next.Networks, err = networkIDs(snap, c.networks.GetValues()); err != nil {
+			return nil, err
+		}
+	}
+	if c.publish != nil {
+		next.Publish = slices.Clone(*c.publish)
+	}
+	for _, p := range c.rm {
+		i := slices.Index(next.Publish, p)
+		if i < 0 {
+			return nil, mesh.Refuse(mesh.NotFound, "see sluice service inspect "+have.Name, "service %q does not publish %s", have.Name, p)
+		}
+		next.Publish = slices.Delete(next.Publish, i, i+1)
+	}
+	next.Publish = append(next.Publish, c.add...)
+	if err := next.Validate(); err != nil {
+		return nil, err
+	}
+	fresh := slices.DeleteFunc(slices.Clone(next.Publish), func(p mesh.PublishedPort) bool { return slices.Contains(have.Publish, p) })
+	if err := c.reserved(snap, fresh); err != nil {
+		return nil, err
+	}
+	return &next, free(snap, have.ID, fresh)
+}
