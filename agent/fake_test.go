@@ -29,6 +29,7 @@ type fakeMachine struct {
 	fail    string        // objects that contain it are refused
 	hold    chan struct{} // Apply waits until it is closed
 	broken  []kernel.Op   // what the next Apply finds changed and puts back
+	differ  []kernel.Op   // what Diff says
 }
 
 func newFakeMachine(tb testing.TB, addr string) *fakeMachine {
@@ -109,6 +110,17 @@ func (m *fakeMachine) sabotage(tb testing.TB, by string, broken ...kernel.Op) {
 }
 
 func (m *fakeMachine) Diff(context.Context, *plan.Plan) ([]kernel.Op, error) { return nil, nil }
+func (m *fakeMachine) Diff(context.Context, *plan.Plan) ([]kernel.Op, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.differ, nil
+}
+
+func (m *fakeMachine) setDiffer(ops ...kernel.Op) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.differ = ops
+}
 
 func (m *fakeMachine) pinned() []string {
 	entries, _ := os.ReadDir(m.dir)
@@ -143,6 +155,15 @@ func (m *fakeMachine) Path(name string) string       { return filepath.Join(m.di
 func (m *fakeMachine) OwnBridges() ([]string, error) { return []string{"docker0"}, nil }
 func (m *fakeMachine) Advertised() ([]string, error) { return []string{"eth0"}, nil }
 func (m *fakeMachine) Close() error                  { return nil }
+
+func (m *fakeMachine) HostAddrs() ([]plan.Addr, error) {
+	return []plan.Addr{
+		{Link: "lo", Prefix: netip.MustParsePrefix("127.0.0.1/8")},
+		{Link: "eth0", Prefix: netip.PrefixFrom(m.addr, 24)},
+		{Link: "eth0", Prefix: netip.MustParsePrefix("2001:db8::11/64")},
+		{Link: "docker0", Prefix: netip.MustParsePrefix("172.17.0.1/16")},
+	}, nil
+}
 
 func (m *fakeMachine) Underlay(advertise netip.Addr) (netip.Addr, int, error) {
 	if advertise.IsValid() {

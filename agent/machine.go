@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sluice-mesh/sluice/internal/kernel"
+	"github.com/sluice-mesh/sluice/internal/plan"
 )
 
 // Machine is what the agent needs of its node's kernel. Implemented by
@@ -29,6 +30,8 @@ type Machine interface {
 	Advertised() ([]string, error)
 	// OwnBridges are the host's bridges whose subnets other nodes may have too.
 	OwnBridges() ([]string, error)
+	// HostAddrs are the host's own addresses with their devices.
+	HostAddrs() ([]plan.Addr, error)
 	// Underlay finds this node's address and its device's MTU in bytes; the zero
 	// address means the source address of the default route.
 	Underlay(advertise netip.Addr) (addr netip.Addr, mtu int, err error)
