@@ -109,7 +109,6 @@ func (m *fakeMachine) sabotage(tb testing.TB, by string, broken ...kernel.Op) {
 	}
 }
 
-func (m *fakeMachine) Diff(context.Context, *plan.Plan) ([]kernel.Op, error) { return nil, nil }
 func (m *fakeMachine) Diff(context.Context, *plan.Plan) ([]kernel.Op, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
