@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sluice-mesh/sluice/internal/kernel"
 	"github.com/sluice-mesh/sluice/internal/plan"
@@ -21,15 +22,19 @@ type fakeMachine struct {
 	addr netip.Addr
 	dir  string
 
+	drifts chan []kernel.Drift // nobody sends unless a test does
+
 	mu      sync.Mutex
 	applied []*plan.Plan
 	fail    string        // objects that contain it are refused
 	hold    chan struct{} // Apply waits until it is closed
+	broken  []kernel.Op   // what the next Apply finds changed and puts back
+	differ  []kernel.Op   // what Diff says
 }
 
 func newFakeMachine(tb testing.TB, addr string) *fakeMachine {
 	tb.Helper()
-	return &fakeMachine{addr: netip.MustParseAddr(addr), dir: tb.TempDir()}
+	return &fakeMachine{addr: netip.MustParseAddr(addr), dir: tb.TempDir(), drifts: make(chan []kernel.Drift)}
 }
 
 func (m *fakeMachine) failOn(object string) {
@@ -70,7 +75,8 @@ func (m *fakeMachine) Apply(ctx context.Context, want *plan.Plan) kernel.Report 
 	defer m.mu.Unlock()
 	m.applied = append(m.applied, want)
 	planned := map[string]bool{}
-	var report kernel.Report
+	report := kernel.Report{Done: m.broken}
+	m.broken = nil
 	for _, s := range want.Sandboxes {
 		planned[s.Name] = true
 		for _, l := range s.Links {
@@ -88,7 +94,32 @@ func (m *fakeMachine) Apply(ctx context.Context, want *plan.Plan) kernel.Report 
 	return report
 }
 
-func (m *fakeMachine) Diff(context.Context, *plan.Plan) ([]kernel.Op, error) { return nil, nil }
+func (m *fakeMachine) Drifted() <-chan []kernel.Drift { return m.drifts }
+
+// sabotage changes objects behind the agent's back; the fake kernel tells who did.
+func (m *fakeMachine) sabotage(tb testing.TB, by string, broken ...kernel.Op) {
+	tb.Helper()
+	m.mu.Lock()
+	m.broken = broken
+	m.mu.Unlock()
+	select {
+	case m.drifts <- []kernel.Drift{{Sandbox: plan.HostSandbox, Kind: "nft", By: by}}:
+	case <-time.After(5 * time.Second):
+		tb.Fatal("the agent does not listen for drifts")
+	}
+}
+
+func (m *fakeMachine) Diff(context.Context, *plan.Plan) ([]kernel.Op, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.differ, nil
+}
+
+func (m *fakeMachine) setDiffer(ops ...kernel.Op) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.differ = ops
+}
 
 func (m *fakeMachine) pinned() []string {
 	entries, _ := os.ReadDir(m.dir)
@@ -123,6 +154,15 @@ func (m *fakeMachine) Path(name string) string       { return filepath.Join(m.di
 func (m *fakeMachine) OwnBridges() ([]string, error) { return []string{"docker0"}, nil }
 func (m *fakeMachine) Advertised() ([]string, error) { return []string{"eth0"}, nil }
 func (m *fakeMachine) Close() error                  { return nil }
+
+func (m *fakeMachine) HostAddrs() ([]plan.Addr, error) {
+	return []plan.Addr{
+		{Link: "lo", Prefix: netip.MustParsePrefix("127.0.0.1/8")},
+		{Link: "eth0", Prefix: netip.PrefixFrom(m.addr, 24)},
+		{Link: "eth0", Prefix: netip.MustParsePrefix("2001:db8::11/64")},
+		{Link: "docker0", Prefix: netip.MustParsePrefix("172.17.0.1/16")},
+	}, nil
+}
 
 func (m *fakeMachine) Underlay(advertise netip.Addr) (netip.Addr, int, error) {
 	if advertise.IsValid() {

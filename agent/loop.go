@@ -23,6 +23,7 @@ type loop struct {
 	busy    chan struct{} // holds one token while the machine is looked at or changed; taken before the cluster's lock
 	machine Machine
 	bridges []string // the last that could be read
+	repair  repair
 }
 
 func newLoop(c *cluster, m Machine, s *status, log *slog.Logger) *loop {
@@ -43,20 +44,34 @@ func settlePause(round time.Duration) time.Duration { return min(max(round, sett
 // run ends with ctx. What the kernel holds then stays.
 func (l *loop) run(ctx context.Context) error {
 	defer close(l.stopped)
-	next := time.NewTimer(0)
+	next, calm := time.NewTimer(0), time.NewTimer(0)
 	defer next.Stop()
+	defer calm.Stop()
+	var drifted <-chan []kernel.Drift // nil while none is listened to
+	var patience restraint
 	for {
+		var heard []kernel.Drift
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-l.cluster.changed: // the state moved
+		case heard = <-drifted: // somebody else touched what is ours
 		case <-next.C: // a retry, or the periodic full look
+		case <-calm.C:
+			drifted = l.machine.Drifted()
+			continue
 		}
 		began := l.cluster.now()
-		if l.round(ctx) {
+		heard = append(heard, l.overheard()...)
+		done := l.round(ctx, heard)
+		if done.complete {
 			next.Reset(fullLook)
 		} else {
 			next.Reset(retryAfter)
+		}
+		if len(heard) > 0 {
+			drifted = nil
+			calm.Reset(patience.after(l.cluster.now(), done.worked))
 		}
 		select {
 		case <-ctx.Done():
@@ -65,20 +80,37 @@ func (l *loop) run(ctx context.Context) error {
 	}
 }
 
-// round makes the kernel equal to the newest snapshot once and tells whether all
-// of it could be done.
-func (l *loop) round(ctx context.Context) bool {
+// overheard is what was heard by now and is not taken yet: the round that begins
+// deals with it too.
+func (l *loop) overheard() []kernel.Drift {
+	select {
+	case heard := <-l.machine.Drifted():
+		return heard
+	default:
+		return nil
+	}
+}
+
+// ended is how a round ended.
+type ended struct {
+	complete bool // all of it could be done
+	worked   bool // there was something to do
+}
+
+// round makes the kernel equal to the newest snapshot once. heard is what was
+// heard of others' changes before.
+func (l *loop) round(ctx context.Context, heard []kernel.Drift) ended {
 	// The snapshot is taken with the machine in hand: an endpoint's namespace is
 	// pinned and recorded under the same lock, so no plan without it can unpin it.
 	if err := l.take(ctx); err != nil {
-		return false
+		return ended{}
 	}
 	defer l.release()
 	snap, refused, settling := l.cluster.settle()
 	p, looking := l.compile(snap)
 	report := l.machine.Apply(ctx, p)
 	if ctx.Err() != nil {
-		return false // cut off in the middle: the report says nothing
+		return ended{} // cut off in the middle: the report says nothing
 	}
 	err := errors.Join(settling, looking, l.cluster.flush())
 	if err != nil {
@@ -90,8 +122,12 @@ func (l *loop) round(ctx context.Context) bool {
 	for _, op := range report.Done {
 		l.log.Debug("applied", "op", op.String())
 	}
-	l.status.round(outcome{snap: snap, plan: p, report: report, refused: refused, left: l.cluster.leftOut(), err: err})
-	return err == nil && len(report.Failed) == 0
+	repaired := l.repair.of(snap.Rev, l.bridges, report)
+	for _, op := range repaired {
+		l.log.Info("repaired", "op", op.String(), "by", culprit(heard, op))
+	}
+	l.status.round(outcome{snap: snap, plan: p, report: report, refused: refused, left: l.cluster.leftOut(), err: err, repaired: len(repaired)})
+	return ended{complete: err == nil && len(report.Failed) == 0, worked: len(report.Done)+len(report.Failed) > 0}
 }
 
 // compile is called with the machine in hand.

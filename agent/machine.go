@@ -6,12 +6,16 @@ import (
 	"time"
 
 	"github.com/sluice-mesh/sluice/internal/kernel"
+	"github.com/sluice-mesh/sluice/internal/plan"
 )
 
 // Machine is what the agent needs of its node's kernel. Implemented by
-// *kernel.Kernel. The agent makes one call at a time, but for Path and Pinned.
+// *kernel.Kernel. The agent makes one call at a time, but for Path, Pinned and Drifted.
 type Machine interface {
 	kernel.Applier
+	// Drifted carries what others changed of what is ours, as far as the kernel tells.
+	// It is never closed.
+	Drifted() <-chan []kernel.Drift
 	// Pin keeps the network namespace that the file is as the sandbox name. It is
 	// refused where the file is none, or is the host's own.
 	Pin(name, path string) error
@@ -26,6 +30,8 @@ type Machine interface {
 	Advertised() ([]string, error)
 	// OwnBridges are the host's bridges whose subnets other nodes may have too.
 	OwnBridges() ([]string, error)
+	// HostAddrs are the host's own addresses with their devices.
+	HostAddrs() ([]plan.Addr, error)
 	// Underlay finds this node's address and its device's MTU in bytes; the zero
 	// address means the source address of the default route.
 	Underlay(advertise netip.Addr) (addr netip.Addr, mtu int, err error)

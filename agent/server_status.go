@@ -23,6 +23,7 @@ func (s *statusServer) GetStatus(context.Context, *sluicev1.GetStatusRequest) (*
 		Revision: snap.Rev, AppliedRevision: v.snap.Rev, Applied: toTime(v.applied),
 		Objects: uint32(objects(v.plan)), Problems: toProblems(v.problems),
 		Balancer: balancerIPVS, Version: s.config.Version,
+		Repairs: v.repairs,
 	}
 	for _, n := range s.nodes(snap) {
 		if !n.GetSelf() {

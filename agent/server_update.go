@@ -101,10 +101,6 @@ func (c serviceChange) apply(snap *mesh.Snapshot, have *mesh.Service) (*mesh.Ser
 	if err := next.Validate(); err != nil {
 		return nil, err
 	}
-	if len(next.Uses()) == 0 && len(snap.EndpointsOf(have.ID)) > 0 {
-		return nil, mesh.Refuse(NoInterface, "leave it a port or a network, or detach its endpoints first",
-			"service %q would have neither, so its endpoints would have no interface", have.Name)
-	}
 	fresh := slices.DeleteFunc(slices.Clone(next.Publish), func(p mesh.PublishedPort) bool { return slices.Contains(have.Publish, p) })
 	if err := c.reserved(snap, fresh); err != nil {
 		return nil, err

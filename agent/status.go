@@ -22,6 +22,7 @@ type status struct {
 	mu       sync.Mutex
 	last     outcome
 	at       time.Time
+	repairs  uint64
 	problems map[problemKey]problem
 	next     chan struct{} // closed by the next round
 }
@@ -34,6 +35,8 @@ type outcome struct {
 	refused map[mesh.EndpointID]error // no room for them
 	left    map[mesh.Key]error        // stored records that cannot be used
 	err     error                     // of the round itself: disk, or a look at the host
+
+	repaired int // objects that somebody else had changed
 }
 
 // problem is one object that is not programmed, or not as wished.
@@ -57,6 +60,7 @@ func (s *status) round(o outcome) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.last, s.at = o, s.now()
+	s.repairs += uint64(o.repaired)
 	before := s.problems
 	s.problems = map[problemKey]problem{}
 	for _, p := range o.problems() {
@@ -114,6 +118,7 @@ func (s *status) applied() (rev uint64, next <-chan struct{}) {
 type view struct {
 	outcome
 	applied  time.Time // zero before the first round
+	repairs  uint64    // objects put back since the agent started
 	problems []problem // sorted by object
 }
 
@@ -121,7 +126,7 @@ func (s *status) view() view {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return view{
-		outcome: s.last, applied: s.at,
+		outcome: s.last, applied: s.at, repairs: s.repairs,
 		problems: slices.SortedFunc(maps.Values(s.problems), func(a, b problem) int {
 			return cmp.Or(cmp.Compare(a.object, b.object), cmp.Compare(a.reason, b.reason))
 		}),

@@ -31,22 +31,23 @@ func TestUpdateService(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	a.create("web", "7000:80")
+	a.create("web", "7070:80")
 	a.attach("web.1")
 	for _, c := range []struct {
 		req  *sluicev1.UpdateServiceRequest
 		want string
 		on   int // networks of the endpoint
 	}{
-		{&sluicev1.UpdateServiceRequest{}, "rr  7000:80/tcp", 1},
-		{&sluicev1.UpdateServiceRequest{PublishAdd: []string{"8080:80", "8080:80/udp"}, PublishRm: []string{"7000:80"}}, "rr  8080:80/tcp 8080:80/udp", 1},
+		{&sluicev1.UpdateServiceRequest{}, "rr  7070:80/tcp", 1},
+		{&sluicev1.UpdateServiceRequest{Publish: names()}, "rr ", 0},
+		{&sluicev1.UpdateServiceRequest{PublishAdd: []string{"8080:80", "8080:80/udp"}}, "rr  8080:80/tcp 8080:80/udp", 1},
 		{&sluicev1.UpdateServiceRequest{Scheduler: "mh", Networks: names("green", "blue")}, "mh blue,green 8080:80/tcp 8080:80/udp", 3},
 		{&sluicev1.UpdateServiceRequest{PublishRm: []string{"8080:80/tcp"}, PublishAdd: []string{"8080:81"}}, "mh blue,green 8080:81/tcp 8080:80/udp", 3},
 		{&sluicev1.UpdateServiceRequest{Publish: names("9000-9001:80-81"), Networks: names("blue")}, "mh blue 9000:80/tcp 9001:81/tcp", 2},
 		{&sluicev1.UpdateServiceRequest{PublishAdd: []string{"22:22"}, Force: true}, "mh blue 22:22/tcp 9000:80/tcp 9001:81/tcp", 2},
 		// A port that was forced once needs no force to stay.
 		{&sluicev1.UpdateServiceRequest{Scheduler: "rr"}, "rr blue 22:22/tcp 9000:80/tcp 9001:81/tcp", 2},
-		{&sluicev1.UpdateServiceRequest{Publish: names()}, "rr blue", 1},
+		{&sluicev1.UpdateServiceRequest{Publish: names(), Networks: names()}, "rr ", 0},
 	} {
 		c.req.Service = "web"
 		resp, err := a.services.UpdateService(t.Context(), c.req)
@@ -72,7 +73,6 @@ func TestUpdateServiceRefused(t *testing.T) {
 	agents, _ := newTestCluster(t, 1)
 	a := agents[0]
 	a.create("web", "8080:80")
-	a.attach("web.1")
 	a.create("old", "9000:80")
 	for name, c := range map[string]struct {
 		req    *sluicev1.UpdateServiceRequest
@@ -90,7 +90,6 @@ func TestUpdateServiceRefused(t *testing.T) {
 		"malformed of all":  {&sluicev1.UpdateServiceRequest{Publish: names("x")}, mesh.BadPublish, codes.InvalidArgument},
 		"unknown network":   {&sluicev1.UpdateServiceRequest{Networks: names("red")}, mesh.NotFound, codes.NotFound},
 		"ingress network":   {&sluicev1.UpdateServiceRequest{Networks: names("ingress")}, mesh.BadValue, codes.InvalidArgument},
-		"neither":           {&sluicev1.UpdateServiceRequest{Publish: names()}, NoInterface, codes.FailedPrecondition},
 		"port of gossip":    {&sluicev1.UpdateServiceRequest{PublishAdd: []string{"7956:80"}}, mesh.PortReserved, codes.InvalidArgument},
 		"unknown scheduler": {&sluicev1.UpdateServiceRequest{Scheduler: "best"}, mesh.BadValue, codes.InvalidArgument},
 	} {

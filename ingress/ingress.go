@@ -54,7 +54,7 @@ func Compile(local mesh.Local, snap *mesh.Snapshot, balancer Balancer, p *plan.P
 		b.targets()
 	}
 	for _, c := range snap.Conflicts {
-		p.Leave(plan.Reason(c.Reason), string(c.Kind)+" "+c.ID+" "+c.Claim, "held by the older claim of "+c.Winner)
+		p.Leave(plan.Reason(c.Reason), string(c.Kind)+" "+c.ID+" "+c.Claim, snap.Explain(c))
 	}
 }
 

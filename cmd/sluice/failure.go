@@ -12,7 +12,7 @@ import (
 const (
 	statusFailed = 1
 	statusUsage  = 2
-	statusDiffer = 3 // plan --diff
+	statusDiffer = 3 // plan --diff, explain
 )
 
 // failure is why something that was understood could not be done.

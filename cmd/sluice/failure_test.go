@@ -56,6 +56,7 @@ func askingLines() map[string]string {
 		"run":             "run --service web -- ./server --flag",
 		"status":          "status",
 		"plan":            "plan --diff",
+		"explain":         "explain n1:8080",
 	}
 }
 

@@ -35,6 +35,7 @@ func statusPage(p *page, s *sluicev1.GetStatusResponse) {
 	p.row("Cluster:", clusterText(s))
 	p.row("Revision:", convergence(s))
 	p.row("Objects:", number(s.GetObjects()))
+	p.row("Repairs:", fmt.Sprint(s.GetRepairs()))
 	p.row("Balancer:", s.GetBalancer())
 	p.row("Agent:", s.GetVersion())
 	if len(s.GetPeers()) > 0 {

@@ -161,7 +161,7 @@ func TestStatus(t *testing.T) {
 				{Object: "ingress-sbox: link x", Reason: "KernelRefused", Detail: "escape \x1b[2J and\nnew line"},
 			},
 			Sandboxes: []*sluicev1.Sandbox{{Name: "ingress-sbox", Path: "/run/sluice/netns/ingress-sbox"}},
-			Balancer:  "ipvs", Version: "v0.1.0",
+			Balancer:  "ipvs", Version: "v0.1.0", Repairs: 7,
 		}}, "status")
 	})
 	t.Run("alone", func(t *testing.T) {
@@ -200,6 +200,32 @@ func TestPlanDiff(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestExplainVerb(t *testing.T) {
+	const packet = "tcp 203.0.113.1 -> 192.0.2.1:8080"
+	ok, unchecked := sluicev1.HopState_HOP_STATE_OK, sluicev1.HopState_HOP_STATE_UNCHECKED
+	hops := []*sluicev1.Hop{
+		{
+			Packet: packet, Number: 1, Node: "one", Sandbox: "host", What: packet + " is captured", State: ok,
+			Plan: []string{"host: set published: tcp . 8080"}, Command: "nft list set inet sluice published",
+		},
+		{
+			Packet: packet, Number: 7, Node: "two", Sandbox: "sluice-1048576", Backend: "198.18.6.84:80", What: "let in",
+			State: unchecked, Why: "not checked here", Command: "nsenter --net=/x nft list set inet sluice targets4",
+		},
+		{Packet: "udp 203.0.113.1 -> 192.0.2.1:53", Number: 1, Node: "one", Sandbox: "host", What: "captured", State: ok, Command: "nft"},
+	}
+	checkForms(t, map[string]any{"Explain": &sluicev1.ExplainResponse{Hops: hops, Verdict: "it arrives", OtherDifferences: 2}},
+		"explain", "--from", "203.0.113.1", "web")
+	t.Run("broken", func(t *testing.T) {
+		hop := &sluicev1.Hop{Packet: packet, Number: 3, Node: "one", Sandbox: "ingress-sbox", State: sluicev1.HopState_HOP_STATE_BROKEN, Why: "no mark"}
+		f := startAgent(t, map[string]any{"Explain": &sluicev1.ExplainResponse{Hops: []*sluicev1.Hop{hop}, Verdict: "broken at hop 3"}})
+		got := f.sluice(t, "explain", "one:8080")
+		if got.status != 3 || got.stderr != "" || !strings.Contains(got.stdout, "broken: no mark") {
+			t.Errorf("got %+v", got)
+		}
+	})
 }
 
 func TestVersion(t *testing.T) {

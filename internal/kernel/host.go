@@ -150,6 +150,28 @@ func ipv6Setting(device, name string) string {
 	return strings.TrimSpace(string(b))
 }
 
+// HostAddrs lists the addresses of the host itself, ours included, with their
+// devices. Safe beside Apply.
+func (k *Kernel) HostAddrs() ([]plan.Addr, error) {
+	links, err := k.host.list()
+	if err != nil {
+		return nil, err
+	}
+	names := map[int]string{}
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Attrs().Name
+	}
+	list, err := retryDump(func() ([]netlink.Addr, error) { return k.host.link.AddrList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	addrs := make([]plan.Addr, len(list))
+	for i, a := range list {
+		addrs[i] = plan.Addr{Link: names[a.LinkIndex], Prefix: prefixOf(a.IPNet)}
+	}
+	return addrs, nil
+}
+
 // Missing says in words which features of the kernel the mesh needs and this
 // kernel lacks, each with what to do. Asking loads modules where they exist.
 func Missing() []string {

@@ -26,6 +26,7 @@ type namespace struct {
 	link *netlink.Handle // rtnetlink, sees this namespace
 	nft  nftState
 	ipvs ipvsState
+	own  *writers // told of programs that change rules; nil where nobody watches
 }
 
 // nsID identifies a namespace for as long as it lives.

@@ -95,7 +95,7 @@ func (n *namespace) loadTable(t *plan.Table) error {
 		return fmt.Errorf("load table %s %s: %w", t.Family, plan.TableName, err)
 	}
 	text := loadText(t, n.deviceStamp(t))
-	if err := n.do(func() error { return runNFT(text) }); err != nil {
+	if err := n.do(func() error { return runNFT(text, n.own) }); err != nil {
 		return fmt.Errorf("load table %s %s: %w", t.Family, plan.TableName, err)
 	}
 	if err := n.markRules(t.Family); err != nil {
@@ -160,21 +160,27 @@ func (n *namespace) deviceStamp(t *plan.Table) string {
 }
 
 // runNFT gives one transaction to the nft program in the calling thread's
-// namespace, which the child inherits.
-func runNFT(text string) error {
+// namespace, which the child inherits, and tells own of the process.
+func runNFT(text string, own *writers) error {
 	ctx, cancel := context.WithTimeout(context.Background(), nftLoadWait)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "nft", "-f", "-")
 	cmd.Stdin = strings.NewReader(text)
 	cmd.WaitDelay = time.Second
-	out, err := cmd.CombinedOutput()
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Start()
+	if err == nil {
+		own.add(cmd.Process.Pid)
+		err = cmd.Wait()
+	}
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
 		return &Refusal{plan.FeatureMissing, "there is no nft program", "install the package nftables, 1.0.6 or newer"}
 	case ctx.Err() != nil:
 		return fmt.Errorf("run nft: no end within %s", nftLoadWait)
 	case err != nil:
-		return fmt.Errorf("run nft: %w: %s", err, firstError(out))
+		return fmt.Errorf("run nft: %w: %s", err, firstError(out.Bytes()))
 	}
 	return nil
 }

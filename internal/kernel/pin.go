@@ -53,7 +53,7 @@ func (k *Kernel) Pinned(sandbox string) bool {
 	if err == nil {
 		fd.Close()
 	}
-	return !errors.Is(err, errNotNamespace) && !errors.Is(err, os.ErrNotExist)
+	return !absent(err)
 }
 
 // pinned names the sandbox that a namespace is mounted as; "" for none.

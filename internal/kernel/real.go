@@ -17,19 +17,21 @@ import (
 
 // Kernel is the running kernel, seen from the network namespace in which New
 // was called: that one is the host. Its methods are for one goroutine at a time,
-// but for those of pin.go and host.go, which may be called beside them.
+// but for those of pin.go, host.go and monitor.go, which may be called beside them.
 type Kernel struct {
 	netnsDir string // where sandboxes are mounted
 	host     *namespace
 	open     map[string]*namespace // by sandbox, the host not included
 	settings *settings             // the host's, from before we changed them
+	own      *writers
+	monitor  *monitor
 }
 
 // netnsName is the directory in RUN_DIR where sandboxes are mounted.
 const netnsName = "netns"
 
-// New opens the kernel. Sandboxes are mounted at runDir/netns/NAME; what the
-// host's settings were is kept in runDir/settings.json.
+// New opens the kernel and begins to watch it (Drifted). Sandboxes are mounted at
+// runDir/netns/NAME; what the host's settings were is kept in runDir/settings.json.
 func New(runDir string) (*Kernel, error) {
 	fd, err := netns.Get()
 	if err != nil {
@@ -54,11 +56,18 @@ func New(runDir string) (*Kernel, error) {
 		host.close()
 		return nil, err
 	}
-	return &Kernel{netnsDir: filepath.Join(dir, netnsName), host: host, open: map[string]*namespace{}, settings: stored}, nil
+	k := &Kernel{netnsDir: filepath.Join(dir, netnsName), host: host, open: map[string]*namespace{}, settings: stored, own: &writers{}}
+	host.own = k.own
+	if k.monitor, err = newMonitor(host, k.netnsDir, k.own); err != nil {
+		host.close()
+		return nil, err
+	}
+	return k, nil
 }
 
-// Close closes the handles. What was programmed stays.
+// Close ends the watching and closes the handles. What was programmed stays.
 func (k *Kernel) Close() error {
+	k.monitor.close()
 	for name, n := range k.open {
 		n.close()
 		delete(k.open, name)
@@ -68,7 +77,11 @@ func (k *Kernel) Close() error {
 }
 
 // Apply implements Applier.
-func (k *Kernel) Apply(ctx context.Context, want *plan.Plan) Report { return apply(ctx, k, want) }
+func (k *Kernel) Apply(ctx context.Context, want *plan.Plan) Report {
+	k.monitor.hold()
+	defer k.monitor.release()
+	return apply(ctx, k, want)
+}
 
 // Diff implements Applier.
 func (k *Kernel) Diff(ctx context.Context, want *plan.Plan) ([]Op, error) { return diff(ctx, k, want) }
@@ -115,8 +128,7 @@ func (k *Kernel) sandboxes() (map[string]plan.Kind, error) {
 			fd.Close()
 		}
 		known := k.open[e.Name()]
-		absent := errors.Is(err, errNotNamespace) || errors.Is(err, os.ErrNotExist)
-		if !absent && (err != nil || known == nil || known.id == id) {
+		if !absent(err) && (err != nil || known == nil || known.id == id) {
 			found[e.Name()] = kind
 		}
 	}
@@ -134,12 +146,13 @@ func (k *Kernel) namespace(sandbox string) (*namespace, error) {
 	}
 	kind, _ := kindOf(sandbox)
 	n, err := openNamespace(sandbox, kind, k.Path(sandbox))
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, errNotNamespace) {
+	if err != nil && absent(err) {
 		return nil, fmt.Errorf("%s: %w", sandbox, errNoSandbox)
 	}
 	if err != nil {
 		return nil, err
 	}
+	n.own = k.own
 	k.open[sandbox] = n
 	return n, nil
 }

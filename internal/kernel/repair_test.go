@@ -40,7 +40,6 @@ func sabotage() []string {
 		"umount -l $SBOX",
 		"umount -l $NET",
 		"umount -l $EP",
-		"umount -l $EP && mount -t tmpfs none $DIR",
 		"nsenter --net=$EP sysctl -qw net.ipv6.conf.sluice0.disable_ipv6=1",
 	}
 }
@@ -72,7 +71,7 @@ func TestApplyRepairs(t *testing.T) {
 		}()
 		mustApply(t, k, p)
 		paths := strings.NewReplacer("$NET", k.Path("sluice-1048576"), "$SBOX", k.Path(plan.IngressSandbox), "$EP", k.Path(ep), "$DIR", filepath.Dir(k.Path(ep)))
-		for _, command := range sabotage() {
+		for _, command := range append(sabotage(), "umount -l $EP && mount -t tmpfs none $DIR") {
 			if out, err := exec.Command("sh", "-ec", paths.Replace(command)).CombinedOutput(); err != nil {
 				t.Fatalf("%s: %v: %s", command, err, out)
 			}

@@ -22,6 +22,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// HopState is what is known of a hop.
+type HopState int32
+
+const (
+	// Never sent.
+	HopState_HOP_STATE_UNSPECIFIED HopState = 0
+	// The packet passes, and the kernel is as planned.
+	HopState_HOP_STATE_OK HopState = 1
+	// The packet passes as planned; it is another node's kernel.
+	HopState_HOP_STATE_UNCHECKED HopState = 2
+	// The packet does not pass, or the kernel is not as planned.
+	HopState_HOP_STATE_BROKEN HopState = 3
+)
+
+// Enum value maps for HopState.
+var (
+	HopState_name = map[int32]string{
+		0: "HOP_STATE_UNSPECIFIED",
+		1: "HOP_STATE_OK",
+		2: "HOP_STATE_UNCHECKED",
+		3: "HOP_STATE_BROKEN",
+	}
+	HopState_value = map[string]int32{
+		"HOP_STATE_UNSPECIFIED": 0,
+		"HOP_STATE_OK":          1,
+		"HOP_STATE_UNCHECKED":   2,
+		"HOP_STATE_BROKEN":      3,
+	}
+)
+
+func (x HopState) Enum() *HopState {
+	p := new(HopState)
+	*p = x
+	return p
+}
+
+func (x HopState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (HopState) Descriptor() protoreflect.EnumDescriptor {
+	return file_sluice_v1_status_proto_enumTypes[0].Descriptor()
+}
+
+func (HopState) Type() protoreflect.EnumType {
+	return &file_sluice_v1_status_proto_enumTypes[0]
+}
+
+func (x HopState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use HopState.Descriptor instead.
+func (HopState) EnumDescriptor() ([]byte, []int) {
+	return file_sluice_v1_status_proto_rawDescGZIP(), []int{0}
+}
+
 // GetStatusRequest has no fields.
 type GetStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -83,7 +140,10 @@ type GetStatusResponse struct {
 	// ipvs or nft.
 	Balancer string `protobuf:"bytes,10,opt,name=balancer,proto3" json:"balancer,omitempty"`
 	// Version of the agent.
-	Version       string `protobuf:"bytes,11,opt,name=version,proto3" json:"version,omitempty"`
+	Version string `protobuf:"bytes,11,opt,name=version,proto3" json:"version,omitempty"`
+	// Objects that were put back since the agent started, because something else
+	// had changed or removed them. The agent's log names each, and who likely did it.
+	Repairs       uint64 `protobuf:"varint,12,opt,name=repairs,proto3" json:"repairs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -193,6 +253,13 @@ func (x *GetStatusResponse) GetVersion() string {
 		return x.Version
 	}
 	return ""
+}
+
+func (x *GetStatusResponse) GetRepairs() uint64 {
+	if x != nil {
+		return x.Repairs
+	}
+	return 0
 }
 
 // Problem is an object that is not programmed, or not as wished.
@@ -424,12 +491,260 @@ func (x *GetPlanResponse) GetDifferences() uint32 {
 	return 0
 }
 
+// ExplainRequest says which packet.
+type ExplainRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// NODE:PORT[/tcp|udp|sctp], NODE a name, an ID or an address ([ADDR] for IPv6),
+	// or the name of a service: each of its ports, dialled at this node.
+	Target string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	// The client's address; empty: some machine outside, for a loopback address
+	// the node itself.
+	From          string `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainRequest) Reset() {
+	*x = ExplainRequest{}
+	mi := &file_sluice_v1_status_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainRequest) ProtoMessage() {}
+
+func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_status_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
+func (*ExplainRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_status_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ExplainRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+// ExplainResponse is the packet's way.
+type ExplainResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of the way, one choice of endpoint after the other.
+	Hops []*Hop `protobuf:"bytes,1,rep,name=hops,proto3" json:"hops,omitempty"`
+	// The whole in a sentence.
+	Verdict string `protobuf:"bytes,2,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	// How many differences between this node's plan and kernel the packet does not meet.
+	OtherDifferences uint32 `protobuf:"varint,3,opt,name=other_differences,json=otherDifferences,proto3" json:"other_differences,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *ExplainResponse) Reset() {
+	*x = ExplainResponse{}
+	mi := &file_sluice_v1_status_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainResponse) ProtoMessage() {}
+
+func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_status_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
+func (*ExplainResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_status_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ExplainResponse) GetHops() []*Hop {
+	if x != nil {
+		return x.Hops
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetVerdict() string {
+	if x != nil {
+		return x.Verdict
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetOtherDifferences() uint32 {
+	if x != nil {
+		return x.OtherDifferences
+	}
+	return 0
+}
+
+// Hop is one stage of a packet's way.
+type Hop struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which packet: "tcp FROM -> TO:PORT".
+	Packet string `protobuf:"bytes,1,opt,name=packet,proto3" json:"packet,omitempty"`
+	// As in docs/PACKET.md.
+	Number uint32 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	// Name of the node.
+	Node string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	// The network namespace there: host, ingress-sbox, sluice-VNI.
+	Sandbox string `protobuf:"bytes,4,opt,name=sandbox,proto3" json:"sandbox,omitempty"`
+	// ADDRESS:PORT of the endpoint that is chosen; empty before the choice.
+	Backend string `protobuf:"bytes,5,opt,name=backend,proto3" json:"backend,omitempty"`
+	// What happens, in one line.
+	What string `protobuf:"bytes,6,opt,name=what,proto3" json:"what,omitempty"`
+	// The lines of the plan that make it so, "SANDBOX: LINE".
+	Plan []string `protobuf:"bytes,7,rep,name=plan,proto3" json:"plan,omitempty"`
+	// Shows it on the node.
+	Command string `protobuf:"bytes,8,opt,name=command,proto3" json:"command,omitempty"`
+	// Whether it works.
+	State HopState `protobuf:"varint,9,opt,name=state,proto3,enum=sluice.v1.HopState" json:"state,omitempty"`
+	// Why it does not, or is not known to; empty where it does.
+	Why           string `protobuf:"bytes,10,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Hop) Reset() {
+	*x = Hop{}
+	mi := &file_sluice_v1_status_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Hop) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Hop) ProtoMessage() {}
+
+func (x *Hop) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_status_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Hop.ProtoReflect.Descriptor instead.
+func (*Hop) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_status_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Hop) GetPacket() string {
+	if x != nil {
+		return x.Packet
+	}
+	return ""
+}
+
+func (x *Hop) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Hop) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Hop) GetSandbox() string {
+	if x != nil {
+		return x.Sandbox
+	}
+	return ""
+}
+
+func (x *Hop) GetBackend() string {
+	if x != nil {
+		return x.Backend
+	}
+	return ""
+}
+
+func (x *Hop) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *Hop) GetPlan() []string {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+func (x *Hop) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *Hop) GetState() HopState {
+	if x != nil {
+		return x.State
+	}
+	return HopState_HOP_STATE_UNSPECIFIED
+}
+
+func (x *Hop) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
 var File_sluice_v1_status_proto protoreflect.FileDescriptor
 
 const file_sluice_v1_status_proto_rawDesc = "" +
 	"\n" +
 	"\x16sluice/v1/status.proto\x12\tsluice.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17sluice/v1/cluster.proto\"\x12\n" +
-	"\x10GetStatusRequest\"\xad\x03\n" +
+	"\x10GetStatusRequest\"\xc7\x03\n" +
 	"\x11GetStatusResponse\x12#\n" +
 	"\x04node\x18\x01 \x01(\v2\x0f.sluice.v1.NodeR\x04node\x12\x1d\n" +
 	"\n" +
@@ -443,7 +758,8 @@ const file_sluice_v1_status_proto_rawDesc = "" +
 	"\tsandboxes\x18\t \x03(\v2\x12.sluice.v1.SandboxR\tsandboxes\x12\x1a\n" +
 	"\bbalancer\x18\n" +
 	" \x01(\tR\bbalancer\x12\x18\n" +
-	"\aversion\x18\v \x01(\tR\aversion\"\x83\x01\n" +
+	"\aversion\x18\v \x01(\tR\aversion\x12\x18\n" +
+	"\arepairs\x18\f \x01(\x04R\arepairs\"\x83\x01\n" +
 	"\aProblem\x12\x16\n" +
 	"\x06object\x18\x01 \x01(\tR\x06object\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
@@ -456,10 +772,35 @@ const file_sluice_v1_status_proto_rawDesc = "" +
 	"\x04diff\x18\x01 \x01(\bR\x04diff\"G\n" +
 	"\x0fGetPlanResponse\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12 \n" +
-	"\vdifferences\x18\x02 \x01(\rR\vdifferences2\x99\x01\n" +
+	"\vdifferences\x18\x02 \x01(\rR\vdifferences\"<\n" +
+	"\x0eExplainRequest\x12\x16\n" +
+	"\x06target\x18\x01 \x01(\tR\x06target\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\"|\n" +
+	"\x0fExplainResponse\x12\"\n" +
+	"\x04hops\x18\x01 \x03(\v2\x0e.sluice.v1.HopR\x04hops\x12\x18\n" +
+	"\averdict\x18\x02 \x01(\tR\averdict\x12+\n" +
+	"\x11other_differences\x18\x03 \x01(\rR\x10otherDifferences\"\xfc\x01\n" +
+	"\x03Hop\x12\x16\n" +
+	"\x06packet\x18\x01 \x01(\tR\x06packet\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\rR\x06number\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12\x18\n" +
+	"\asandbox\x18\x04 \x01(\tR\asandbox\x12\x18\n" +
+	"\abackend\x18\x05 \x01(\tR\abackend\x12\x12\n" +
+	"\x04what\x18\x06 \x01(\tR\x04what\x12\x12\n" +
+	"\x04plan\x18\a \x03(\tR\x04plan\x12\x18\n" +
+	"\acommand\x18\b \x01(\tR\acommand\x12)\n" +
+	"\x05state\x18\t \x01(\x0e2\x13.sluice.v1.HopStateR\x05state\x12\x10\n" +
+	"\x03why\x18\n" +
+	" \x01(\tR\x03why*f\n" +
+	"\bHopState\x12\x19\n" +
+	"\x15HOP_STATE_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fHOP_STATE_OK\x10\x01\x12\x17\n" +
+	"\x13HOP_STATE_UNCHECKED\x10\x02\x12\x14\n" +
+	"\x10HOP_STATE_BROKEN\x10\x032\xdb\x01\n" +
 	"\rStatusService\x12F\n" +
 	"\tGetStatus\x12\x1b.sluice.v1.GetStatusRequest\x1a\x1c.sluice.v1.GetStatusResponse\x12@\n" +
-	"\aGetPlan\x12\x19.sluice.v1.GetPlanRequest\x1a\x1a.sluice.v1.GetPlanResponseB8Z6github.com/sluice-mesh/sluice/proto/sluice/v1;sluicev1b\x06proto3"
+	"\aGetPlan\x12\x19.sluice.v1.GetPlanRequest\x1a\x1a.sluice.v1.GetPlanResponse\x12@\n" +
+	"\aExplain\x12\x19.sluice.v1.ExplainRequest\x1a\x1a.sluice.v1.ExplainResponseB8Z6github.com/sluice-mesh/sluice/proto/sluice/v1;sluicev1b\x06proto3"
 
 var (
 	file_sluice_v1_status_proto_rawDescOnce sync.Once
@@ -473,33 +814,42 @@ func file_sluice_v1_status_proto_rawDescGZIP() []byte {
 	return file_sluice_v1_status_proto_rawDescData
 }
 
-var file_sluice_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_sluice_v1_status_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_sluice_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_sluice_v1_status_proto_goTypes = []any{
-	(*GetStatusRequest)(nil),      // 0: sluice.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),     // 1: sluice.v1.GetStatusResponse
-	(*Problem)(nil),               // 2: sluice.v1.Problem
-	(*Sandbox)(nil),               // 3: sluice.v1.Sandbox
-	(*GetPlanRequest)(nil),        // 4: sluice.v1.GetPlanRequest
-	(*GetPlanResponse)(nil),       // 5: sluice.v1.GetPlanResponse
-	(*Node)(nil),                  // 6: sluice.v1.Node
-	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
+	(HopState)(0),                 // 0: sluice.v1.HopState
+	(*GetStatusRequest)(nil),      // 1: sluice.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),     // 2: sluice.v1.GetStatusResponse
+	(*Problem)(nil),               // 3: sluice.v1.Problem
+	(*Sandbox)(nil),               // 4: sluice.v1.Sandbox
+	(*GetPlanRequest)(nil),        // 5: sluice.v1.GetPlanRequest
+	(*GetPlanResponse)(nil),       // 6: sluice.v1.GetPlanResponse
+	(*ExplainRequest)(nil),        // 7: sluice.v1.ExplainRequest
+	(*ExplainResponse)(nil),       // 8: sluice.v1.ExplainResponse
+	(*Hop)(nil),                   // 9: sluice.v1.Hop
+	(*Node)(nil),                  // 10: sluice.v1.Node
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
 }
 var file_sluice_v1_status_proto_depIdxs = []int32{
-	6, // 0: sluice.v1.GetStatusResponse.node:type_name -> sluice.v1.Node
-	6, // 1: sluice.v1.GetStatusResponse.peers:type_name -> sluice.v1.Node
-	7, // 2: sluice.v1.GetStatusResponse.applied:type_name -> google.protobuf.Timestamp
-	2, // 3: sluice.v1.GetStatusResponse.problems:type_name -> sluice.v1.Problem
-	3, // 4: sluice.v1.GetStatusResponse.sandboxes:type_name -> sluice.v1.Sandbox
-	7, // 5: sluice.v1.Problem.since:type_name -> google.protobuf.Timestamp
-	0, // 6: sluice.v1.StatusService.GetStatus:input_type -> sluice.v1.GetStatusRequest
-	4, // 7: sluice.v1.StatusService.GetPlan:input_type -> sluice.v1.GetPlanRequest
-	1, // 8: sluice.v1.StatusService.GetStatus:output_type -> sluice.v1.GetStatusResponse
-	5, // 9: sluice.v1.StatusService.GetPlan:output_type -> sluice.v1.GetPlanResponse
-	8, // [8:10] is the sub-list for method output_type
-	6, // [6:8] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	10, // 0: sluice.v1.GetStatusResponse.node:type_name -> sluice.v1.Node
+	10, // 1: sluice.v1.GetStatusResponse.peers:type_name -> sluice.v1.Node
+	11, // 2: sluice.v1.GetStatusResponse.applied:type_name -> google.protobuf.Timestamp
+	3,  // 3: sluice.v1.GetStatusResponse.problems:type_name -> sluice.v1.Problem
+	4,  // 4: sluice.v1.GetStatusResponse.sandboxes:type_name -> sluice.v1.Sandbox
+	11, // 5: sluice.v1.Problem.since:type_name -> google.protobuf.Timestamp
+	9,  // 6: sluice.v1.ExplainResponse.hops:type_name -> sluice.v1.Hop
+	0,  // 7: sluice.v1.Hop.state:type_name -> sluice.v1.HopState
+	1,  // 8: sluice.v1.StatusService.GetStatus:input_type -> sluice.v1.GetStatusRequest
+	5,  // 9: sluice.v1.StatusService.GetPlan:input_type -> sluice.v1.GetPlanRequest
+	7,  // 10: sluice.v1.StatusService.Explain:input_type -> sluice.v1.ExplainRequest
+	2,  // 11: sluice.v1.StatusService.GetStatus:output_type -> sluice.v1.GetStatusResponse
+	6,  // 12: sluice.v1.StatusService.GetPlan:output_type -> sluice.v1.GetPlanResponse
+	8,  // 13: sluice.v1.StatusService.Explain:output_type -> sluice.v1.ExplainResponse
+	11, // [11:14] is the sub-list for method output_type
+	8,  // [8:11] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_sluice_v1_status_proto_init() }
@@ -513,13 +863,14 @@ func file_sluice_v1_status_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_v1_status_proto_rawDesc), len(file_sluice_v1_status_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   6,
+			NumEnums:      1,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_sluice_v1_status_proto_goTypes,
 		DependencyIndexes: file_sluice_v1_status_proto_depIdxs,
+		EnumInfos:         file_sluice_v1_status_proto_enumTypes,
 		MessageInfos:      file_sluice_v1_status_proto_msgTypes,
 	}.Build()
 	File_sluice_v1_status_proto = out.File

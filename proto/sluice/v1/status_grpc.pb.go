@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	StatusService_GetStatus_FullMethodName = "/sluice.v1.StatusService/GetStatus"
 	StatusService_GetPlan_FullMethodName   = "/sluice.v1.StatusService/GetPlan"
+	StatusService_Explain_FullMethodName   = "/sluice.v1.StatusService/Explain"
 )
 
 // StatusServiceClient is the client API for StatusService service.
@@ -33,6 +34,11 @@ type StatusServiceClient interface {
 	GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*GetStatusResponse, error)
 	// GetPlan returns what the node's kernel should hold, or how it differs.
 	GetPlan(ctx context.Context, in *GetPlanRequest, opts ...grpc.CallOption) (*GetPlanResponse, error)
+	// Explain walks the first packet of a connection to a published port through
+	// the plans, to every endpoint that may be chosen and back, and compares what
+	// it met on this node with the kernel.
+	// Refused with NotFound where the target names nothing.
+	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
 }
 
 type statusServiceClient struct {
@@ -63,6 +69,16 @@ func (c *statusServiceClient) GetPlan(ctx context.Context, in *GetPlanRequest, o
 	return out, nil
 }
 
+func (c *statusServiceClient) Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainResponse)
+	err := c.cc.Invoke(ctx, StatusService_Explain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // StatusServiceServer is the server API for StatusService service.
 // All implementations must embed UnimplementedStatusServiceServer
 // for forward compatibility.
@@ -73,6 +89,11 @@ type StatusServiceServer interface {
 	GetStatus(context.Context, *GetStatusRequest) (*GetStatusResponse, error)
 	// GetPlan returns what the node's kernel should hold, or how it differs.
 	GetPlan(context.Context, *GetPlanRequest) (*GetPlanResponse, error)
+	// Explain walks the first packet of a connection to a published port through
+	// the plans, to every endpoint that may be chosen and back, and compares what
+	// it met on this node with the kernel.
+	// Refused with NotFound where the target names nothing.
+	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
 	mustEmbedUnimplementedStatusServiceServer()
 }
 
@@ -88,6 +109,9 @@ func (UnimplementedStatusServiceServer) GetStatus(context.Context, *GetStatusReq
 }
 func (UnimplementedStatusServiceServer) GetPlan(context.Context, *GetPlanRequest) (*GetPlanResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetPlan not implemented")
+}
+func (UnimplementedStatusServiceServer) Explain(context.Context, *ExplainRequest) (*ExplainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
 }
 func (UnimplementedStatusServiceServer) mustEmbedUnimplementedStatusServiceServer() {}
 func (UnimplementedStatusServiceServer) testEmbeddedByValue()                       {}
@@ -146,6 +170,24 @@ func _StatusService_GetPlan_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _StatusService_Explain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StatusServiceServer).Explain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StatusService_Explain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StatusServiceServer).Explain(ctx, req.(*ExplainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // StatusService_ServiceDesc is the grpc.ServiceDesc for StatusService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -160,6 +202,10 @@ var StatusService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetPlan",
 			Handler:    _StatusService_GetPlan_Handler,
+		},
+		{
+			MethodName: "Explain",
+			Handler:    _StatusService_Explain_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

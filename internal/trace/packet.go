@@ -1,0 +1,164 @@
+package trace
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/sluice-mesh/sluice/internal/plan"
+)
+
+// packet is what rules look at. It is a value: each choice goes on with a copy.
+type packet struct {
+	proto              string
+	src, dst           netip.Addr
+	dport              uint16
+	etherSrc, etherDst plan.MAC
+	iif, oif           string
+	mark               uint32
+	zone               uint16 // of the flow's original direction, in the sandbox that it is in
+	ct                 string // ctNew or ctEstablished
+	dnat               bool   // conntrack gives it another destination
+	socket             bool   // a process of the host sends it
+	flags              []string
+	vni                uint32 // of an outer packet
+}
+
+// What conntrack says of the packets that are walked.
+const (
+	ctNew         = "new"
+	ctEstablished = "established"
+)
+
+// field gives a field of the packet in the text form of an element; false where
+// the packet has none, which ends a rule. An unknown field is not asked for:
+// the reader of rules knows the same list.
+func (w *walk) field(p *packet, name string) (string, bool) {
+	four := p.dst.Is4()
+	switch name {
+	case "iifname":
+		return p.iif, true
+	case "oifname":
+		return p.oif, true
+	case "ether saddr":
+		return p.etherSrc.String(), p.etherSrc != plan.MAC{}
+	case "ether daddr":
+		return p.etherDst.String(), p.etherDst != plan.MAC{}
+	case "ip saddr":
+		return p.src.String(), four
+	case "ip daddr":
+		return p.dst.String(), four
+	case "ip6 saddr":
+		return p.src.String(), !four
+	case "ip6 daddr":
+		return p.dst.String(), !four
+	case "th dport":
+		return strconv.Itoa(int(p.dport)), true
+	case "udp dport":
+		return strconv.Itoa(int(p.dport)), p.proto == "udp"
+	case "tcp flags":
+		return strings.Join(p.flags, " | "), p.proto == "tcp"
+	case "@th,96,24":
+		return strconv.Itoa(int(p.vni)), p.vni != 0
+	default:
+		return w.metadata(p, name)
+	}
+}
+
+// arrive puts the packet into another namespace, in by a device: what the kernel
+// thought of it stays behind.
+func (p *packet) arrive(device string) {
+	p.iif, p.oif = device, ""
+	p.mark, p.zone, p.dnat, p.socket = 0, 0, false, false
+}
+
+// metadata are the fields that are not in the packet itself.
+func (w *walk) metadata(p *packet, name string) (string, bool) {
+	switch name {
+	case "meta l4proto":
+		return p.proto, true
+	case "meta nfproto":
+		if p.dst.Is4() {
+			return "ipv4", true
+		}
+		return "ipv6", true
+	case "meta mark":
+		return plan.HexMark(p.mark), true
+	case "ct state":
+		return p.ct, true
+	case "ct status":
+		if p.dnat {
+			return "dnat", true
+		}
+		return "", true
+	case "meta skuid":
+		return "0", p.socket
+	case "ct original zone":
+		return strconv.Itoa(int(p.zone)), true
+	case "fib saddr type":
+		return w.kindOf(p.src), true
+	case "fib daddr type":
+		return w.kindOf(p.dst), true
+	default:
+		return "", false
+	}
+}
+
+// fields lists what may stand in a rule.
+func fields() []string {
+	return []string{
+		"iifname", "oifname", "ether saddr", "ether daddr", "ip saddr", "ip daddr", "ip6 saddr", "ip6 daddr",
+		"th dport", "udp dport", "tcp flags", "@th,96,24", "meta l4proto", "meta nfproto", "meta mark", "meta skuid",
+		"ct state", "ct status", "ct original zone", "fib saddr type", "fib daddr type",
+	}
+}
+
+func (w *walk) kindOf(a netip.Addr) string {
+	if w.local(a) {
+		return "local"
+	}
+	return "unicast"
+}
+
+// local tells whether an address is the sandbox's own.
+func (w *walk) local(a netip.Addr) bool {
+	host := w.sandbox.Kind == plan.KindHost
+	return a.IsLoopback() || host && (a == w.node.Addr || slices.Contains(w.node.Local, a)) ||
+		slices.ContainsFunc(w.sandbox.Addrs, func(have plan.Addr) bool { return have.Prefix.Addr() == a })
+}
+
+// set changes a field, as a rule's "set" does.
+func (p *packet) set(name, value string) bool {
+	switch name {
+	case "meta mark":
+		n, err := strconv.ParseUint(value, 0, 32)
+		p.mark = uint32(n)
+		return err == nil
+	case "ct original zone":
+		n, err := strconv.ParseUint(value, 10, 16)
+		p.zone = uint16(n)
+		return err == nil
+	case "ether saddr":
+		return parseMAC(value, &p.etherSrc)
+	case "ether daddr":
+		return parseMAC(value, &p.etherDst)
+	default:
+		return false
+	}
+}
+
+func parseMAC(text string, into *plan.MAC) bool {
+	const length = len("02:53:e0:00:00:01")
+	if len(text) != length {
+		return false
+	}
+	for i := range into {
+		n, err := strconv.ParseUint(text[3*i:3*i+2], 16, 8)
+		if err != nil {
+			return false
+		}
+		into[i] = byte(n)
+	}
+	return true
+}
