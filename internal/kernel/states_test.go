@@ -19,7 +19,7 @@ import (
 )
 
 // plans are the golden states' plans on node n1, by name.
-func plans(t *testing.T) map[string]*plan.Plan {
+func plans(t testing.TB) map[string]*plan.Plan {
 	t.Helper()
 	found := map[string]*plan.Plan{"nothing": {}}
 	for name, build := range scene.All() {
@@ -143,7 +143,7 @@ func TestFakeStatesWithFaults(t *testing.T) {
 }
 
 // inHost runs f in a fresh network namespace that takes the host's part.
-func inHost(t *testing.T, f func()) {
+func inHost(t testing.TB, f func()) {
 	t.Helper()
 	runtime.LockOSThread()
 	home, err := netns.Get()

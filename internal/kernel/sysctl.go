@@ -5,7 +5,6 @@ import (
 	"maps"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -51,14 +50,21 @@ func readSysctls(key string) (map[string]string, error) {
 	return settings, nil
 }
 
-// expand lists the files of a key, one of whose elements may be "*".
+// expand lists the files that a key may mean; one of its elements may be "*". What
+// is listed need not be there.
 func expand(key string) ([]string, error) {
-	if !strings.Contains(key, "*") {
+	before, after, wild := strings.Cut(key, "*")
+	if !wild {
 		return []string{path.Join(procSys, key)}, nil
 	}
-	files, err := filepath.Glob(path.Join(procSys, key))
+	dir := path.Join(procSys, before)
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("expand setting %s: %w", key, err)
+	}
+	files := make([]string, len(entries))
+	for i, e := range entries {
+		files[i] = path.Join(dir, e.Name()) + after
 	}
 	return files, nil
 }
