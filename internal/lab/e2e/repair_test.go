@@ -10,7 +10,9 @@ import (
 )
 
 const (
-	outageLimit = 5 * time.Second // on a slow machine, of which the virtual one is the slowest
+	// Much more than it takes, as a virtual machine that shares its processor may need
+	// seconds to start the nft program. The log has the figure.
+	outageLimit = 10 * time.Second
 	inARow      = 20              // answers after which the port counts as back
 )
 
