@@ -13,7 +13,7 @@ const (
 	// Much more than it takes, as a virtual machine that shares its processor may need
 	// seconds to start the nft program. The log has the figure.
 	outageLimit = 10 * time.Second
-	inARow      = 20              // answers after which the port counts as back
+	inARow      = 20 // answers after which the port counts as back
 )
 
 // testRepair flushes all rules of a node under requests: the agent hears it and
