@@ -19,11 +19,11 @@ import (
 )
 
 // plans are the golden states' plans on node n1, by name.
-func plans(t testing.TB) map[string]*plan.Plan {
-	t.Helper()
+func plans(tb testing.TB) map[string]*plan.Plan {
+	tb.Helper()
 	found := map[string]*plan.Plan{"nothing": {}}
 	for name, build := range scene.All() {
-		w := scene.New(t, 3)
+		w := scene.New(tb, 3)
 		build(w)
 		found[name] = agent.Compile(mesh.Local{ID: scene.NodeID(1)}, w.State.Snapshot())
 	}
@@ -143,21 +143,21 @@ func TestFakeStatesWithFaults(t *testing.T) {
 }
 
 // inHost runs f in a fresh network namespace that takes the host's part.
-func inHost(t testing.TB, f func()) {
-	t.Helper()
+func inHost(tb testing.TB, f func()) {
+	tb.Helper()
 	runtime.LockOSThread()
 	home, err := netns.Get()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	host, err := netns.New()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer func() {
 		host.Close()
 		if err := netns.Set(home); err != nil {
-			t.Fatal(err) // the thread stays locked and ends with the test
+			tb.Fatal(err) // the thread stays locked and ends with the test
 		}
 		home.Close()
 		runtime.UnlockOSThread()
