@@ -17,7 +17,7 @@ PROTO := proto/sluice
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: go
 go:
@@ -81,6 +81,14 @@ fuzz: go ## run each fuzz test for T (T=30s)
 .PHONY: bench
 bench: go ## Go benchmarks
 	@go test -run '^$$' -bench . -benchmem ./... | grep -v 'no test files'
+
+.PHONY: bench-mesh
+bench-mesh: go ## requests per second of the mesh beside what it is made of, where time is instructions (10 minutes)
+	@hack/deps run
+	@command -v wrk >/dev/null || apt-get install -y -qq --no-install-recommends wrk >/dev/null
+	@$(MAKE) build runner
+	@$(GO_BUILD) -o .build/bench ./internal/lab/cmd/bench
+	@SLUICE_BIN=$(CURDIR)/.build/sluice $(RUNNER) -1 -t 1500 .build/bench
 
 .PHONY: cover
 cover: go ## coverage of the tests that this kernel can carry, in cover.out
