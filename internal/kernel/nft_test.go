@@ -240,14 +240,17 @@ func TestNoNFTProgram(t *testing.T) {
 	}
 }
 
-// Between two changes nothing is read again; another program's change is seen.
-func TestObserveReadsOnce(t *testing.T) {
+// Between two changes nothing is read more than twice; another program's change is seen.
+func TestObserveReadsTwice(t *testing.T) {
 	n := testNamespace(t)
 	want := []*plan.Table{smallTable()}
 	bring(t, n, want...)
-	first, err := n.observeNFT(want)
-	if err != nil {
-		t.Fatal(err)
+	var first []loadedTable
+	for range trustedReads {
+		var err error
+		if first, err = n.observeNFT(want); err != nil {
+			t.Fatal(err)
+		}
 	}
 	again, err := n.observeNFT(want)
 	if err != nil || &first[0] != &again[0] {
@@ -310,7 +313,7 @@ func BenchmarkElementChange(b *testing.B) {
 	})
 	b.Run("read", func(b *testing.B) {
 		for b.Loop() {
-			n.nft.last.valid = false
+			n.nft.last.reads = 0
 			if _, err := n.observeNFT([]*plan.Table{table}); err != nil {
 				b.Fatal(err)
 			}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -17,10 +18,14 @@ import (
 // meanwhile; any table's change in the namespace counts.
 const nftTries = 5
 
+// trustedReads is after how many readings of one generation the last is relied on: one
+// alone may have been made while the kernel grew a set (see setReads).
+const trustedReads = 2
+
 // nftReading is what was read last: good until the kernel's generation of rules
 // moves, which spares reading back ten thousands of elements for nothing.
 type nftReading struct {
-	valid      bool
+	reads      int // how often it was read at this generation; 0: never
 	generation uint32
 	skeletons  string // of the wanted tables, and their devices: what it was compared with
 	tables     []loadedTable
@@ -48,7 +53,9 @@ func (n *namespace) observeNFT(want []*plan.Table) ([]loadedTable, error) {
 			}
 			return nil, err
 		}
-		if last := &n.nft.last; last.valid && last.generation == before && last.skeletons == skeletons {
+		last := n.nft.last
+		same := last.generation == before && last.skeletons == skeletons
+		if same && last.reads >= trustedReads {
 			return last.tables, nil
 		}
 		tables, readErr := n.readTables(want)
@@ -64,7 +71,11 @@ func (n *namespace) observeNFT(want []*plan.Table) ([]loadedTable, error) {
 		case readErr != nil:
 			return nil, readErr
 		}
-		n.nft.last = nftReading{true, before, skeletons, tables}
+		reading := nftReading{reads: 1, generation: before, skeletons: skeletons, tables: tables}
+		if same {
+			reading.reads += last.reads
+		}
+		n.nft.last = reading
 		return tables, nil
 	}
 	return nil, fmt.Errorf("read nft tables: rules changed during each of %d tries", nftTries)
@@ -196,19 +207,31 @@ func holdsSets(names map[string]bool, skeleton *plan.Table) bool {
 // errForeign says that a set holds what no plan could have put there.
 var errForeign = errors.New("element that is not ours")
 
+// setReads is how often a set is read that seems to lack elements. The kernel grows
+// the hash table of a set after it was filled, and a dump meanwhile may leave out
+// some or tell some twice; no generation moves by that.
+const setReads = 4
+
 func (n *namespace) readSet(t *nftables.Table, want *plan.Set) (*plan.Set, error) {
 	set := &plan.Set{Name: want.Name, Key: want.Key, Value: want.Value}
-	held, err := n.nft.conn.GetSetElements(&nftables.Set{Table: t, Name: want.Name})
-	if err != nil {
-		return nil, fmt.Errorf("read set %s: %w", want.Name, err)
-	}
-	for _, h := range held {
-		e, err := elementText(want, h.Key, h.Val)
+	found := make(map[plan.Element]bool, len(want.Elements))
+	for range setReads {
+		held, err := n.nft.conn.GetSetElements(&nftables.Set{Table: t, Name: want.Name})
 		if err != nil {
-			return nil, fmt.Errorf("read set %s: %w: %w", want.Name, errForeign, err)
+			return nil, fmt.Errorf("read set %s: %w", want.Name, err)
 		}
-		set.Elements = append(set.Elements, e)
+		for _, h := range held {
+			e, err := elementText(want, h.Key, h.Val)
+			if err != nil {
+				return nil, fmt.Errorf("read set %s: %w: %w", want.Name, errForeign, err)
+			}
+			found[e] = true
+		}
+		if len(found) >= len(want.Elements) {
+			break
+		}
 	}
+	set.Elements = slices.AppendSeq(make([]plan.Element, 0, len(found)), maps.Keys(found))
 	slices.SortFunc(set.Elements, func(a, b plan.Element) int { return cmp.Compare(a.Key, b.Key) })
 	return set, nil
 }
