@@ -16,16 +16,7 @@ func BenchmarkIdleRound(b *testing.B) {
 			b.Fatal(err)
 		}
 		defer k.Close()
-		for _, e := range endpoints(p) {
-			w, err := kernel.NewWorkload()
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer w.Close()
-			if err := k.Pin(e, w.Path()); err != nil {
-				b.Fatal(err)
-			}
-		}
+		pinWorkloads(b, k, p)
 		if report := k.Apply(b.Context(), p); len(report.Failed) > 0 {
 			b.Fatal(report.Failed)
 		}

@@ -6,29 +6,17 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/sluice-mesh/sluice/internal/kernel"
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
 
 // A process of the host and an endpoint cannot speak VXLAN to a peer with the
 // host's address; the kernel's own tunnels can, and others' VNIs are left alone.
 func TestForgedFrames(t *testing.T) {
-	p := plans(t)["one endpoint local"]
-	if len(kernel.Missing()) > 0 {
-		p = withoutIPVS(p)
-	}
+	p := holdable(plans(t)["one endpoint local"])
 	inHost(t, func() {
 		k := newKernel(t)
 		defer k.Close()
-		w, err := kernel.NewWorkload()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer w.Close()
-		ep := endpoints(p)[0]
-		if err := k.Pin(ep, w.Path()); err != nil {
-			t.Fatal(err)
-		}
+		w := pinWorkloads(t, k, p)[0]
 		defer func() { mustApply(t, k, &plan.Plan{}) }()
 		ip(t, `link add eth0 type veth peer name far
 			addr add 192.0.2.11/24 dev eth0

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"net/netip"
-	"os"
 	"os/exec"
 	"slices"
 	"testing"
@@ -13,25 +12,13 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/sluice-mesh/sluice/internal/lab/feature"
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
 
-// needIPVS stops a test that this kernel cannot run; the test runner repeats it
-// in the VM, where it must run.
-func needIPVS(t *testing.T) {
-	t.Helper()
-	switch {
-	case hasIPVS():
-	case os.Getenv("SLUICE_VM") == "":
-		t.Skip("needs VM: IPVS")
-	default:
-		t.Fatal("the VM has no IPVS")
-	}
-}
-
 func ipvsNamespace(t *testing.T) *namespace {
 	t.Helper()
-	needIPVS(t)
+	feature.Need(t, feature.IPVS)
 	n := testNamespace(t)
 	lo, err := n.link.LinkByName("lo")
 	if err == nil {

@@ -52,10 +52,7 @@ func heard(t *testing.T, k *kernel.Kernel, wanted func(kernel.Drift) bool) (kern
 // sandboxes in sabotage.
 func withPlan(t *testing.T, k *kernel.Kernel) (*plan.Plan, func(string) string) {
 	t.Helper()
-	p := plans(t)["two services"]
-	if len(kernel.Missing()) > 0 {
-		p = withoutIPVS(p)
-	}
+	p := holdable(plans(t)["two services"])
 	w, err := kernel.NewWorkload()
 	if err != nil {
 		t.Fatal(err)

@@ -43,9 +43,6 @@ func (k *Kernel) PinPID(sandbox string, pid int) error {
 	return k.Pin(sandbox, "/proc/"+strconv.Itoa(pid)+"/ns/net")
 }
 
-// Unpin undoes Pin for a sandbox that never came into a plan.
-func (k *Kernel) Unpin(sandbox string) error { return unmount(k.Path(sandbox)) }
-
 // Pinned tells whether a sandbox's namespace is there. One that cannot be looked at
 // counts: an endpoint is given up only where it is surely gone.
 func (k *Kernel) Pinned(sandbox string) bool {

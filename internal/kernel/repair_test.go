@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/sluice-mesh/sluice/internal/kernel"
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
 
@@ -45,22 +44,12 @@ func sabotage() []string {
 }
 
 func TestApplyRepairs(t *testing.T) {
-	p := plans(t)["two services"]
-	if len(kernel.Missing()) > 0 {
-		p = withoutIPVS(p)
-	}
+	p := holdable(plans(t)["two services"])
 	inHost(t, func() {
 		k := newKernel(t)
 		defer k.Close()
-		w, err := kernel.NewWorkload()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer w.Close()
+		pinWorkloads(t, k, p)
 		ep := endpoints(p)[0]
-		if err := k.Pin(ep, w.Path()); err != nil {
-			t.Fatal(err)
-		}
 		defer func() {
 			mustApply(t, k, &plan.Plan{})
 			// One of the commands hides the sandboxes below a mount of its own.
@@ -91,10 +80,7 @@ func TestApplyRepairs(t *testing.T) {
 
 // What is not ours is left alone and named where it is in the way.
 func TestForeignObjects(t *testing.T) {
-	p := plans(t)["no service"]
-	if len(kernel.Missing()) > 0 {
-		p = withoutIPVS(p)
-	}
+	p := holdable(plans(t)["no service"])
 	inHost(t, func() {
 		k := newKernel(t)
 		defer k.Close()

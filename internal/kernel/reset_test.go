@@ -64,9 +64,7 @@ func ownersHost(t *testing.T) {
 // held is a plan as this kernel can hold it, on a host whose cards hear of their
 // routers by advertisements.
 func held(p *plan.Plan) *plan.Plan {
-	if len(kernel.Missing()) > 0 {
-		p = withoutIPVS(p)
-	}
+	p = holdable(p)
 	if len(p.Sandboxes) == 0 {
 		return p
 	}
@@ -103,16 +101,7 @@ func applied(t *testing.T, dir string, p *plan.Plan) {
 		t.Fatal(err)
 	}
 	defer k.Close()
-	for _, e := range endpoints(p) {
-		w, err := kernel.NewWorkload()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer w.Close()
-		if err := k.Pin(e, w.Path()); err != nil {
-			t.Fatal(err)
-		}
-	}
+	pinWorkloads(t, k, p)
 	mustApply(t, k, p)
 }
 

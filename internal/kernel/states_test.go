@@ -165,6 +165,34 @@ func inHost(tb testing.TB, f func()) {
 	f()
 }
 
+// holdable is the part of a plan that this kernel can hold; the rest is applied
+// where the mesh itself is tested.
+func holdable(p *plan.Plan) *plan.Plan {
+	if len(kernel.Missing()) > 0 {
+		return withoutIPVS(p)
+	}
+	return p
+}
+
+// pinWorkloads makes the namespaces of the plan's endpoints and pins them, as
+// attaching would.
+func pinWorkloads(tb testing.TB, k *kernel.Kernel, p *plan.Plan) []*kernel.Workload {
+	tb.Helper()
+	var workloads []*kernel.Workload
+	for _, e := range endpoints(p) {
+		w, err := kernel.NewWorkload()
+		if err != nil {
+			tb.Fatal(err)
+		}
+		tb.Cleanup(func() { w.Close() })
+		if err := k.Pin(e, w.Path()); err != nil {
+			tb.Fatal(err)
+		}
+		workloads = append(workloads, w)
+	}
+	return workloads
+}
+
 // withoutIPVS is the part of a plan that a kernel without IP_VS can hold.
 func withoutIPVS(p *plan.Plan) *plan.Plan {
 	var rest plan.Plan
@@ -190,20 +218,8 @@ func TestKernelStates(t *testing.T) {
 		}
 		defer k.Close()
 		for _, name := range names(all) {
-			p := all[name]
-			if len(kernel.Missing()) > 0 {
-				p = withoutIPVS(p) // that part is applied where the mesh itself is tested
-			}
-			for _, e := range endpoints(p) {
-				w, err := kernel.NewWorkload()
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer w.Close()
-				if err := k.Pin(e, w.Path()); err != nil {
-					t.Fatal(err)
-				}
-			}
+			p := holdable(all[name])
+			pinWorkloads(t, k, p)
 			t.Log(name)
 			mustApply(t, k, p)
 			mustApply(t, k, &plan.Plan{})
