@@ -12,9 +12,9 @@ import (
 // makes a port answer, applied last.
 func (b *builder) capture(fronts []Front) {
 	table := b.host.Table("inet")
-	published := table.Set("published", plan.FieldProto, plan.FieldPort)
-	at4 := table.Map("published_at4", plan.FieldIPv4, plan.FieldIPv4, plan.FieldProto, plan.FieldPort)
-	at6 := table.Map("published_at6", plan.FieldIPv6, plan.FieldIPv6, plan.FieldProto, plan.FieldPort)
+	published := table.Set(plan.Published, plan.FieldProto, plan.FieldPort)
+	at4 := table.Map(plan.PublishedAt4, plan.FieldIPv4, plan.FieldIPv4, plan.FieldProto, plan.FieldPort)
+	at6 := table.Map(plan.PublishedAt6, plan.FieldIPv6, plan.FieldIPv6, plan.FieldProto, plan.FieldPort)
 	published.Elements = slices.Grow(published.Elements, len(fronts))
 	for _, f := range fronts {
 		proto, port := string(f.Port.Proto), strconv.Itoa(int(f.Port.Published))
