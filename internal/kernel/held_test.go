@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -148,29 +149,47 @@ func TestClientsHoldNothing(t *testing.T) {
 	})
 }
 
-// Another process is named; one of another namespace of processes is not, and holds all
-// the same. Who holds a port goes and the port is free.
+// keeper is a process of an odd name that listens on addr, or rather has what does.
+func keeper(t *testing.T, addr string) *exec.Cmd {
+	t.Helper()
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	file, err := listener.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	odd := filepath.Join(t.TempDir(), "odd \x1b[2J")
+	if err := os.Symlink(sleep, odd); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(odd, "60")
+	cmd.ExtraFiles = []*os.File{file}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // maybe waited for already
+	})
+	return cmd
+}
+
+// Another process is named; a socket that is in no process's files holds a port all the
+// same. Who holds a port goes, and the port is free.
 func TestHeldByProcess(t *testing.T) {
 	inHost(t, func() {
 		k := newKernel(t)
 		defer k.Close()
 		addresses(t)
-		const script = `import socket, time
-s = socket.socket(); s.bind(("127.0.0.1", 8080)); s.listen()
-open("/proc/self/comm", "w").write("odd \033[2J")
-print("ready", flush=True); time.sleep(60)`
-		cmd := exec.Command("python3", "-c", script)
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = cmd.Process.Kill() }()
-		if _, err := out.Read(make([]byte, 8)); err != nil {
-			t.Fatal(err)
-		}
+		cmd := keeper(t, "127.0.0.1:8080")
 		want := fmt.Sprintf("odd ?[2J (pid %d)", cmd.Process.Pid)
 		for range 2 { // the second look asks the known process
 			if by := holder(t, k, at("", "tcp", 8080)); by != want {
@@ -213,16 +232,35 @@ func TestHeldByRules(t *testing.T) {
 		{"tcp dport 8080 accept", nil, []kernel.Port{at("", "tcp", 8080)}, ""},
 		{"tcp sport 8080 dnat to 1.2.3.4", nil, []kernel.Port{at("", "tcp", 8080)}, ""},
 		{"tcp dport != 8080 accept", nil, []kernel.Port{at("", "tcp", 8080)}, ""},
-		{"iptables-nft -t nat -N DOCKER; iptables-nft -t nat -A DOCKER ! -i docker0 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80",
-			[]kernel.Port{at("", "tcp", 8080)}, []kernel.Port{at("", "udp", 8080), at("::1", "tcp", 8080)}, "Docker's rule in table ip nat chain DOCKER"},
-		{"iptables-nft -t nat -A PREROUTING -d 192.0.2.11/32 -p udp -m multiport --dports 53,8080:8090 -j REDIRECT --to-ports 5353",
-			[]kernel.Port{at("", "udp", 53), at("192.0.2.11", "udp", 8090)}, []kernel.Port{at("", "tcp", 53), at("192.0.2.12", "udp", 53), at("", "udp", 8091)}, "a rule in table ip nat chain PREROUTING"},
-		{"ip6tables-nft -t nat -A PREROUTING -p tcp --dport 8080 -j DNAT --to-destination [fd00::1]:80",
-			[]kernel.Port{at("", "tcp", 8080), at("::1", "tcp", 8080)}, []kernel.Port{at("127.0.0.1", "tcp", 8080)}, "a rule in table ip6 nat chain PREROUTING"},
-		{"nft add table inet docker-bridges; nft add chain inet docker-bridges nat; nft add rule inet docker-bridges nat tcp dport 8080 dnat ip to 1.2.3.4:80",
-			[]kernel.Port{at("", "tcp", 8080)}, nil, "Docker's rule in table inet docker-bridges chain nat"},
-		{"iptables-legacy -t nat -A PREROUTING -p tcp --dport 8080 -j DNAT --to-destination 1.2.3.4:80; iptables-legacy -t nat -A PREROUTING -p tcp ! --dport 9 -j REDIRECT",
-			[]kernel.Port{at("", "tcp", 8080)}, []kernel.Port{at("", "udp", 8080), at("::1", "tcp", 8080)}, "a rule in table ip nat chain PREROUTING of iptables-legacy"},
+		{
+			"iptables-nft -t nat -N DOCKER; iptables-nft -t nat -A DOCKER ! -i docker0 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80",
+			[]kernel.Port{at("", "tcp", 8080)},
+			[]kernel.Port{at("", "udp", 8080), at("::1", "tcp", 8080)},
+			"Docker's rule in table ip nat chain DOCKER",
+		},
+		{
+			"iptables-nft -t nat -A PREROUTING -d 192.0.2.11/32 -p udp -m multiport --dports 53,8080:8090 -j REDIRECT --to-ports 5353",
+			[]kernel.Port{at("", "udp", 53), at("192.0.2.11", "udp", 8090)},
+			[]kernel.Port{at("", "tcp", 53), at("192.0.2.12", "udp", 53), at("", "udp", 8091)},
+			"a rule in table ip nat chain PREROUTING",
+		},
+		{
+			"ip6tables-nft -t nat -A PREROUTING -p tcp --dport 8080 -j DNAT --to-destination [fd00::1]:80",
+			[]kernel.Port{at("", "tcp", 8080), at("::1", "tcp", 8080)},
+			[]kernel.Port{at("127.0.0.1", "tcp", 8080)},
+			"a rule in table ip6 nat chain PREROUTING",
+		},
+		{
+			"nft add table inet docker-bridges; nft add chain inet docker-bridges nat; nft add rule inet docker-bridges nat tcp dport 8080 dnat ip to 1.2.3.4:80",
+			[]kernel.Port{at("", "tcp", 8080)},
+			nil, "Docker's rule in table inet docker-bridges chain nat",
+		},
+		{
+			"iptables-legacy -t nat -A PREROUTING -p tcp --dport 8080 -j DNAT --to-destination 1.2.3.4:80; iptables-legacy -t nat -A PREROUTING -p tcp ! --dport 9 -j REDIRECT",
+			[]kernel.Port{at("", "tcp", 8080)},
+			[]kernel.Port{at("", "udp", 8080), at("::1", "tcp", 8080)},
+			"a rule in table ip nat chain PREROUTING of iptables-legacy",
+		},
 	} {
 		t.Run(c.rule, func(t *testing.T) {
 			inHost(t, func() {

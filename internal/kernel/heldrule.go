@@ -132,9 +132,7 @@ func (n *namespace) spansIn(family nftables.TableFamily, table string, l lookup)
 		return nil, fmt.Errorf("read set %s of table %s: %w", l.set, table, err)
 	}
 	// An interval is two elements, its first and the one behind its last.
-	slices.SortStableFunc(elements, func(a, b nftables.SetElement) int {
-		return cmp.Or(bytes.Compare(a.Key, b.Key), -cmp.Compare(flag(a.IntervalEnd), flag(b.IntervalEnd)))
-	})
+	slices.SortStableFunc(elements, compareElements)
 	var spans []span
 	for _, e := range elements {
 		if len(e.Key) < l.port+2 {
@@ -159,11 +157,16 @@ func (n *namespace) spansIn(family nftables.TableFamily, table string, l lookup)
 	return spans, nil
 }
 
-func flag(set bool) int {
-	if set {
+// compareElements puts the end of one interval before the beginning of the next.
+func compareElements(a, b nftables.SetElement) int {
+	switch order := bytes.Compare(a.Key, b.Key); {
+	case order != 0 || a.IntervalEnd == b.IntervalEnd:
+		return order
+	case a.IntervalEnd:
+		return -1
+	default:
 		return 1
 	}
-	return 0
 }
 
 // rule is what is known of a rule while its expressions are read one by one.
@@ -181,6 +184,7 @@ type rule struct {
 type load string
 
 const (
+	loadOther    load = ""
 	loadPort     load = "port"
 	loadProtocol load = "protocol"
 	loadAddr     load = "address"
@@ -218,13 +222,14 @@ func (r *rule) expression(name string, data []byte) error {
 	}
 	switch name {
 	case "meta":
-		r.load(attrs, unix.NFTA_META_DREG, attrs.number(unix.NFTA_META_KEY) == unix.NFT_META_L4PROTO, loadProtocol)
+		what := map[uint32]load{unix.NFT_META_L4PROTO: loadProtocol}[attrs.number(unix.NFTA_META_KEY)]
+		r.load(attrs, unix.NFTA_META_DREG, what)
 	case "payload":
 		r.payload(attrs)
 	case "bitwise":
-		r.load(attrs, unix.NFTA_BITWISE_DREG, false, "") // no longer the field itself
+		r.load(attrs, unix.NFTA_BITWISE_DREG, loadOther) // no longer the field itself
 	case "byteorder":
-		r.load(attrs, unix.NFTA_BYTEORDER_DREG, false, "")
+		r.load(attrs, unix.NFTA_BYTEORDER_DREG, loadOther)
 	case "cmp":
 		r.compare(attrs)
 	case "range":
@@ -283,28 +288,23 @@ func (e expression) register(kind uint16) int {
 	return (n - unix.NFT_REG_1) * 4 * register
 }
 
-func (r *rule) load(e expression, register uint16, counts bool, what load) {
-	if _, ok := e[register]; !ok {
-		return // it only sets something
-	}
-	if counts {
+func (r *rule) load(e expression, register uint16, what load) {
+	if _, ok := e[register]; ok { // otherwise it only sets something
 		r.loads[e.register(register)] = what
-	} else {
-		delete(r.loads, e.register(register))
 	}
 }
 
 func (r *rule) payload(e expression) {
 	base, offset, size := e.number(unix.NFTA_PAYLOAD_BASE), e.number(unix.NFTA_PAYLOAD_OFFSET), e.number(unix.NFTA_PAYLOAD_LEN)
 	type field struct{ base, offset, size uint32 }
-	what, counts := map[field]load{
+	what := map[field]load{
 		{unix.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2}: loadPort,
 		{unix.NFT_PAYLOAD_NETWORK_HEADER, 9, 1}:   loadProtocol, // IPv4
 		{unix.NFT_PAYLOAD_NETWORK_HEADER, 6, 1}:   loadProtocol, // IPv6
 		{unix.NFT_PAYLOAD_NETWORK_HEADER, 16, 4}:  loadAddr,
 		{unix.NFT_PAYLOAD_NETWORK_HEADER, 24, 16}: loadAddr,
 	}[field{base, offset, size}]
-	r.load(e, unix.NFTA_PAYLOAD_DREG, counts, what)
+	r.load(e, unix.NFTA_PAYLOAD_DREG, what)
 }
 
 func (r *rule) compare(e expression) {
@@ -367,7 +367,7 @@ func (r *rule) lookUp(e expression) {
 	if l.port >= 0 {
 		r.lookups = append(r.lookups, l)
 	}
-	r.load(e, unix.NFTA_LOOKUP_DREG, false, "")
+	r.load(e, unix.NFTA_LOOKUP_DREG, loadOther)
 }
 
 // match reads the ports of iptables' own matches, as nft carries them: struct xt_tcp

@@ -179,6 +179,9 @@ func Missing() []string {
 	if !hasIPVS() {
 		missing = append(missing, "IP_VS: load the module ip_vs, or use a kernel that has it")
 	}
+	if !hasSocketDump() {
+		missing = append(missing, "lists of sockets: load the modules tcp_diag and udp_diag")
+	}
 	if _, err := os.Stat(path.Join(procSys, "net/ipv6")); err != nil {
 		missing = append(missing, "IPv6: boot without ipv6.disable=1")
 	}
