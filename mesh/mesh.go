@@ -150,6 +150,7 @@ func validUnicast(a netip.Addr) bool {
 // Local is what a node's plan depends on besides the cluster's state.
 type Local struct {
 	ID         NodeID
-	Advertised []string // devices of the host that learn routes from router advertisements, and would stop to
-	OwnBridges []string // bridges of the host whose subnets other nodes may have too: masqueraded on entry
+	Advertised []string   // devices of the host that learn routes from router advertisements, and would stop to
+	OwnBridges []string   // bridges of the host whose subnets other nodes may have too: masqueraded on entry
+	Held       []HeldPort // published ports that somebody else on the host has: not captured here
 }
