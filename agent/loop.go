@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/sluice-mesh/sluice/internal/kernel"
@@ -23,6 +24,7 @@ type loop struct {
 	busy    chan struct{} // holds one token while the machine is looked at or changed; taken before the cluster's lock
 	machine Machine
 	bridges []string // the last that could be read
+	held    heldPorts
 	repair  repair
 }
 
@@ -108,6 +110,7 @@ func (l *loop) round(ctx context.Context, heard []kernel.Drift) ended {
 	defer l.release()
 	snap, refused, settling := l.cluster.settle()
 	p, looking := l.compile(snap)
+	settling = errors.Join(settling, l.cluster.tellHeld(l.held.now))
 	report := l.machine.Apply(ctx, p)
 	if ctx.Err() != nil {
 		return ended{} // cut off in the middle: the report says nothing
@@ -122,7 +125,8 @@ func (l *loop) round(ctx context.Context, heard []kernel.Drift) ended {
 	for _, op := range report.Done {
 		l.log.Debug("applied", "op", op.String())
 	}
-	repaired := l.repair.of(snap.Rev, l.bridges, report)
+	l.held.applied(snap, report)
+	repaired := l.repair.of(snap.Rev, l.seen(), report)
 	for _, op := range repaired {
 		l.log.Info("repaired", "op", op.String(), "by", culprit(heard, op))
 	}
@@ -137,7 +141,18 @@ func (l *loop) compile(snap *mesh.Snapshot) (*plan.Plan, error) {
 		l.bridges = bridges
 	}
 	advertised, unread := l.machine.Advertised()
-	return Compile(mesh.Local{ID: l.cluster.own.ID, Advertised: advertised, OwnBridges: l.bridges}, snap), errors.Join(err, unread)
+	unseen := l.held.look(l.machine, snap)
+	local := mesh.Local{ID: l.cluster.own.ID, Advertised: advertised, OwnBridges: l.bridges, Held: l.held.now}
+	return Compile(local, snap), errors.Join(err, unread, unseen)
+}
+
+// seen is what was compiled besides the snapshot, in words.
+func (l *loop) seen() []string {
+	seen := slices.Clone(l.bridges)
+	for _, h := range l.held.now {
+		seen = append(seen, h.Port().Front()+" "+h.By)
+	}
+	return seen
 }
 
 // take takes the machine in hand, or gives up when ctx ends: who has it may hang in the kernel.
