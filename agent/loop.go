@@ -141,9 +141,11 @@ func (l *loop) compile(snap *mesh.Snapshot) (*plan.Plan, error) {
 		l.bridges = bridges
 	}
 	advertised, unread := l.machine.Advertised()
+	four, six, unknown := l.machine.Unrouted()
 	unseen := l.held.look(l.machine, snap)
-	local := mesh.Local{ID: l.cluster.own.ID, Advertised: advertised, OwnBridges: l.bridges, Held: l.held.now}
-	return Compile(local, snap), errors.Join(err, unread, unseen)
+	return Compile(mesh.Local{
+		ID: l.cluster.own.ID, Advertised: advertised, OwnBridges: l.bridges, Unrouted4: four, Unrouted6: six, Held: l.held.now,
+	}, snap), errors.Join(err, unread, unknown, unseen)
 }
 
 // seen is what was compiled besides the snapshot, in words.

@@ -34,6 +34,8 @@ type Machine interface {
 	Held(ports []kernel.Port) ([]kernel.Holding, error)
 	// Captured are the ports that the host captures now, whoever planned it.
 	Captured() ([]kernel.Port, error)
+	// Unrouted are the host's devices that forwarded nothing before this agent ran, by family.
+	Unrouted() (four, six []string, err error)
 	// HostAddrs are the host's own addresses with their devices.
 	HostAddrs() ([]plan.Addr, error)
 	// Underlay finds this node's address and its device's MTU in bytes; the zero
