@@ -49,17 +49,17 @@ func TestHeldPort(t *testing.T) {
 	agents, _ := newTestCluster(t, 3)
 	n1, n2, n3 := agents[0], agents[1], agents[2]
 	n2.machine.occupy(tcpPort(8080), "nginx (pid 812)")
-	began := time.Now()
 	web := n1.create("web", "8080:80", "8080:80/udp")
 	if got := held(web.GetHeld()); got != "n2 tcp/8080 nginx (pid 812)" {
 		t.Errorf("create says %q", got)
 	}
-	if took := time.Since(began); took > 3*reportWait {
-		t.Errorf("create took %s", took)
-	}
 	eventually(t, "n3 answers", func() bool { return n3.answersOn(tcpPort(8080)) })
 	if !n1.answersOn(tcpPort(8080)) || n2.answersOn(tcpPort(8080)) || !n2.answersOn(kernel.Port{Proto: "udp", Number: 8080}) {
 		t.Error("the port is not captured where it is free, or is where it is held")
+	}
+	how, err := n1.states.Explain(t.Context(), &sluicev1.ExplainRequest{Target: "n2:8080"})
+	if err != nil || !strings.Contains(how.GetVerdict(), "PortHeld: held by nginx (pid 812)") {
+		t.Errorf("explain says %q, %v", how.GetVerdict(), err)
 	}
 	p := n2.problem(plan.PortHeld)
 	if p.GetObject() != "service web port tcp/8080" || p.GetDetail() != "held by nginx (pid 812) on this node: stop it or publish another port" {
@@ -79,9 +79,9 @@ func TestHeldPort(t *testing.T) {
 		}
 	}
 	n2.machine.occupy(tcpPort(8080), "")
-	began = time.Now()
+	began := time.Now()
 	eventually(t, "n2 answers", func() bool { return n2.answersOn(tcpPort(8080)) })
-	if took := time.Since(began); took > fullLook+2*time.Second {
+	if took := time.Since(began); took > 2*fullLook {
 		t.Errorf("n2 answers after %s", took)
 	}
 	eventually(t, "the others have heard", func() bool { return held(n1.status().GetPeers()[0].GetHeld()) == "" })
@@ -90,32 +90,30 @@ func TestHeldPort(t *testing.T) {
 	}
 }
 
-// An update waits for the others only where it publishes anew; what it no longer
-// publishes nobody holds.
+// An update says what is held of all that it publishes; what it no longer publishes
+// nobody holds.
 func TestHeldByUpdate(t *testing.T) {
 	agents, _ := newTestCluster(t, 2)
 	n1, n2 := agents[0], agents[1]
 	n2.machine.occupy(tcpPort(8081), "nginx (pid 812)")
-	update := func(req *sluicev1.UpdateServiceRequest) (string, time.Duration) {
+	update := func(req *sluicev1.UpdateServiceRequest) string {
 		t.Helper()
-		began := time.Now()
 		req.Service = "web"
 		resp, err := n1.services.UpdateService(t.Context(), req)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return held(resp.GetService().GetHeld()), time.Since(began)
+		return held(resp.GetService().GetHeld())
 	}
 	n1.create("web", "8080:80")
-	if got, _ := update(&sluicev1.UpdateServiceRequest{PublishAdd: []string{"8081:80"}}); got != "n2 tcp/8081 nginx (pid 812)" {
+	if got := update(&sluicev1.UpdateServiceRequest{PublishAdd: []string{"8081:80"}}); got != "n2 tcp/8081 nginx (pid 812)" {
 		t.Errorf("the port that was added: held %q", got)
 	}
-	got, took := update(&sluicev1.UpdateServiceRequest{Scheduler: "lc"})
-	if got != "n2 tcp/8081 nginx (pid 812)" || took > reportWait {
-		t.Errorf("nothing is published anew: held %q, after %s", got, took)
+	if got := update(&sluicev1.UpdateServiceRequest{Scheduler: "lc"}); got != "n2 tcp/8081 nginx (pid 812)" {
+		t.Errorf("nothing is published anew: held %q", got)
 	}
-	if got, took := update(&sluicev1.UpdateServiceRequest{PublishRm: []string{"8081:80/tcp"}}); got != "" || took > reportWait {
-		t.Errorf("the port that was removed: held %q, after %s", got, took)
+	if got := update(&sluicev1.UpdateServiceRequest{PublishRm: []string{"8081:80/tcp"}}); got != "" {
+		t.Errorf("the port that was removed: held %q", got)
 	}
 	eventually(t, "n2 says nothing more", func() bool { return held(n1.status().GetPeers()[0].GetHeld()) == "" })
 }

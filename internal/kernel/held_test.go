@@ -328,7 +328,7 @@ func TestHeldIsQuick(t *testing.T) {
 		listen(t, "tcp4", "0.0.0.0:25000", nil)
 		began := time.Now()
 		held, err := k.Held(ports)
-		if took := time.Since(began); err != nil || len(held) != 1 || took > time.Second {
+		if took := time.Since(began); err != nil || len(held) != 1 || took > 5*time.Second {
 			t.Errorf("10,000 ports: held %v, %v, after %s", held, err, took)
 		}
 	})

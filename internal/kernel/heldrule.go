@@ -60,13 +60,37 @@ func (t taker) String() string {
 func (k *Kernel) hostTakers() ([]taker, error) {
 	look := k.lookAtHost()
 	defer look.nft.close()
-	reply, err := look.askNFT(unix.NFT_MSG_GETRULE, nftables.TableFamilyUnspecified, nfnetlink.Dump, nil)
+	legacy, err := k.legacyTakers()
+	if err != nil {
+		return nil, err
+	}
+	for range nftTries {
+		before, err := look.nftGeneration()
+		if err != nil {
+			return nil, err
+		}
+		takers, readErr := look.readTakers()
+		after, err := look.nftGeneration()
+		switch {
+		case err != nil:
+			return nil, err
+		case before != after:
+			continue // a set may be gone whose rule was read
+		default:
+			return append(takers, legacy...), readErr
+		}
+	}
+	return nil, fmt.Errorf("list rules of others: rules changed during each of %d tries", nftTries)
+}
+
+func (n *namespace) readTakers() ([]taker, error) {
+	reply, err := n.askNFT(unix.NFT_MSG_GETRULE, nftables.TableFamilyUnspecified, nfnetlink.Dump, nil)
 	if err != nil {
 		return nil, fmt.Errorf("list rules of others: %w", err)
 	}
 	var takers []taker
 	for _, m := range reply {
-		t, err := look.decodeTaker(m)
+		t, err := n.decodeTaker(m)
 		if err != nil {
 			return nil, fmt.Errorf("list rules of others: %w", err)
 		}
@@ -74,8 +98,7 @@ func (k *Kernel) hostTakers() ([]taker, error) {
 			takers = append(takers, *t)
 		}
 	}
-	legacy, err := k.legacyTakers()
-	return append(takers, legacy...), err
+	return takers, nil
 }
 
 // decodeTaker reads one rule; nil where it is ours, or takes nothing.
@@ -121,7 +144,7 @@ func (n *namespace) decodeTaker(m nfnetlink.Message) (*taker, error) {
 	return &r.taker, nil
 }
 
-// spansIn are the ports in the keys of a set. One that is gone by now held nothing.
+// spansIn are the ports in the keys of a set.
 func (n *namespace) spansIn(family nftables.TableFamily, table string, l lookup) ([]span, error) {
 	conn, err := n.nftConn()
 	if err != nil {
