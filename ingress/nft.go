@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -38,8 +39,10 @@ func (NFT) Balance(fronts []Front, sbox *plan.Sandbox) {
 	four := table.Map("slots4", plan.FieldIPv4, plan.FieldMark, plan.FieldMark)
 	six := table.Map("slots6", plan.FieldIPv6, plan.FieldMark, plan.FieldMark)
 	four.Value, six.Value = append(four.Value, plan.FieldPort), append(six.Value, plan.FieldPort)
+	targets := map[plan.Flow]bool{}
 	drawn := map[mesh.ServiceID][]int{}
 	for _, f := range fronts {
+		addFlows(targets, f)
 		slots, known := drawn[f.Service.ID]
 		if !known {
 			slots = slotsOf(f)
@@ -55,7 +58,7 @@ func (NFT) Balance(fronts []Front, sbox *plan.Sandbox) {
 		mark, port := plan.HexMark(f.Mark), strconv.Itoa(int(f.Port.Target))
 		ways.Put(plan.HexMark(uint32(way)), mark)
 		for slot, i := range slots {
-			number := plan.HexMark(uint32(slot))
+			number := plan.HexMark(uint32(slot + 1)) // 0 is no mark
 			if b := f.Backends[i]; f.Uplink4.IsValid() {
 				four.Put(plan.Join(b.V4.String(), port), mark, number)
 			}
@@ -64,7 +67,19 @@ func (NFT) Balance(fronts []Front, sbox *plan.Sandbox) {
 			}
 		}
 	}
+	for flow := range targets { // the plan is sorted afterwards
+		sbox.Flows = append(sbox.Flows, flow)
+	}
 	chains(table)
+}
+
+// addFlows lets flows to the front's backends go on, to the draining ones too.
+func addFlows(targets map[plan.Flow]bool, f Front) {
+	for _, b := range f.Backends {
+		for _, addr := range []netip.Addr{b.V4, b.V6} {
+			targets[plan.Flow{Addr: addr, Port: f.Port.Target}] = true
+		}
+	}
 }
 
 func slotsOf(f Front) []int {
@@ -89,13 +104,13 @@ func chains(table *plan.Table) {
 	var goes []string
 	for _, n := range widths() {
 		name := fmt.Sprintf("random%d", n)
-		draw := fmt.Sprintf("meta mark set numgen random mod %d goto pick", n)
+		draw := fmt.Sprintf("meta mark set numgen random mod %d offset 1 goto pick", n)
 		table.Chain(name, "").Rule(draw)
 		goes = append(goes, plan.HexMark(uint32(n))+" : goto "+name)
 	}
 	table.Chain("client", "").Rule(
-		fmt.Sprintf("meta nfproto ipv4 meta mark set jhash ip saddr mod %d seed %#x goto pick", clientSlots, hashSeed),
-		fmt.Sprintf("meta nfproto ipv6 meta mark set jhash ip6 saddr mod %d seed %#x goto pick", clientSlots, hashSeed),
+		fmt.Sprintf("meta nfproto ipv4 meta mark set jhash ip saddr mod %d seed %#x offset 1 goto pick", clientSlots, hashSeed),
+		fmt.Sprintf("meta nfproto ipv6 meta mark set jhash ip6 saddr mod %d seed %#x offset 1 goto pick", clientSlots, hashSeed),
 	)
 	goes = append(goes, plan.HexMark(clientSlots|byClientWay)+" : goto client")
 	table.Chain("way", "").Rule("meta mark vmap { " + strings.Join(goes, ", ") + " }")
@@ -110,5 +125,10 @@ func chains(table *plan.Table) {
 
 // Admits implements Balancer: what was given a backend's address is forwarded there.
 func (NFT) Admits(backends string) (input, forward []string) {
-	return nil, []string{fmt.Sprintf(`iifname "%s" oifname %s ct status & dnat == dnat accept`, plan.Uplink, backends)}
+	return nil, []string{
+		// Of a front that nobody is behind any more, or that is published no longer.
+		fmt.Sprintf(`iifname "%s" meta mark 0 meta l4proto tcp counter reject with tcp reset`, plan.Uplink),
+		fmt.Sprintf(`iifname "%s" meta mark 0 counter reject`, plan.Uplink),
+		fmt.Sprintf(`iifname "%s" oifname %s ct status & dnat == dnat accept`, plan.Uplink, backends),
+	}
 }

@@ -69,7 +69,7 @@ func ofNFT() []mutation {
 			s := find(p, plan.IngressSandbox).Table("inet").Set("ways")
 			s.Elements = slices.DeleteFunc(s.Elements, func(e plan.Element) bool { return e.Key != "0x64ac5601" })
 		}, "", ""},
-		{"slot", 1, without(plan.IngressSandbox, "inet", "slots4", "0x64ac5601 . 0x1"), "4 -", "slots4"},
+		{"slot", 1, without(plan.IngressSandbox, "inet", "slots4", "0x64ac5601 . 0x2"), "4 -", "slots4"},
 		{"slot of the other family", 1, without(plan.IngressSandbox, "inet", "slots6", ""), "", ""},
 		{"slot that leads elsewhere", 1, func(p *plan.Plan) {
 			s := find(p, plan.IngressSandbox).Table("inet").Set("slots4")

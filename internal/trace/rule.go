@@ -161,11 +161,7 @@ func (s *statement) operand() (value string, found bool, err error) {
 		if err != nil || !ok || key == "" || !s.reader.take("mod") {
 			return "", false, cmp.Or(err, s.unknown())
 		}
-		value, found, err = s.lot()
-		if s.reader.take("seed") {
-			s.reader.next()
-		}
-		return value, found, err
+		return s.lot()
 	}
 	sel := s.reader.selector()
 	if len(sel.names) == 0 {
@@ -193,8 +189,17 @@ func (s *statement) lot() (string, bool, error) {
 	if err != nil || n < 1 {
 		return "", false, s.unknown()
 	}
+	if s.reader.take("seed") {
+		s.reader.next()
+	}
+	offset := 0
+	if s.reader.take("offset") {
+		if offset, err = strconv.Atoi(s.reader.next()); err != nil {
+			return "", false, s.unknown()
+		}
+	}
 	s.walk.lots = n
-	return strconv.Itoa(s.walk.draw % n), true, nil
+	return strconv.Itoa(s.walk.draw%n + offset), true, nil
 }
 
 func (s *statement) assign(sel selector) (bool, error) {

@@ -142,7 +142,7 @@ func walkWhole(t *testing.T, name string, balancer mesh.Balancer, q trace.Questi
 		return
 	}
 	plan := q.Entry.Plan.Text()
-	served := strings.Contains(plan, "backend ") || strings.Contains(plan, " . 0x0 -> 198.18.")
+	served := strings.Contains(plan, "backend ") || strings.Contains(plan, " . 0x1 -> 198.18.")
 	if !served || strings.HasPrefix(name, "published on") || name == "port conflict" && q.Proto != "tcp" {
 		return
 	}
