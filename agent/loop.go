@@ -26,6 +26,8 @@ type loop struct {
 	bridges []string // the last that could be read
 	held    heldPorts
 	repair  repair
+
+	balancer mesh.Balancer // set before run
 }
 
 func newLoop(c *cluster, m Machine, s *status, log *slog.Logger) *loop {
@@ -144,7 +146,7 @@ func (l *loop) compile(snap *mesh.Snapshot) (*plan.Plan, error) {
 	four, six, unknown := l.machine.Unrouted()
 	unseen := l.held.look(l.machine, snap)
 	return Compile(mesh.Local{
-		ID: l.cluster.own.ID, Advertised: advertised, OwnBridges: l.bridges, Unrouted4: four, Unrouted6: six, Held: l.held.now,
+		ID: l.cluster.own.ID, Balancer: l.balancer, Advertised: advertised, OwnBridges: l.bridges, Unrouted4: four, Unrouted6: six, Held: l.held.now,
 	}, snap), errors.Join(err, unread, unknown, unseen)
 }
 
