@@ -152,4 +152,8 @@ type Local struct {
 	ID         NodeID
 	Advertised []string // devices of the host that learn routes from router advertisements, and would stop to
 	OwnBridges []string // bridges of the host whose subnets other nodes may have too: masqueraded on entry
+
+	// Gone are the nodes that nothing can be sent to from here: neither their agent nor
+	// their kernel answers. Their records stay, and so do the ways to them.
+	Gone map[NodeID]bool
 }

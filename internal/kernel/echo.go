@@ -157,7 +157,7 @@ func (e *echo) socket(where netns.NsHandle) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	const answersOnly = ^uint32(1 << icmpEchoReply) // a bit that is set keeps a type out
+	const answersOnly = ^uint32(1 << icmpEchoReply)                          // a bit that is set keeps a type out
 	err = unix.SetsockoptInt(fd, unix.SOL_RAW, icmpFilter, int(answersOnly)) // the kernel takes the low 32 bits
 	if err == nil {
 		err = unix.Bind(fd, &unix.SockaddrInet4{Addr: e.source.As4()})
