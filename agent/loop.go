@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/sluice-mesh/sluice/internal/kernel"
@@ -17,17 +19,22 @@ import (
 type loop struct {
 	cluster *cluster
 	status  *status
+	pulse   *pulse
 	log     *slog.Logger
 	stopped chan struct{} // closed when run has returned
 
 	busy    chan struct{} // holds one token while the machine is looked at or changed; taken before the cluster's lock
 	machine Machine
-	bridges []string // the last that could be read
+	bridges []string             // the last that could be read
+	gone    map[mesh.NodeID]bool // of the last plan
 	repair  repair
 }
 
 func newLoop(c *cluster, m Machine, s *status, log *slog.Logger) *loop {
-	return &loop{cluster: c, machine: m, status: s, log: log, stopped: make(chan struct{}), busy: make(chan struct{}, 1)}
+	return &loop{
+		cluster: c, machine: m, status: s, log: log, pulse: newPulse(c, m.Echo(), log),
+		stopped: make(chan struct{}), busy: make(chan struct{}, 1),
+	}
 }
 
 const (
@@ -122,11 +129,11 @@ func (l *loop) round(ctx context.Context, heard []kernel.Drift) ended {
 	for _, op := range report.Done {
 		l.log.Debug("applied", "op", op.String())
 	}
-	repaired := l.repair.of(snap.Rev, l.bridges, report)
+	repaired := l.repair.of(snap.Rev, l.inputs(), report)
 	for _, op := range repaired {
 		l.log.Info("repaired", "op", op.String(), "by", culprit(heard, op))
 	}
-	l.status.round(outcome{snap: snap, plan: p, report: report, refused: refused, left: l.cluster.leftOut(), err: err, repaired: len(repaired)})
+	l.status.round(outcome{snap: snap, plan: p, report: report, refused: refused, left: l.cluster.leftOut(), peers: l.pulse.problems(), err: err, repaired: len(repaired)})
 	return ended{complete: err == nil && len(report.Failed) == 0, worked: len(report.Done)+len(report.Failed) > 0}
 }
 
@@ -137,7 +144,19 @@ func (l *loop) compile(snap *mesh.Snapshot) (*plan.Plan, error) {
 		l.bridges = bridges
 	}
 	advertised, unread := l.machine.Advertised()
-	return Compile(mesh.Local{ID: l.cluster.own.ID, Advertised: advertised, OwnBridges: l.bridges}, snap), errors.Join(err, unread)
+	l.gone = l.pulse.gone()
+	local := mesh.Local{ID: l.cluster.own.ID, Advertised: advertised, OwnBridges: l.bridges, Gone: l.gone}
+	return Compile(local, snap), errors.Join(err, unread)
+}
+
+// inputs are what the last plan was compiled from besides the snapshot: where they
+// change, nobody has touched the kernel.
+func (l *loop) inputs() []string {
+	inputs := slices.Clone(l.bridges)
+	for _, id := range slices.Sorted(maps.Keys(l.gone)) {
+		inputs = append(inputs, "gone "+string(id))
+	}
+	return inputs
 }
 
 // take takes the machine in hand, or gives up when ctx ends: who has it may hang in the kernel.
