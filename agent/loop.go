@@ -144,9 +144,11 @@ func (l *loop) compile(snap *mesh.Snapshot) (*plan.Plan, error) {
 		l.bridges = bridges
 	}
 	advertised, unread := l.machine.Advertised()
+	four, six, unknown := l.machine.Unrouted()
 	l.gone = l.pulse.gone()
-	local := mesh.Local{ID: l.cluster.own.ID, Advertised: advertised, OwnBridges: l.bridges, Gone: l.gone}
-	return Compile(local, snap), errors.Join(err, unread)
+	return Compile(mesh.Local{
+		ID: l.cluster.own.ID, Advertised: advertised, OwnBridges: l.bridges, Unrouted4: four, Unrouted6: six, Gone: l.gone,
+	}, snap), errors.Join(err, unread, unknown)
 }
 
 // inputs are what the last plan was compiled from besides the snapshot: where they
