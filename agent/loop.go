@@ -32,7 +32,7 @@ type loop struct {
 
 func newLoop(c *cluster, m Machine, s *status, log *slog.Logger) *loop {
 	return &loop{
-		cluster: c, machine: m, status: s, log: log, pulse: newPulse(c, m.Echo(), log),
+		cluster: c, machine: m, status: s, log: log, pulse: newPulse(c, s.snapshot, m.Echo(), log),
 		stopped: make(chan struct{}), busy: make(chan struct{}, 1),
 	}
 }

@@ -22,6 +22,7 @@ import (
 // serve all nodes. Safe for concurrent use.
 type pulse struct {
 	cluster *cluster
+	applied func() *mesh.Snapshot // that the kernel was last made equal to: it leads to the nodes in it
 	echo    kernel.Echoer // run's alone
 	log     *slog.Logger
 
@@ -41,8 +42,8 @@ type peer struct {
 	since    time.Time
 }
 
-func newPulse(c *cluster, echo kernel.Echoer, log *slog.Logger) *pulse {
-	return &pulse{cluster: c, echo: echo, log: log, peers: map[mesh.NodeID]*peer{}}
+func newPulse(c *cluster, applied func() *mesh.Snapshot, echo kernel.Echoer, log *slog.Logger) *pulse {
+	return &pulse{cluster: c, applied: applied, echo: echo, log: log, peers: map[mesh.NodeID]*peer{}}
 }
 
 const (
@@ -70,7 +71,7 @@ func (p *pulse) run(ctx context.Context) error {
 func (p *pulse) turn(now time.Time) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.follow(p.cluster.snapshot(), now)
+	p.follow(p.applied(), now)
 	p.listen(now)
 	next := now.Add(pulseRest)
 	for _, peer := range p.peers {

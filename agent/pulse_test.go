@@ -38,7 +38,7 @@ func follow(t *testing.T, nodes int, f func(p *following)) {
 		c, _ := member(t, w, &clock{at: time.Now()})
 		c.now = time.Now
 		p := &following{t: t, echo: &fakeEcho{}, addrs: map[mesh.NodeID]netip.Addr{}}
-		p.pulse = newPulse(c, p.echo, slog.New(slog.NewTextHandler(t.Output(), nil)))
+		p.pulse = newPulse(c, c.snapshot, p.echo, slog.New(slog.NewTextHandler(t.Output(), nil)))
 		for _, n := range w.State.Snapshot().Nodes {
 			if blocks := n.BlocksOf(mesh.IngressNetwork); len(blocks) > 0 {
 				p.addrs[n.ID] = blocks[0].Gateway4()

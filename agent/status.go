@@ -116,6 +116,13 @@ func (s *status) applied() (rev uint64, next <-chan struct{}) {
 	return s.last.snap.Rev, s.next
 }
 
+// snapshot is what the last round was about; empty before the first.
+func (s *status) snapshot() *mesh.Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last.snap
+}
+
 // view is a copy of the status.
 type view struct {
 	outcome
