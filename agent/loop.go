@@ -28,6 +28,8 @@ type loop struct {
 	bridges []string             // the last that could be read
 	gone    map[mesh.NodeID]bool // of the last plan
 	repair  repair
+
+	balancer mesh.Balancer // set before run
 }
 
 func newLoop(c *cluster, m Machine, s *status, log *slog.Logger) *loop {
@@ -147,7 +149,7 @@ func (l *loop) compile(snap *mesh.Snapshot) (*plan.Plan, error) {
 	four, six, unknown := l.machine.Unrouted()
 	l.gone = l.pulse.gone()
 	return Compile(mesh.Local{
-		ID: l.cluster.own.ID, Advertised: advertised, OwnBridges: l.bridges, Unrouted4: four, Unrouted6: six, Gone: l.gone,
+		ID: l.cluster.own.ID, Balancer: l.balancer, Advertised: advertised, OwnBridges: l.bridges, Unrouted4: four, Unrouted6: six, Gone: l.gone,
 	}, snap), errors.Join(err, unread, unknown)
 }
 
