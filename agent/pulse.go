@@ -23,7 +23,7 @@ import (
 type pulse struct {
 	cluster *cluster
 	applied func() *mesh.Snapshot // that the kernel was last made equal to: it leads to the nodes in it
-	echo    kernel.Echoer // run's alone
+	echo    kernel.Echoer         // run's alone
 	log     *slog.Logger
 
 	mu     sync.Mutex
