@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/sluice-mesh/sluice/internal/kernel"
@@ -25,8 +23,9 @@ type loop struct {
 
 	busy    chan struct{} // holds one token while the machine is looked at or changed; taken before the cluster's lock
 	machine Machine
-	bridges []string             // the last that could be read
-	gone    map[mesh.NodeID]bool // of the last plan
+	bridges []string   // the last that could be read
+	local   mesh.Local // what the last plan was compiled from, besides the snapshot
+	held    heldPorts
 	repair  repair
 
 	balancer mesh.Balancer // set before run
@@ -117,6 +116,7 @@ func (l *loop) round(ctx context.Context, heard []kernel.Drift) ended {
 	defer l.release()
 	snap, refused, settling := l.cluster.settle()
 	p, looking := l.compile(snap)
+	settling = errors.Join(settling, l.cluster.tellHeld(l.held.now))
 	report := l.machine.Apply(ctx, p)
 	if ctx.Err() != nil {
 		return ended{} // cut off in the middle: the report says nothing
@@ -131,7 +131,8 @@ func (l *loop) round(ctx context.Context, heard []kernel.Drift) ended {
 	for _, op := range report.Done {
 		l.log.Debug("applied", "op", op.String())
 	}
-	repaired := l.repair.of(snap.Rev, l.inputs(), report)
+	l.held.applied(snap, report)
+	repaired := l.repair.of(snap.Rev, l.local, report)
 	for _, op := range repaired {
 		l.log.Info("repaired", "op", op.String(), "by", culprit(heard, op))
 	}
@@ -147,20 +148,12 @@ func (l *loop) compile(snap *mesh.Snapshot) (*plan.Plan, error) {
 	}
 	advertised, unread := l.machine.Advertised()
 	four, six, unknown := l.machine.Unrouted()
-	l.gone = l.pulse.gone()
-	return Compile(mesh.Local{
-		ID: l.cluster.own.ID, Balancer: l.balancer, Advertised: advertised, OwnBridges: l.bridges, Unrouted4: four, Unrouted6: six, Gone: l.gone,
-	}, snap), errors.Join(err, unread, unknown)
-}
-
-// inputs are what the last plan was compiled from besides the snapshot: where they
-// change, nobody has touched the kernel.
-func (l *loop) inputs() []string {
-	inputs := slices.Clone(l.bridges)
-	for _, id := range slices.Sorted(maps.Keys(l.gone)) {
-		inputs = append(inputs, "gone "+string(id))
+	unseen := l.held.look(l.machine, snap)
+	l.local = mesh.Local{
+		ID: l.cluster.own.ID, Balancer: l.balancer, Advertised: advertised, OwnBridges: l.bridges,
+		Unrouted4: four, Unrouted6: six, Held: l.held.now, Gone: l.pulse.gone(),
 	}
-	return inputs
+	return Compile(l.local, snap), errors.Join(err, unread, unknown, unseen)
 }
 
 // take takes the machine in hand, or gives up when ctx ends: who has it may hang in the kernel.
