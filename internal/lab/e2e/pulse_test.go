@@ -41,6 +41,14 @@ type pulseTest struct {
 // inUse tells whether the kernel of a node balances to web.2.
 func (p *pulseTest) inUse(t *testing.T, n *cluster.Node) bool {
 	t.Helper()
+	addr := p.web2.On("ingress", cluster.IPv4)
+	if p.Balancer == "nft" {
+		text, err := n.Ingress.Run(t.Context(), "nft", "list", "map", "inet", "sluice", "slots4")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains(text, addr.String()+" . 80")
+	}
 	var text []byte
 	err := n.Ingress.Do(func() (err error) {
 		text, err = os.ReadFile("/proc/thread-self/net/ip_vs")
@@ -49,7 +57,7 @@ func (p *pulseTest) inUse(t *testing.T, n *cluster.Node) bool {
 	if err != nil || !strings.Contains(string(text), "FWM") {
 		t.Fatalf("%s: IPVS holds %q, %v", n.Name, text, err)
 	}
-	four := p.web2.On("ingress", cluster.IPv4).As4()
+	four := addr.As4()
 	return strings.Contains(string(text), strings.ToUpper(hex.EncodeToString(four[:]))+":0050")
 }
 
