@@ -58,31 +58,49 @@ func program(t *testing.T) string {
 // takes the time.
 func TestCluster(t *testing.T) {
 	feature.Need(t, feature.Mesh()...)
+	c, done := populated(t)
+	defer done()
+	t.Run("Mesh", func(t *testing.T) { testMesh(t, c) })
+	t.Run("BadInput", func(t *testing.T) { testBadInput(t, c) })
+	t.Run("Repair", func(t *testing.T) { testRepair(t, c) })
+	t.Run("Mutations", func(t *testing.T) { testMutations(t, c) })
+}
+
+// TestSurvival is what becomes of requests while agents die and objects vanish. It
+// counts requests a second and milliseconds, so it runs where those mean something.
+func TestSurvival(t *testing.T) {
+	feature.NeedSteady(t, feature.Mesh()...)
+	c, done := populated(t)
+	defer done()
+	t.Run("Sabotage", func(t *testing.T) { testSabotage(t, c) })
+	t.Run("Deaths", func(t *testing.T) { testDeaths(t, c) })
+	t.Run("LongDeath", func(t *testing.T) { testLongDeath(t, c) })
+}
+
+// populated is a cluster with its networks, services and workloads; done takes it away.
+func populated(t *testing.T) (c *cluster.Cluster, done func()) {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := cluster.Start(t.Context(), cluster.Config{
+	c, err = cluster.Start(t.Context(), cluster.Config{
 		Sluice: program(t), Workload: []string{self, "serve"}, Progress: t.Logf,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
+	done = func() {
 		if t.Failed() {
 			t.Log(c.Logs())
 		}
 		if err := c.Close(); err != nil {
 			t.Error(err)
 		}
-	}()
+	}
 	if err := c.Populate(t.Context()); err != nil {
+		done()
 		t.Fatal(err)
 	}
-	t.Run("Mesh", func(t *testing.T) { testMesh(t, c) })
-	t.Run("BadInput", func(t *testing.T) { testBadInput(t, c) })
-	t.Run("Repair", func(t *testing.T) { testRepair(t, c) })
-	t.Run("Deaths", func(t *testing.T) { testDeaths(t, c) })
-	t.Run("LongDeath", func(t *testing.T) { testLongDeath(t, c) })
-	t.Run("Mutations", func(t *testing.T) { testMutations(t, c) })
+	return c, done
 }
