@@ -17,7 +17,7 @@ PROTO := proto/sluice
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: go
 go:
@@ -89,6 +89,13 @@ bench-mesh: go ## requests per second of the mesh beside what it is made of, whe
 	@$(MAKE) build runner
 	@$(GO_BUILD) -o .build/bench ./internal/lab/cmd/bench
 	@SLUICE_BIN=$(CURDIR)/.build/sluice $(RUNNER) -1 -t 1500 .build/bench
+
+.PHONY: repair-table
+repair-table: go ## what each sabotage costs, measured where time is instructions, into docs/REPAIR.md (15 minutes)
+	@hack/deps run
+	@$(MAKE) build runner
+	@go test -c -o .build/e2e.test ./internal/lab/e2e
+	@cd internal/lab/e2e && $(CURDIR)/$(RUNNER) -1 -t 2400 -o $(CURDIR)/docs $(CURDIR)/.build/e2e.test -test.run 'TestSurvival/Sabotage$$' -update
 
 .PHONY: cover
 cover: go ## coverage of the tests that this kernel can carry, in cover.out

@@ -64,6 +64,7 @@ func TestCluster(t *testing.T) {
 	t.Run("BadInput", func(t *testing.T) { testBadInput(t, c) })
 	t.Run("Repair", func(t *testing.T) { testRepair(t, c) })
 	t.Run("Mutations", func(t *testing.T) { testMutations(t, c) })
+	t.Run("Explain", func(t *testing.T) { testExplain(t, c) })
 }
 
 // TestSurvival is what becomes of requests while agents die and objects vanish. It

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sluice-mesh/sluice/internal/lab/cluster"
+	"github.com/sluice-mesh/sluice/internal/lab/golden"
 	"github.com/sluice-mesh/sluice/internal/lab/load"
 	"github.com/sluice-mesh/sluice/internal/lab/space"
 	"github.com/sluice-mesh/sluice/internal/plan"
@@ -39,7 +41,7 @@ type sabotage struct {
 
 // testSabotage takes one thing after another away under requests, and prints what
 // each cost.
-func testSabotage(t *testing.T, c *cluster.Cluster) string {
+func testSabotage(t *testing.T, c *cluster.Cluster) {
 	t.Helper()
 	var text strings.Builder
 	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
@@ -63,7 +65,28 @@ func testSabotage(t *testing.T, c *cluster.Cluster) string {
 		t.Fatal(err)
 	}
 	t.Logf("\n%s", text.String())
-	return text.String()
+	if golden.Updating() && !t.Failed() {
+		document(t, text.String())
+	}
+}
+
+// document puts the table into docs/REPAIR.md.
+func document(t *testing.T, table string) {
+	t.Helper()
+	path := filepath.Join("..", "..", "..", "docs", "REPAIR.md")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const begin, end = "<!-- table -->\n", "<!-- end of table -->\n"
+	before, rest, ok := strings.Cut(string(text), begin)
+	_, after, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		t.Fatalf("%s has no %q and %q", path, begin, end)
+	}
+	if err := os.WriteFile(path, []byte(before+begin+"```\n"+table+"```\n"+end+after), 0o644); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // commit takes it away once requests run, and ends when they are answered again.
