@@ -12,7 +12,7 @@ import (
 
 const (
 	enough    = 10_000 // requests over all deaths together
-	deathRate = 100    // requests a second: what a virtual machine without its own processor carries
+	deathRate = 250    // requests a second
 	longDeath = 5 * time.Minute
 	answerIn  = 10 * time.Second // no answer is late only because the machine is slow
 )

@@ -113,9 +113,6 @@ func commit(t *testing.T, c *cluster.Cluster, s sabotage) (load.Tally, time.Time
 	for time.Since(then) < s.bar+lostAfter+quiet && time.Since(then) < l.Tally().Back(then)+lostAfter+quiet {
 		time.Sleep(quiet / 5)
 	}
-	if s.bar > heard {
-		time.Sleep(time.Until(then.Add(s.bar / 2))) // where nothing was told, nothing may have been lost yet either
-	}
 	tally, err := l.Stop()
 	if err != nil {
 		t.Fatal(err)
