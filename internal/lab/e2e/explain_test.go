@@ -26,7 +26,7 @@ type explanation struct {
 
 // asked is how many explanations are asked for at once: enough that some are still to
 // come when a program has taken something away.
-const asked = 40
+const asked = 16
 
 // testExplain takes something away from living agents and wants explain to name the
 // hop. An agent repairs within moments of hearing. But explanations and rounds have the
@@ -147,7 +147,7 @@ func explanations(t *testing.T, c *cluster.Cluster) []explanation {
 		},
 		{
 			mutation{name: "uplink that is down", in: n1.Space, run: []command{{"ip", "link", "set", plan.UplinkHost, "down"}}},
-			n1, by1, "1", plan.UplinkHost,
+			n1, by1, "2", plan.UplinkHost,
 		},
 	}
 	for _, m := range mutations(t, c) {

@@ -73,8 +73,8 @@ func TestSurvival(t *testing.T) {
 	feature.NeedSteady(t, feature.Mesh()...)
 	c, done := populated(t)
 	defer done()
-	t.Run("Sabotage", func(t *testing.T) { testSabotage(t, c) })
 	t.Run("Deaths", func(t *testing.T) { testDeaths(t, c) })
+	t.Run("Sabotage", func(t *testing.T) { testSabotage(t, c) })
 	t.Run("LongDeath", func(t *testing.T) { testLongDeath(t, c) })
 }
 
