@@ -53,8 +53,8 @@ func testLongDeath(t *testing.T, c *cluster.Cluster) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	in := send(t, c.Client.Space, load.Spec{Rate: deathRate / 5, Wait: answerIn, Targets: fromClient(c, c.Nodes...)})
-	out := send(t, three.Space, load.Spec{Rate: deathRate / 5, Wait: answerIn, Targets: fromEndpoint(c, three, two, c.Node("n1"))})
+	in := send(t, c.Client.Space, load.Spec{Rate: deathRate / 10, Wait: answerIn, Targets: fromClient(c, c.Nodes...)})
+	out := send(t, three.Space, load.Spec{Rate: deathRate / 10, Wait: answerIn, Targets: fromEndpoint(c, three, two, c.Node("n1"))})
 	time.Sleep(30 * time.Second) // the others have long said that the node is silent
 	transfers(t, c, three)
 	time.Sleep(time.Until(began.Add(longDeath)))
