@@ -126,7 +126,7 @@ func explanations(t *testing.T, c *cluster.Cluster) []explanation {
 		"captured port":                      {on: n1, target: by1, hop: "1", says: "published"},
 		"masquerade of the node's own calls": {on: n1, target: own, hop: "1", says: "table inet"},
 		"mark map entry":                     {on: n1, target: by1, hop: "3", says: "services4"},
-		"IPVS backend":                       {on: n1, target: by1, hop: "4", says: "backend"},
+		"backend":                            {on: n1, target: by1, hop: "4", says: backendWord(c)},
 		"FDB entry on the way in":            {on: n1, target: by1, hop: "5", says: "fdb"},
 		"door":                               {on: n2, target: by2, hop: "5", says: plan.DoorOut},
 		"FDB entry of a user network":        {on: n2, target: by1},
@@ -160,4 +160,12 @@ func explanations(t *testing.T, c *cluster.Cluster) []explanation {
 		list = append(list, e)
 	}
 	return list
+}
+
+// backendWord is what the balancer keeps an endpoint in.
+func backendWord(c *cluster.Cluster) string {
+	if c.Balancer == "nft" {
+		return "slots4"
+	}
+	return "backend"
 }

@@ -138,7 +138,7 @@ func sabotages(t *testing.T, c *cluster.Cluster) []sabotage {
 	sh := func(text string) []command { return []command{{"sh", "-ec", text}} }
 	nodes, inner := fromClient(c, n1, n2), fromEndpoint(c, two, three, n1)
 	client := c.Client.Space
-	return []sabotage{
+	list := []sabotage{
 		{"nft flush ruleset on the host", n1.Space, sh("nft flush ruleset"), heard, client, nodes},
 		{"nft flush ruleset in ingress-sbox", n1.Ingress, sh("nft flush ruleset"), heard, client, nodes},
 		{"nft flush ruleset in a network sandbox", network, sh("nft flush ruleset"), heard, client, nodes},
@@ -151,10 +151,13 @@ func sabotages(t *testing.T, c *cluster.Cluster) []sabotage {
 		{"ingress-sbox unmounted", n1.Space, sh("umount -l " + netns(n1, plan.IngressSandbox)), heard, client, nodes},
 		{"network sandbox unmounted", n2.Space, sh("umount -l " + netns(n2, networkName)), heard, client, nodes},
 		{"forwarding switched off in a network sandbox", network, sh("sysctl -qw net.ipv4.ip_forward=0"), heard, client, nodes},
-		{"ipvsadm -C", n1.Ingress, sh("ipvsadm -C"), found, client, nodes},
 		{"FDB entry deleted", n1.Ingress, fdb(plan.NetworkMAC(n.slot2)), found, client, nodes},
 		{"FDB entry of the way back deleted", network, fdb(plan.EntryMAC(n.slot1)), found, client, nodes},
 		{"block routes deleted", n1.Ingress, sh("ip route flush proto 83; ip -6 route flush proto 83"), found, client, nodes},
 		{"neighbours deleted", n1.Ingress, sh("ip neigh flush all nud permanent"), found, client, nodes},
 	}
+	if c.Balancer == "ipvs" {
+		list = append(list, sabotage{"ipvsadm -C", n1.Ingress, sh("ipvsadm -C"), found, client, nodes})
+	}
+	return list
 }
