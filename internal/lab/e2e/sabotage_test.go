@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,7 +11,6 @@ import (
 	"time"
 
 	"github.com/sluice-mesh/sluice/internal/lab/cluster"
-	"github.com/sluice-mesh/sluice/internal/lab/golden"
 	"github.com/sluice-mesh/sluice/internal/lab/load"
 	"github.com/sluice-mesh/sluice/internal/lab/space"
 	"github.com/sluice-mesh/sluice/internal/plan"
@@ -53,8 +53,8 @@ func testSabotage(t *testing.T, c *cluster.Cluster) {
 		t.Fatal(err)
 	}
 	t.Logf("\n%s", text.String())
-	if golden.Updating() && !t.Failed() {
-		document(t, text.String())
+	if *document && !t.Failed() {
+		writeDocument(t, text.String())
 	}
 }
 
@@ -85,8 +85,11 @@ func trySabotage(t *testing.T, c *cluster.Cluster, s sabotage) string {
 	return line
 }
 
-// document puts the table into docs/REPAIR.md.
-func document(t *testing.T, table string) {
+// Not -update: that is for what is the same on every run.
+var document = flag.Bool("document", false, "write the measured table into docs/REPAIR.md")
+
+// writeDocument puts the table into docs/REPAIR.md.
+func writeDocument(t *testing.T, table string) {
 	t.Helper()
 	path := filepath.Join("..", "..", "..", "docs", "REPAIR.md")
 	text, err := os.ReadFile(path)
