@@ -94,7 +94,7 @@ bench-mesh: go ## requests per second of the mesh beside what it is made of, whe
 repair-table: go ## what each sabotage costs, measured here, into docs/REPAIR.md (2 minutes)
 	@hack/deps run
 	@$(MAKE) build
-	@go test -count=1 -run 'TestSurvival/nft/Sabotage$$' ./internal/lab/e2e -document
+	@go test -count=1 -run '^TestSurvival$$/^Sabotage$$' ./internal/lab/e2e -document
 
 .PHONY: cover
 cover: go ## coverage of the tests that this kernel can carry, in cover.out
