@@ -25,6 +25,7 @@ type Kernel struct {
 	settings *settings             // the host's, from before we changed them
 	own      *writers
 	monitor  *monitor
+	stages   stages // nil but in tests
 }
 
 // netnsName is the directory in RUN_DIR where sandboxes are mounted.
@@ -152,7 +153,7 @@ func (k *Kernel) namespace(sandbox string) (*namespace, error) {
 	if err != nil {
 		return nil, err
 	}
-	n.own = k.own
+	n.own, n.stages = k.own, k.stages
 	k.open[sandbox] = n
 	return n, nil
 }
@@ -188,6 +189,13 @@ func (k *Kernel) observe(s step, want *plan.Sandbox) (have observed, err error) 
 
 // do implements machine.
 func (k *Kernel) do(op Op) error {
+	k.stages.around("before", op)
+	err := k.doOp(op)
+	k.stages.around("after", op)
+	return err
+}
+
+func (k *Kernel) doOp(op Op) error {
 	if o, ok := op.Object.(Namespace); ok {
 		return k.doNamespace(op, o)
 	}
@@ -228,7 +236,7 @@ func (k *Kernel) doNamespace(op Op, o Namespace) error {
 		return k.removeNamespace(op.Sandbox)
 	}
 	if known := k.open[op.Sandbox]; known != nil {
-		return mount(known.fd, k.Path(op.Sandbox)) // it lost its mount, and nothing else
+		return k.mount(known.fd, op.Sandbox) // it lost its mount, and nothing else
 	}
 	if o.Kind == plan.KindEndpoint {
 		return &Refusal{plan.SandboxGone, "the endpoint's namespace is not there", "detach the endpoint and attach it again"}
@@ -238,7 +246,8 @@ func (k *Kernel) doNamespace(op Op, o Namespace) error {
 		return err
 	}
 	defer fd.Close()
-	return mount(fd, k.Path(op.Sandbox))
+	k.stages.reach("namespace made")
+	return k.mount(fd, op.Sandbox)
 }
 
 // removeNamespace takes our links out first: the kernel clears a dead namespace
@@ -252,5 +261,6 @@ func (k *Kernel) removeNamespace(sandbox string) error {
 	} else if errors.Is(err, errNoSandbox) {
 		err = nil
 	}
-	return errors.Join(err, unmount(k.Path(sandbox)))
+	k.stages.reach("links removed")
+	return errors.Join(err, k.unmount(sandbox))
 }

@@ -41,6 +41,8 @@ type settings struct {
 	path string
 	home hostID
 	list []Setting // in the order of the changes
+
+	stages stages
 }
 
 // hostID tells one life of a network namespace from every other: a file that
@@ -147,9 +149,11 @@ func (s *settings) write(list []Setting) error {
 	if err := writeSynced(making, append(text, '\n')); err != nil {
 		return err
 	}
+	s.stages.reach("settings written")
 	if err := os.Rename(making, s.path); err != nil {
 		return err
 	}
+	s.stages.reach("settings in place")
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -172,6 +176,7 @@ func (s *settings) forget() error {
 		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove the earlier settings: %w", err)
 		}
+		s.stages.reach("settings file removed")
 	}
 	s.list = nil
 	return nil
