@@ -1,0 +1,271 @@
+package kernel_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sluice-mesh/sluice/internal/kernel"
+	"github.com/sluice-mesh/sluice/internal/plan"
+)
+
+// A deed is what one process does to a host: apply a golden state's plan, or reset.
+type deed struct {
+	Dir   string
+	Plan  string // "": reset
+	IPVS  bool   // with what needs IPVS
+	Kill  int    // at which stage the process ends itself; 0: at none
+	Pin   string // the namespace to pin first
+	stage []string
+}
+
+// victimVariable tells TestVictim that it is one, and what to do.
+const victimVariable = "SLUICE_TEST_VICTIM"
+
+// TestVictim is the process that is killed: it does one deed, tells each stage on
+// its standard output, and at the given one sends itself SIGKILL. By itself it
+// does nothing.
+func TestVictim(t *testing.T) {
+	order := os.Getenv(victimVariable)
+	if order == "" {
+		return
+	}
+	var d deed
+	if err := json.Unmarshal([]byte(order), &d); err != nil {
+		t.Fatal(err)
+	}
+	d.do(t, func(stage string) {
+		fmt.Println(stagePrefix + stage)
+		if d.stage = append(d.stage, stage); len(d.stage) == d.Kill {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {} // no further
+		}
+	})
+}
+
+const stagePrefix = "stage: "
+
+// do is the deed as another process than the one before would do it.
+func (d deed) do(t *testing.T, stage func(string)) {
+	t.Helper()
+	k, err := kernel.New(d.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	kernel.SetStages(k, stage)
+	if d.Pin != "" {
+		if err := k.Pin(pinnedLate, d.Pin); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var failed []kernel.Failure
+	if d.Plan == "" {
+		report, err := k.Reset(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		failed = report.Failed
+	} else {
+		p := d.plan(t)
+		failed = k.Apply(t.Context(), p).Failed
+		if ops, err := k.Diff(t.Context(), p); len(failed) == 0 && (err != nil || len(ops) > 0) {
+			t.Errorf("after one round there is still to do: %v, %v", ops, err)
+		}
+	}
+	for _, f := range failed {
+		t.Errorf("%v", f)
+	}
+}
+
+// pin makes namespaces for the plan's endpoints that have none, as attaching would.
+func (d deed) pin(t *testing.T) {
+	t.Helper()
+	if d.Plan == "" {
+		return
+	}
+	k, err := kernel.New(d.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	p := d.plan(t)
+	p.Sandboxes = slices.DeleteFunc(p.Sandboxes, func(s *plan.Sandbox) bool { return k.Pinned(s.Name) })
+	pinWorkloads(t, k, p)
+}
+
+func (d deed) plan(t *testing.T) *plan.Plan {
+	t.Helper()
+	p := plans(t)[d.Plan]
+	if !d.IPVS {
+		p = withoutIPVS(p)
+	}
+	return p
+}
+
+const pinnedLate = "ep-d0000000000000ff"
+
+// inChild does the deed in a process of its own, in the calling thread's
+// namespace, and returns the stages that it reached.
+func (d deed) inChild(t *testing.T) []string {
+	t.Helper()
+	order, err := json.Marshal(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestVictim$", "-test.timeout=60s")
+	cmd.Env = append(os.Environ(), victimVariable+"="+string(order))
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.WaitDelay = time.Second
+	err = cmd.Run()
+	var exit *exec.ExitError
+	killed := errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL
+	if killed != (d.Kill > 0) || !killed && err != nil {
+		t.Fatalf("the process that should end at stage %d: %v\n%s", d.Kill, err, out.String())
+	}
+	var stages []string
+	for line := range strings.Lines(out.String()) {
+		if stage, ok := strings.CutPrefix(line, stagePrefix); ok {
+			stages = append(stages, strings.TrimSpace(stage))
+		}
+	}
+	return stages
+}
+
+// death is a host before, the deed in whose midst the process dies, and what the
+// next process does.
+type death struct {
+	name   string
+	before string // golden state
+	deed   string // golden state, "" for a reset
+	next   string // likewise
+	ipvs   bool
+	share  int // one stage in so many is tried, besides one of each kind
+}
+
+// deaths are the ways that a host goes through. Each thing that can be made,
+// changed and removed is in one of them.
+func deaths() []death {
+	return []death{
+		{name: "fresh", before: "nothing", deed: "three networks", next: "three networks", share: 9},
+		{name: "other state", before: "three networks", deed: "underlay IPv6", next: "underlay IPv6", share: 9},
+		{name: "less", before: "three networks", deed: "draining", next: "draining", share: 9},
+		{name: "wish has changed", before: "nothing", deed: "three networks", next: "two services", share: 30},
+		{name: "all goes", before: "three networks", deed: "nothing", next: "nothing", share: 9},
+		{name: "reset", before: "three networks", deed: "", next: "", share: 9},
+	}
+}
+
+// onHost runs f in a fresh host that holds the state before.
+func (d death) onHost(t *testing.T, f func(dir string)) {
+	t.Helper()
+	dir := runDir(t)
+	inHost(t, func() {
+		ownersHost(t)
+		d.as(dir, d.before).pin(t)
+		d.as(dir, d.before).do(t, nil)
+		f(dir)
+	})
+}
+
+// as is the deed of a host's next process.
+func (d death) as(dir, state string) deed { return deed{Dir: dir, Plan: state, IPVS: d.ipvs} }
+
+// interrupted is what the host holds after a process died at a stage and the next
+// one did its work; kill 0 lets it live. It returns the stages that the first reached.
+func (d death) interrupted(t *testing.T, kill int, check func(dir string)) (stages []string) {
+	t.Helper()
+	d.onHost(t, func(dir string) {
+		first := d.as(dir, d.deed)
+		first.Kill = kill
+		first.pin(t)
+		stages = first.inChild(t)
+		next := d.as(dir, d.next)
+		next.pin(t)
+		next.do(t, nil)
+		check(dir)
+	})
+	return stages
+}
+
+// chosen are the stages to die at: the first and the last of each kind, and of the
+// others one in so many.
+func (d death) chosen(stages []string) []int {
+	kinds := map[string]int{}
+	for i, s := range stages {
+		kinds[kindOfStage(s)] = i
+	}
+	var list []int
+	seen := map[string]bool{}
+	for i, s := range stages {
+		kind := kindOfStage(s)
+		if !seen[kind] || i%d.share == 0 {
+			list = append(list, i+1)
+		}
+		seen[kind] = true
+	}
+	return list
+}
+
+// kindOfStage is a stage without what it happens to: "before add veth".
+func kindOfStage(stage string) string {
+	words := strings.Fields(stage)
+	if len(words) < 4 || words[0] != "before" && words[0] != "after" {
+		return stage
+	}
+	kind := words[:2]
+	if rest := words[3:]; rest[0] == "nft" {
+		kind = append(kind, rest[:2]...)
+	} else {
+		kind = append(kind, rest[0])
+	}
+	return strings.Join(kind, " ")
+}
+
+// Wherever the process dies, the next one makes what it would have made, and
+// nothing else is there.
+func TestKilled(t *testing.T) {
+	for _, d := range deaths() {
+		t.Run(d.name, func(t *testing.T) {
+			var want []string
+			stages := d.interrupted(t, 0, func(dir string) { want = kernelText(t, dir) })
+			chosen := d.chosen(stages)
+			t.Logf("%d stages, of which %d are tried", len(stages), len(chosen))
+			for _, kill := range chosen {
+				d.interrupted(t, kill, func(dir string) {
+					if diff := differs(t, dir, want); diff != "" {
+						t.Errorf("killed at stage %d (%s): the next process left another kernel (-uninterrupted +interrupted):\n%s", kill, stages[kill-1], diff)
+					}
+				})
+			}
+		})
+	}
+}
+
+// differs tells how what the host holds differs from want. It looks again for a
+// while: the kernel does some of its part a moment later.
+func differs(t *testing.T, dir string, want []string) string {
+	t.Helper()
+	var have []string
+	for range 10 {
+		if have = kernelText(t, dir); slices.Equal(want, have) {
+			return ""
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return "  - " + strings.Join(without(want, have), "\n  - ") + "\n  + " + strings.Join(without(have, want), "\n  + ")
+}
+
+func without(a, b []string) []string {
+	return slices.DeleteFunc(slices.Clone(a), func(line string) bool { return slices.Contains(b, line) })
+}
