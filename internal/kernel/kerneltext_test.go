@@ -1,6 +1,9 @@
 package kernel_test
 
 import (
+	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -9,21 +12,23 @@ import (
 	"testing"
 
 	"github.com/sluice-mesh/sluice/internal/kernel"
+	"github.com/sluice-mesh/sluice/internal/lab/space"
 )
 
-// holding is a shell command that writes down what a namespace holds. Its lines
-// are sorted, since a device that was made again stands last in every list.
+// holding is a shell command that writes down what a namespace holds. The lines
+// before the mark are sorted, since a device that was made again stands last in
+// every list. It runs few programs, for it is run often.
 const holding = `
-	ip -d -o link | sed 's/^/link /'
-	ip -d -o address | sed 's/^/address /'
-	ip -d rule | sed 's/^/rule /'; ip -d -6 rule | sed 's/^/rule6 /'
-	ip -d route show table all | sed 's/^/route /'
-	ip -d neighbour show nud permanent | sed 's/^/neighbour /'
-	bridge -d fdb show | sed 's/^/fdb /'
-	grep -rsH '' /proc/sys/net || test $? = 2 # some files may only be written`
+	printf '%s\n' 'link show' 'address show' 'rule show' 'route show table all' 'neighbour show nud permanent' | ip -d -o -b -
+	ip -d -o -6 rule
+	bridge -d fdb show
+	grep -rsH '' /proc/sys/net || test $? = 2 # some files may only be written
+	echo ` + inOrder + `
+	nft -s list ruleset
+	if test -e /proc/net/ip_vs; then ipvsadm -Sn; ipvsadm -l --timeout; fi`
 
-// rules come in an order that means something.
-const rules = `nft -s list ruleset; if command -v ipvsadm >/dev/null && test -e /proc/net/ip_vs; then ipvsadm -Sn; ipvsadm -l --timeout; fi`
+// inOrder stands before what has an order that means something.
+const inOrder = "in order:"
 
 // unlike are the only differences that two kernels with the same plan may show:
 // what the kernel numbers, draws by lot or counts. Everything else is compared.
@@ -31,28 +36,32 @@ var unlike = []struct {
 	what    *regexp.Regexp
 	instead string
 }{
-	{regexp.MustCompile(`^((?:link|address)) \d+: `), "$1 "},                             // index of a device
-	{regexp.MustCompile(`@if\d+`), ""},                                                   // index of a veth's peer
-	{regexp.MustCompile(` link-netnsid \d+`), ""},                                        // number of a veth's peer's namespace
-	{regexp.MustCompile(`\b(sum_[0-9a-f]+)(_\d+)*`), "$1"},                               // indexes that nft rules were loaded with,
-	{regexp.MustCompile(`\brules_[0-9a-f]+`), "rules_"},                                  // and a sum over rules that hold them
-	{regexp.MustCompile(`fe80::[0-9a-f:]*ff:fe[0-9a-f:]*`), "fe80::drawn"},               // made of a MAC address drawn by lot (see anyMAC)
-	{regexp.MustCompile(`^route (local fe80::drawn|anycast fe80::) .*| tentative`), ""},  // comes, and goes, a second after the address
-	{regexp.MustCompile(`^fdb (33:33|01:00:5e):.*`), ""},                                 // groups that the kernel listens to, made of addresses
-	{regexp.MustCompile(`_timer +[0-9.]+`), "_timer"},                                    // of a bridge; runs
-	{regexp.MustCompile(`^/proc/sys/net/netfilter/nf_conntrack_(count|buckets):.*`), ""}, // counts; chosen by the kernel
-	{regexp.MustCompile(`"namespace": \d+`), `"namespace": 0`},                           // settings.json: which host this is
-	{regexp.MustCompile(`net:\[\d+\]`), "net:[]"},                                        // inode of a mounted namespace
-	{regexp.MustCompile(`^mount \d+ \d+ `), "mount "},                                    // number of a mount, and of the one it is in
+	{regexp.MustCompile(`^\d+: (\S+[: ] )`), "$1"},                                // index of a device
+	{regexp.MustCompile(`@if\d+`), ""},                                            // index of a veth's peer
+	{regexp.MustCompile(` link-netnsid \d+`), ""},                                 // number of a veth's peer's namespace
+	{regexp.MustCompile(`\b(sum_[0-9a-f]+)(_\d+)*`), "$1"},                        // indexes that nft rules were loaded with,
+	{regexp.MustCompile(`\brules_[0-9a-f]+`), "rules_"},                           // and a sum over rules that hold them
+	{regexp.MustCompile(`fe80::[0-9a-f:]*ff:fe[0-9a-f:]*`), "fe80::drawn"},        // made of a MAC address drawn by lot (see anyMAC)
+	{regexp.MustCompile(`^(local fe80::drawn|anycast fe80::) .*| tentative`), ""}, // comes, and goes, a second after the address
+	{regexp.MustCompile(`^(33:33|01:00:5e):.*`), ""},                              // groups that the kernel listens to, made of addresses
+	{regexp.MustCompile(`_timer +[0-9.]+`), "_timer"},                             // of a bridge; runs
+	{regexp.MustCompile(`"namespace": \d+`), `"namespace": 0`},                    // settings.json: which host this is
+	{regexp.MustCompile(`net:\[\d+\]`), "net:[]"},                                 // inode of a mounted namespace
+	{regexp.MustCompile(`^mount \d+ \d+ `), "mount "},                             // number of a mount, and of the one it is in
 }
 
 var (
-	anyMAC = regexp.MustCompile(`\b[0-9a-f]{2}(:[0-9a-f]{2}){5}\b`)
-	// fixedMAC are those that plans give, and those of none and of all; others are drawn by lot.
-	fixedMAC = regexp.MustCompile(`^(02:53|00:00:00|ff:ff:ff):`)
+	// counted is what counts, or what the kernel chooses by itself.
+	counted = regexp.MustCompile(`^/proc/sys/net/netfilter/nf_conntrack_(count|buckets):.*`)
+	anyMAC  = regexp.MustCompile(`\b[0-9a-f]{2}(:[0-9a-f]{2}){5}\b`)
+	// fixedMAC are those that plans give, and of groups; others are drawn by lot.
+	fixedMAC = regexp.MustCompile(`^(02:53|33:33|01:00:5e|00:00:00|ff:ff:ff):`)
 )
 
 func alike(line string) string {
+	if strings.HasPrefix(line, "/proc/sys/") { // most lines
+		return strings.TrimSpace(counted.ReplaceAllString(line, ""))
+	}
 	line = anyMAC.ReplaceAllStringFunc(line, func(mac string) string {
 		if fixedMAC.MatchString(mac) {
 			return mac
@@ -69,7 +78,7 @@ func alike(line string) string {
 // what is in the directory. It is called in the host.
 func kernelText(t *testing.T, dir string) []string {
 	t.Helper()
-	lines := heldBy(t, "host", "")
+	lines := heldBy(t, "host", "/proc/thread-self/ns/net")
 	sandboxes, err := filepath.Glob(filepath.Join(dir, "netns", "*"))
 	if err != nil {
 		t.Fatal(err)
@@ -80,7 +89,7 @@ func kernelText(t *testing.T, dir string) []string {
 	}
 	for _, path := range sandboxes {
 		if strings.Contains(string(mounts), " "+path+" ") {
-			lines = append(lines, heldBy(t, filepath.Base(path), "nsenter --net="+path)...)
+			lines = append(lines, heldBy(t, filepath.Base(path), path)...)
 		}
 	}
 	for line := range strings.Lines(string(mounts)) {
@@ -89,28 +98,52 @@ func kernelText(t *testing.T, dir string) []string {
 		}
 	}
 	lines = append(lines, strings.Split(sh(t, "cd "+dir+"; find . | sort"), "\n")...)
-	stored, err := os.ReadFile(filepath.Join(dir, kernel.SettingsName))
-	if err != nil && !os.IsNotExist(err) {
+	return append(lines, remembered(t, dir)...)
+}
+
+// remembered is what settings.json says of the host's settings, but for those that
+// went with their device.
+func remembered(t *testing.T, dir string) (lines []string) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, kernel.SettingsName))
+	if os.IsNotExist(err) {
+		return nil
+	}
+	var stored struct{ Settings []kernel.Setting }
+	if err := errors.Join(err, json.Unmarshal(text, &stored)); err != nil {
 		t.Fatal(err)
 	}
-	for line := range strings.Lines(string(stored)) {
-		lines = append(lines, alike(line))
+	present := sh(t, "find /proc/sys/net -type f")
+	for _, s := range stored.Settings {
+		if strings.Contains(present, s.Key+"\n") {
+			lines = append(lines, fmt.Sprintf("remembered: %v", s))
+		}
 	}
 	return lines
 }
 
-// heldBy is what one namespace holds; enter begins a command that runs in it.
-func heldBy(t *testing.T, name, enter string) []string {
+// heldBy is what one namespace holds.
+func heldBy(t *testing.T, name, path string) []string {
 	t.Helper()
-	var sorted, lines []string
-	for line := range strings.Lines(sh(t, enter+" sh -ec '"+strings.ReplaceAll(holding, "'", `'\''`)+"'")) {
+	n, err := space.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	text, err := n.Run(t.Context(), "sh", "-ec", holding)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	unsorted, ordered, _ := strings.Cut(text, inOrder)
+	for line := range strings.Lines(unsorted) {
 		if line = alike(line); line != "" {
-			sorted = append(sorted, name+": "+line)
+			lines = append(lines, name+": "+line)
 		}
 	}
-	slices.Sort(sorted)
-	for line := range strings.Lines(sh(t, enter+" sh -ec '"+rules+"'")) {
+	slices.Sort(lines)
+	for line := range strings.Lines(ordered) {
 		lines = append(lines, name+": "+alike(line))
 	}
-	return append(sorted, lines...)
+	return lines
 }

@@ -104,7 +104,7 @@ func (d deed) pin(t *testing.T) {
 
 func (d deed) plan(t *testing.T) *plan.Plan {
 	t.Helper()
-	p := plans(t)[d.Plan]
+	p := planOf(t, d.Plan)
 	if !d.IPVS {
 		p = withoutIPVS(p)
 	}
@@ -150,19 +150,19 @@ type death struct {
 	deed   string // golden state, "" for a reset
 	next   string // likewise
 	ipvs   bool
-	share  int // one stage in so many is tried, besides one of each kind
+	others int // so many stages are tried besides one of each kind
 }
 
 // deaths are the ways that a host goes through. Each thing that can be made,
 // changed and removed is in one of them.
 func deaths() []death {
 	return []death{
-		{name: "fresh", before: "nothing", deed: "three networks", next: "three networks", share: 9},
-		{name: "other state", before: "three networks", deed: "underlay IPv6", next: "underlay IPv6", share: 9},
-		{name: "less", before: "three networks", deed: "draining", next: "draining", share: 9},
-		{name: "wish has changed", before: "nothing", deed: "three networks", next: "two services", share: 30},
-		{name: "all goes", before: "three networks", deed: "nothing", next: "nothing", share: 9},
-		{name: "reset", before: "three networks", deed: "", next: "", share: 9},
+		{name: "fresh", before: "nothing", deed: "three networks", next: "three networks", others: 2},
+		{name: "other state", before: "three networks", deed: "underlay IPv6", next: "underlay IPv6", others: 2},
+		{name: "less", before: "three networks", deed: "draining", next: "draining", others: 2},
+		{name: "wish has changed", before: "nothing", deed: "three networks", next: "two services", others: 2},
+		{name: "all goes", before: "three networks", deed: "nothing", next: "nothing", others: 2},
+		{name: "reset", before: "three networks", deed: "", next: "", others: 2},
 	}
 }
 
@@ -198,18 +198,14 @@ func (d death) interrupted(t *testing.T, kill int, check func(dir string)) (stag
 	return stages
 }
 
-// chosen are the stages to die at: the first and the last of each kind, and of the
-// others one in so many.
-func (d death) chosen(stages []string) []int {
-	kinds := map[string]int{}
-	for i, s := range stages {
-		kinds[kindOfStage(s)] = i
-	}
+// chosen are the stages to die at: of each kind not in seen the first, and evenly
+// so many others.
+func (d death) chosen(stages []string, seen map[string]bool) []int {
+	every := len(stages) / d.others
 	var list []int
-	seen := map[string]bool{}
 	for i, s := range stages {
 		kind := kindOfStage(s)
-		if !seen[kind] || i%d.share == 0 {
+		if !seen[kind] || i%every == every/2 {
 			list = append(list, i+1)
 		}
 		seen[kind] = true
@@ -235,21 +231,26 @@ func kindOfStage(stage string) string {
 // Wherever the process dies, the next one makes what it would have made, and
 // nothing else is there.
 func TestKilled(t *testing.T) {
+	total, tried := 0, 0
+	seen := map[string]bool{}
 	for _, d := range deaths() {
+		var want []string
+		stages := d.interrupted(t, 0, func(dir string) { want = kernelText(t, dir) })
+		chosen := d.chosen(stages, seen)
+		t.Logf("%s: %d stages, %d tried", d.name, len(stages), len(chosen))
+		total, tried = total+len(stages), tried+len(chosen)
 		t.Run(d.name, func(t *testing.T) {
-			var want []string
-			stages := d.interrupted(t, 0, func(dir string) { want = kernelText(t, dir) })
-			chosen := d.chosen(stages)
-			t.Logf("%d stages, of which %d are tried", len(stages), len(chosen))
+			t.Parallel()
 			for _, kill := range chosen {
 				d.interrupted(t, kill, func(dir string) {
 					if diff := differs(t, dir, want); diff != "" {
-						t.Errorf("killed at stage %d (%s): the next process left another kernel (-uninterrupted +interrupted):\n%s", kill, stages[kill-1], diff)
+						t.Errorf("killed at stage %d (%s): the next process left another kernel (- uninterrupted, + interrupted):\n%s", kill, stages[kill-1], diff)
 					}
 				})
 			}
 		})
 	}
+	t.Logf("%d stages in all, of %d kinds; %d tried", total, len(seen), tried)
 }
 
 // differs tells how what the host holds differs from want. It looks again for a
@@ -263,9 +264,20 @@ func differs(t *testing.T, dir string, want []string) string {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	return "  - " + strings.Join(without(want, have), "\n  - ") + "\n  + " + strings.Join(without(have, want), "\n  + ")
+	for i := range want { // lines that both have, in another order
+		if i < len(have) && want[i] != have[i] {
+			return fmt.Sprintf("line %d:\n  - %s\n  + %s", i, want[i], have[i]) + only("-", want, have) + only("+", have, want)
+		}
+	}
+	return only("-", want, have) + only("+", have, want)
 }
 
-func without(a, b []string) []string {
-	return slices.DeleteFunc(slices.Clone(a), func(line string) bool { return slices.Contains(b, line) })
+// only lists the lines of a that are not in b.
+func only(sign string, a, b []string) (list string) {
+	for _, line := range a {
+		if !slices.Contains(b, line) {
+			list += "\n  " + sign + " " + line
+		}
+	}
+	return list
 }

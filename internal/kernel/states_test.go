@@ -22,12 +22,21 @@ import (
 func plans(tb testing.TB) map[string]*plan.Plan {
 	tb.Helper()
 	found := map[string]*plan.Plan{"nothing": {}}
-	for name, build := range scene.All() {
-		w := scene.New(tb, 3)
-		build(w)
-		found[name] = agent.Compile(mesh.Local{ID: scene.NodeID(1)}, w.State.Snapshot())
+	for name := range scene.All() {
+		found[name] = planOf(tb, name)
 	}
 	return found
+}
+
+// planOf is one of them.
+func planOf(tb testing.TB, state string) *plan.Plan {
+	tb.Helper()
+	if state == "nothing" {
+		return &plan.Plan{}
+	}
+	w := scene.New(tb, 3)
+	scene.All()[state](w)
+	return agent.Compile(mesh.Local{ID: scene.NodeID(1)}, w.State.Snapshot())
 }
 
 func names(plans map[string]*plan.Plan) []string {
