@@ -148,6 +148,7 @@ type death struct {
 	name   string
 	before string // golden state
 	deed   string // golden state, "" for a reset
+	pins   bool   // the deed begins with pinning a workload that no plan knows
 	next   string // likewise
 	ipvs   bool
 	others int // so many stages are tried besides one of each kind
@@ -162,6 +163,7 @@ func deaths() []death {
 		{name: "less", before: "three networks", deed: "draining", next: "draining", others: 2},
 		{name: "wish has changed", before: "nothing", deed: "three networks", next: "two services", others: 2},
 		{name: "all goes", before: "three networks", deed: "nothing", next: "nothing", others: 2},
+		{name: "pinned and not recorded", before: "one endpoint local", deed: "one endpoint local", pins: true, next: "one endpoint local", others: 2},
 		{name: "reset", before: "three networks", deed: "", next: "", others: 2},
 	}
 }
@@ -189,6 +191,14 @@ func (d death) interrupted(t *testing.T, kill int, check func(dir string)) (stag
 		first := d.as(dir, d.deed)
 		first.Kill = kill
 		first.pin(t)
+		if d.pins {
+			w, err := kernel.NewWorkload()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer w.Close()
+			first.Pin = w.Path()
+		}
 		stages = first.inChild(t)
 		next := d.as(dir, d.next)
 		next.pin(t)
@@ -198,13 +208,22 @@ func (d death) interrupted(t *testing.T, kill int, check func(dir string)) (stag
 	return stages
 }
 
+// everyStage is a variable that has all stages tried, which takes many minutes.
+const everyStage = "SLUICE_TEST_EVERY_STAGE"
+
 // chosen are the stages to die at: of each kind not in seen the first, and evenly
 // so many others.
 func (d death) chosen(stages []string, seen map[string]bool) []int {
-	every := len(stages) / d.others
+	every := max(len(stages)/d.others, 1)
+	if os.Getenv(everyStage) != "" {
+		every = 1
+	}
 	var list []int
 	for i, s := range stages {
 		kind := kindOfStage(s)
+		if d.deed == "" {
+			kind = "reset: " + kind
+		}
 		if !seen[kind] || i%every == every/2 {
 			list = append(list, i+1)
 		}

@@ -111,10 +111,10 @@ func kindOf(name string) (plan.Kind, bool) {
 }
 
 // sandboxes implements machine. A file that is no mounted namespace (the machine
-// was rebooted, somebody unmounted it) counts as absent; one that cannot be looked
-// at does not, or a new namespace would be mounted over a living one.
-func (k *Kernel) sandboxes() (map[string]plan.Kind, error) {
-	found := map[string]plan.Kind{plan.HostSandbox: plan.KindHost}
+// was rebooted, somebody unmounted it) is a husk; one that cannot be looked
+// at is none, or a new namespace would be mounted over a living one.
+func (k *Kernel) sandboxes() (map[string]place, error) {
+	found := map[string]place{plan.HostSandbox: {kind: plan.KindHost}}
 	entries, err := os.ReadDir(k.netnsDir)
 	if err != nil && !os.IsNotExist(err) {
 		return nil, fmt.Errorf("list sandboxes: %w", err)
@@ -129,9 +129,8 @@ func (k *Kernel) sandboxes() (map[string]plan.Kind, error) {
 			fd.Close()
 		}
 		known := k.open[e.Name()]
-		if !absent(err) && (err != nil || known == nil || known.id == id) {
-			found[e.Name()] = kind
-		}
+		another := err == nil && known != nil && known.id != id
+		found[e.Name()] = place{kind: kind, husk: absent(err) || another}
 	}
 	return found, nil
 }

@@ -123,7 +123,7 @@ func (k *Kernel) restore(report *ResetReport) error {
 		now, ok := have[s.Key]
 		switch {
 		case !ok: // went with its device
-		case now == s.Before, now == s.Ours:
+		case now == s.Before, now == s.Ours, s.Restoring:
 			wishes = append(wishes, wish{s, s.Before, now != s.Before})
 		default:
 			wishes = append(wishes, wish{s, now, false})
@@ -131,6 +131,9 @@ func (k *Kernel) restore(report *ResetReport) error {
 				"host: " + s.Key, fmt.Sprintf("it is %s; sluice had changed it from %s to %s, and somebody has changed it since", now, s.Before, s.Ours),
 			})
 		}
+	}
+	if err := k.settings.restoring(wishes); err != nil {
+		return err
 	}
 	wrong := k.grant(wishes)
 	for _, w := range wishes {
