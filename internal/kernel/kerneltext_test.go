@@ -92,11 +92,14 @@ func kernelText(t *testing.T, dir string) []string {
 			lines = append(lines, heldBy(t, filepath.Base(path), path)...)
 		}
 	}
+	var mounted []string
 	for line := range strings.Lines(string(mounts)) {
 		if strings.Contains(line, dir) {
-			lines = append(lines, alike("mount "+strings.ReplaceAll(line, dir, "RUN_DIR")))
+			mounted = append(mounted, alike("mount "+strings.ReplaceAll(line, dir, "RUN_DIR")))
 		}
 	}
+	slices.Sort(mounted)
+	lines = append(lines, mounted...)
 	lines = append(lines, strings.Split(sh(t, "cd "+dir+"; find . | sort"), "\n")...)
 	return append(lines, remembered(t, dir)...)
 }

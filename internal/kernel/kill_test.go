@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sluice-mesh/sluice/internal/kernel"
+	"github.com/sluice-mesh/sluice/internal/lab/feature"
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
 
@@ -97,9 +98,7 @@ func (d deed) pin(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer k.Close()
-	p := d.plan(t)
-	p.Sandboxes = slices.DeleteFunc(p.Sandboxes, func(s *plan.Sandbox) bool { return k.Pinned(s.Name) })
-	pinWorkloads(t, k, p)
+	pinWorkloads(t, k, d.plan(t))
 }
 
 func (d deed) plan(t *testing.T) *plan.Plan {
@@ -163,7 +162,7 @@ func deaths() []death {
 		{name: "less", before: "three networks", deed: "draining", next: "draining", others: 2},
 		{name: "wish has changed", before: "nothing", deed: "three networks", next: "two services", others: 2},
 		{name: "all goes", before: "three networks", deed: "nothing", next: "nothing", others: 2},
-		{name: "pinned and not recorded", before: "one endpoint local", deed: "one endpoint local", pins: true, next: "one endpoint local", others: 2},
+		{name: "pinned and not recorded", before: "one endpoint local", deed: "one endpoint local", pins: true, next: "one endpoint local", others: 5},
 		{name: "reset", before: "three networks", deed: "", next: "", others: 2},
 	}
 }
@@ -249,13 +248,28 @@ func kindOfStage(stage string) string {
 
 // Wherever the process dies, the next one makes what it would have made, and
 // nothing else is there.
-func TestKilled(t *testing.T) {
+func TestKilled(t *testing.T) { dieAll(t, deaths(), func(string) bool { return true }) }
+
+// The same at what needs IPVS.
+func TestKilledAtIPVS(t *testing.T) {
+	feature.Need(t, feature.IPVS)
+	dieAll(t, []death{
+		{name: "IPVS fresh", before: "nothing", deed: "two services", next: "two services", ipvs: true, others: 4},
+		{name: "IPVS changes", before: "two services", deed: "draining", next: "draining", ipvs: true, others: 4},
+		{name: "IPVS goes", before: "three networks", deed: "nothing", next: "nothing", ipvs: true, others: 4},
+	}, func(stage string) bool {
+		return strings.Contains(stage, ": virtual") || strings.Contains(stage, ": backend") || strings.Contains(stage, ": timeouts")
+	})
+}
+
+// dieAll lets a process die at chosen stages of each death that at is true of.
+func dieAll(t *testing.T, deaths []death, at func(stage string) bool) {
 	total, tried := 0, 0
 	seen := map[string]bool{}
-	for _, d := range deaths() {
+	for _, d := range deaths {
 		var want []string
 		stages := d.interrupted(t, 0, func(dir string) { want = kernelText(t, dir) })
-		chosen := d.chosen(stages, seen)
+		chosen := slices.DeleteFunc(d.chosen(stages, seen), func(kill int) bool { return !at(stages[kill-1]) })
 		t.Logf("%s: %d stages, %d tried", d.name, len(stages), len(chosen))
 		total, tried = total+len(stages), tried+len(chosen)
 		t.Run(d.name, func(t *testing.T) {
@@ -263,7 +277,7 @@ func TestKilled(t *testing.T) {
 			for _, kill := range chosen {
 				d.interrupted(t, kill, func(dir string) {
 					if diff := differs(t, dir, want); diff != "" {
-						t.Errorf("killed at stage %d (%s): the next process left another kernel (- uninterrupted, + interrupted):\n%s", kill, stages[kill-1], diff)
+						t.Errorf("killed at stage %d (%s): the next process left another kernel (- uninterrupted, + interrupted):%s", kill, stages[kill-1], diff)
 					}
 				})
 			}

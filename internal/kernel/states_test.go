@@ -183,12 +183,15 @@ func holdable(p *plan.Plan) *plan.Plan {
 	return p
 }
 
-// pinWorkloads makes the namespaces of the plan's endpoints and pins them, as
-// attaching would.
+// pinWorkloads makes namespaces for the plan's endpoints that have none and pins
+// them, as attaching would.
 func pinWorkloads(tb testing.TB, k *kernel.Kernel, p *plan.Plan) []*kernel.Workload {
 	tb.Helper()
 	var workloads []*kernel.Workload
 	for _, e := range endpoints(p) {
+		if k.Pinned(e) {
+			continue
+		}
 		w, err := kernel.NewWorkload()
 		if err != nil {
 			tb.Fatal(err)
