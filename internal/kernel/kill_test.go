@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -24,7 +25,9 @@ type deed struct {
 	Plan  string // "": reset
 	IPVS  bool   // with what needs IPVS
 	Kill  int    // at which stage the process ends itself; 0: at none
+	At    string // at the first stage of this name, likewise
 	Pin   string // the namespace to pin first
+	Path  string // where programs are; "": where they always are
 	stage []string
 }
 
@@ -43,9 +46,15 @@ func TestVictim(t *testing.T) {
 	if err := json.Unmarshal([]byte(order), &d); err != nil {
 		t.Fatal(err)
 	}
+	if d.Path != "" {
+		t.Setenv("PATH", d.Path)
+	}
 	d.do(t, func(stage string) {
 		fmt.Println(stagePrefix + stage)
-		if d.stage = append(d.stage, stage); len(d.stage) == d.Kill {
+		if d.stage = append(d.stage, stage); len(d.stage) == d.Kill || stage == d.At {
+			if d.At != "" {
+				time.Sleep(100 * time.Millisecond) // the program has got its text
+			}
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {} // no further
 		}
@@ -54,8 +63,9 @@ func TestVictim(t *testing.T) {
 
 const stagePrefix = "stage: "
 
-// do is the deed as another process than the one before would do it.
-func (d deed) do(t *testing.T, stage func(string)) {
+// do is the deed as another process than the one before would do it. It returns what
+// was done.
+func (d deed) do(t *testing.T, stage func(string)) []kernel.Op {
 	t.Helper()
 	k, err := kernel.New(d.Dir)
 	if err != nil {
@@ -68,23 +78,24 @@ func (d deed) do(t *testing.T, stage func(string)) {
 			t.Fatal(err)
 		}
 	}
-	var failed []kernel.Failure
+	var report kernel.Report
 	if d.Plan == "" {
-		report, err := k.Reset(t.Context())
+		reset, err := k.Reset(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		failed = report.Failed
+		report = reset.Report
 	} else {
 		p := d.plan(t)
-		failed = k.Apply(t.Context(), p).Failed
-		if ops, err := k.Diff(t.Context(), p); len(failed) == 0 && (err != nil || len(ops) > 0) {
+		report = k.Apply(t.Context(), p)
+		if ops, err := k.Diff(t.Context(), p); len(report.Failed) == 0 && (err != nil || len(ops) > 0) {
 			t.Errorf("after one round there is still to do: %v, %v", ops, err)
 		}
 	}
-	for _, f := range failed {
+	for _, f := range report.Failed {
 		t.Errorf("%v", f)
 	}
+	return report.Done
 }
 
 // pin makes namespaces for the plan's endpoints that have none, as attaching would.
@@ -129,7 +140,7 @@ func (d deed) inChild(t *testing.T) []string {
 	err = cmd.Run()
 	var exit *exec.ExitError
 	killed := errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL
-	if killed != (d.Kill > 0) || !killed && err != nil {
+	if killed != (d.Kill > 0 || d.At != "") || !killed && err != nil {
 		t.Fatalf("the process that should end at stage %d: %v\n%s", d.Kill, err, out.String())
 	}
 	var stages []string
@@ -259,6 +270,30 @@ func TestKilledAtIPVS(t *testing.T) {
 		{name: "IPVS goes", before: "three networks", deed: "nothing", next: "nothing", ipvs: true, others: 4},
 	}, func(stage string) bool {
 		return strings.Contains(stage, ": virtual") || strings.Contains(stage, ": backend") || strings.Contains(stage, ": timeouts")
+	})
+}
+
+// A program that the process had started does not go on after it: it would load
+// rules over those of the next process.
+func TestKilledWithItsPrograms(t *testing.T) {
+	slow := t.TempDir()
+	script := "#!/bin/sh\nsleep 0.5\nPATH=" + os.Getenv("PATH") + " exec nft \"$@\"\n"
+	if err := os.WriteFile(filepath.Join(slow, "nft"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	d := death{name: "slow nft", before: "nothing", deed: "three networks", next: "no service"}
+	d.onHost(t, func(dir string) {
+		first := d.as(dir, d.deed)
+		first.pin(t)
+		first.Path = slow + ":" + os.Getenv("PATH")
+		first.At = "nft started"
+		first.inChild(t)
+		next := d.as(dir, d.next)
+		next.do(t, nil)
+		time.Sleep(time.Second) // the dead one's program would be done by then
+		if done := next.do(t, nil); len(done) > 0 {
+			t.Errorf("after a second the kernel had changed: %v", done)
+		}
 	})
 }
 
