@@ -30,6 +30,8 @@ type Machine interface {
 	Advertised() ([]string, error)
 	// OwnBridges are the host's bridges whose subnets other nodes may have too.
 	OwnBridges() ([]string, error)
+	// Unrouted are the host's devices that forwarded nothing before this agent ran, by family.
+	Unrouted() (four, six []string, err error)
 	// HostAddrs are the host's own addresses with their devices.
 	HostAddrs() ([]plan.Addr, error)
 	// Underlay finds this node's address and its device's MTU in bytes; the zero
@@ -41,6 +43,7 @@ type Machine interface {
 // system is how the agent reaches what is outside of it; tests give another.
 type system struct {
 	missing func() []string // what the running kernel lacks, in words
+	hasIPVS func() bool
 	open    func(runDir string) (Machine, error)
 	watch   func(ctx context.Context, pid int) (<-chan struct{}, error) // closed when the process has ended
 	now     func() time.Time
@@ -49,6 +52,7 @@ type system struct {
 func realSystem() system {
 	return system{
 		missing: kernel.Missing,
+		hasIPVS: kernel.HasIPVS,
 		open: func(runDir string) (Machine, error) {
 			k, err := kernel.New(runDir)
 			if err != nil {

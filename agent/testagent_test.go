@@ -70,6 +70,7 @@ func agentIn(tb testing.TB, n int, dir string) *testAgent {
 func (a *testAgent) system() system {
 	return system{
 		missing: func() []string { return nil },
+		hasIPVS: func() bool { return true },
 		open: func(string) (Machine, error) {
 			if a.kernel != nil {
 				return a.kernel, nil

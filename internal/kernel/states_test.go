@@ -24,9 +24,13 @@ func plans(tb testing.TB) map[string]*plan.Plan {
 	found := map[string]*plan.Plan{"nothing": {}}
 	for name := range scene.All() {
 		found[name] = planOf(tb, name)
+		found[name+withNFT] = planOf(tb, name+withNFT)
 	}
 	return found
 }
+
+// withNFT ends the name of a state whose services are balanced by nft.
+const withNFT = ", nft"
 
 // planOf is one of them.
 func planOf(tb testing.TB, state string) *plan.Plan {
@@ -34,9 +38,14 @@ func planOf(tb testing.TB, state string) *plan.Plan {
 	if state == "nothing" {
 		return &plan.Plan{}
 	}
+	local := mesh.Local{ID: scene.NodeID(1)}
+	state, byNFT := strings.CutSuffix(state, withNFT)
+	if byNFT {
+		local.Balancer = mesh.BalancerNFT
+	}
 	w := scene.New(tb, 3)
 	scene.All()[state](w)
-	return agent.Compile(mesh.Local{ID: scene.NodeID(1)}, w.State.Snapshot())
+	return agent.Compile(local, w.State.Snapshot())
 }
 
 func names(plans map[string]*plan.Plan) []string {
@@ -177,7 +186,7 @@ func inHost(tb testing.TB, f func()) {
 // holdable is the part of a plan that this kernel can hold; the rest is applied
 // where the mesh itself is tested.
 func holdable(p *plan.Plan) *plan.Plan {
-	if len(kernel.Missing()) > 0 {
+	if !kernel.HasIPVS() {
 		return withoutIPVS(p)
 	}
 	return p
