@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sluice-mesh/sluice/internal/kernel"
 	"github.com/sluice-mesh/sluice/internal/lab/space"
@@ -104,8 +105,23 @@ func kernelText(t *testing.T, dir string) []string {
 	return append(lines, remembered(t, dir)...)
 }
 
+// stillText is kernelText when the kernel has done its part, a moment after it was asked.
+func stillText(t *testing.T, dir string) []string {
+	t.Helper()
+	text := kernelText(t, dir)
+	for range 20 {
+		time.Sleep(200 * time.Millisecond)
+		before := text
+		if text = kernelText(t, dir); slices.Equal(before, text) {
+			break
+		}
+	}
+	return text
+}
+
 // remembered is what settings.json says of the host's settings, but for those that
-// went with their device.
+// went with their device, and those of our own devices: they go before anything is
+// restored, and are born with other values when forwarding is on already.
 func remembered(t *testing.T, dir string) (lines []string) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(dir, kernel.SettingsName))
@@ -118,7 +134,7 @@ func remembered(t *testing.T, dir string) (lines []string) {
 	}
 	present := sh(t, "find /proc/sys/net -type f")
 	for _, s := range stored.Settings {
-		if strings.Contains(present, s.Key+"\n") {
+		if strings.Contains(present, s.Key+"\n") && !strings.Contains(s.Key, "/conf/sl-") {
 			lines = append(lines, fmt.Sprintf("remembered: %v", s))
 		}
 	}

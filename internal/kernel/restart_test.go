@@ -52,7 +52,7 @@ func TestRestarts(t *testing.T) {
 	inHost(t, func() {
 		ownersHost(t)
 		applied(t, dir, p)
-		text, first := kernelText(t, dir), counts(t, dir)
+		text, first := stillText(t, dir), counts(t, dir)
 		goroutines := runtime.NumGoroutine()
 		t.Log(first)
 		for restart := 2; restart <= restarts; restart++ {
