@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/sluice-mesh/sluice/internal/kernel"
@@ -23,6 +24,7 @@ type loop struct {
 	busy    chan struct{} // holds one token while the machine is looked at or changed; taken before the cluster's lock
 	machine Machine
 	bridges []string // the last that could be read
+	held    heldPorts
 	repair  repair
 
 	balancer mesh.Balancer // set before run
@@ -110,6 +112,7 @@ func (l *loop) round(ctx context.Context, heard []kernel.Drift) ended {
 	defer l.release()
 	snap, refused, settling := l.cluster.settle()
 	p, looking := l.compile(snap)
+	settling = errors.Join(settling, l.cluster.tellHeld(l.held.now))
 	report := l.machine.Apply(ctx, p)
 	if ctx.Err() != nil {
 		return ended{} // cut off in the middle: the report says nothing
@@ -124,7 +127,8 @@ func (l *loop) round(ctx context.Context, heard []kernel.Drift) ended {
 	for _, op := range report.Done {
 		l.log.Debug("applied", "op", op.String())
 	}
-	repaired := l.repair.of(snap.Rev, l.bridges, report)
+	l.held.applied(snap, report)
+	repaired := l.repair.of(snap.Rev, l.seen(), report)
 	for _, op := range repaired {
 		l.log.Info("repaired", "op", op.String(), "by", culprit(heard, op))
 	}
@@ -140,9 +144,19 @@ func (l *loop) compile(snap *mesh.Snapshot) (*plan.Plan, error) {
 	}
 	advertised, unread := l.machine.Advertised()
 	four, six, unknown := l.machine.Unrouted()
+	unseen := l.held.look(l.machine, snap)
 	return Compile(mesh.Local{
-		ID: l.cluster.own.ID, Balancer: l.balancer, Advertised: advertised, OwnBridges: l.bridges, Unrouted4: four, Unrouted6: six,
-	}, snap), errors.Join(err, unread, unknown)
+		ID: l.cluster.own.ID, Balancer: l.balancer, Advertised: advertised, OwnBridges: l.bridges, Unrouted4: four, Unrouted6: six, Held: l.held.now,
+	}, snap), errors.Join(err, unread, unknown, unseen)
+}
+
+// seen is what was compiled besides the snapshot, in words.
+func (l *loop) seen() []string {
+	seen := slices.Clone(l.bridges)
+	for _, h := range l.held.now {
+		seen = append(seen, h.Port().Front()+" "+h.By)
+	}
+	return seen
 }
 
 // take takes the machine in hand, or gives up when ctx ends: who has it may hang in the kernel.

@@ -30,6 +30,10 @@ type Machine interface {
 	Advertised() ([]string, error)
 	// OwnBridges are the host's bridges whose subnets other nodes may have too.
 	OwnBridges() ([]string, error)
+	// Held are those of the ports that somebody else on the host has.
+	Held(ports []kernel.Port) ([]kernel.Holding, error)
+	// Captured are the ports that the host captures now, whoever planned it.
+	Captured() ([]kernel.Port, error)
 	// Unrouted are the host's devices that forwarded nothing before this agent ran, by family.
 	Unrouted() (four, six []string, err error)
 	// HostAddrs are the host's own addresses with their devices.

@@ -12,21 +12,21 @@ import (
 // one of the round before, so somebody else made the difference. For one
 // goroutine at a time.
 type repair struct {
-	began   bool
-	rev     uint64
-	bridges []string
-	failed  map[string]bool // objects that the round before could not do
+	began  bool
+	rev    uint64
+	seen   []string
+	failed map[string]bool // objects that the round before could not do
 }
 
-// of returns the ops of a round that repaired something. rev and bridges are
-// what the round's plan was compiled from.
-func (r *repair) of(rev uint64, bridges []string, report kernel.Report) []kernel.Op {
+// of returns the ops of a round that repaired something. rev and what was seen of the
+// host are what the round's plan was compiled from.
+func (r *repair) of(rev uint64, seen []string, report kernel.Report) []kernel.Op {
 	before := *r
-	r.began, r.rev, r.bridges, r.failed = true, rev, slices.Clone(bridges), map[string]bool{}
+	r.began, r.rev, r.seen, r.failed = true, rev, slices.Clone(seen), map[string]bool{}
 	for _, f := range report.Failed {
 		r.failed[f.Object] = true
 	}
-	if !before.began || before.rev != rev || !slices.Equal(before.bridges, bridges) {
+	if !before.began || before.rev != rev || !slices.Equal(before.seen, seen) {
 		return nil
 	}
 	return slices.DeleteFunc(slices.Clone(report.Done), func(op kernel.Op) bool { return before.late(op) })

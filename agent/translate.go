@@ -23,6 +23,7 @@ func toNode(n *mesh.Node, snap *mesh.Snapshot, seen observation, self mesh.NodeI
 	return &sluicev1.Node{
 		Id: string(n.ID), Name: n.Name, Address: n.Addr.String(), VxlanPort: uint32(n.VXLANPort), Mtu: uint32(n.MTU),
 		Slot: uint32(n.Slot), State: state, Self: n.ID == self, GossipPort: uint32(n.GossipPort), Endpoints: uint32(len(snap.Local(n.ID))), Since: toTime(seen.since),
+		Held: toHeld(n),
 	}
 }
 
@@ -89,6 +90,9 @@ func toService(s *mesh.Service, snap *mesh.Snapshot) *sluicev1.Service {
 		out.Endpoints = append(out.Endpoints, toEndpoint(e, snap))
 	}
 	sortByName(out.Endpoints)
+	for _, h := range snap.HeldOf(s) {
+		out.Held = append(out.Held, toHeldPort(h))
+	}
 	return out
 }
 

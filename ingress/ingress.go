@@ -34,7 +34,7 @@ func Compile(local mesh.Local, snap *mesh.Snapshot, balancer Balancer, p *plan.P
 		return
 	}
 	b := builder{
-		self: self, net: net, snap: snap, plan: p, balancer: balancer,
+		self: self, net: net, snap: snap, held: heldBy(local.Held), plan: p, balancer: balancer,
 		mtu:  mesh.OverlayMTU(snap.Nodes),
 		host: p.Host(),
 		sbox: p.Sandbox(plan.IngressSandbox, plan.KindIngress),
@@ -63,6 +63,7 @@ type builder struct {
 	self     *mesh.Node
 	net      *mesh.Network
 	snap     *mesh.Snapshot
+	held     map[mesh.PublishedPort]string // who has a published port on this host; without targets
 	plan     *plan.Plan
 	balancer Balancer
 	mtu      int
