@@ -69,11 +69,13 @@ func codeOf(reason mesh.Reason) codes.Code {
 		return codes.NotFound
 	case mesh.NameTaken, mesh.PortTaken, mesh.SubnetTaken, InCluster, NamespaceTaken:
 		return codes.AlreadyExists
+	case EventsGone:
+		return codes.OutOfRange
 	case mesh.PoolExhausted:
 		return codes.ResourceExhausted
 	case mesh.Unsupported:
 		return codes.Unimplemented
-	case gossip.Unreachable, JoinFailed, Stopping:
+	case gossip.Unreachable, JoinFailed, Stopping, TooSlow:
 		return codes.Unavailable
 	case gossip.WrongSecret:
 		return codes.PermissionDenied

@@ -31,6 +31,7 @@ type api struct {
 	loop      *loop
 	status    *status
 	endpoints *endpoints
+	events    *events
 }
 
 // applyLimit is how long a call waits until the kernel follows its write. The
@@ -58,12 +59,13 @@ func (a *api) member() (*mesh.Snapshot, error) {
 }
 
 func (a *api) server(log *slog.Logger) *grpc.Server {
-	s := grpc.NewServer(grpc.ChainUnaryInterceptor(survive(log), refuse))
+	s := grpc.NewServer(grpc.ChainUnaryInterceptor(survive(log), refuse), grpc.ChainStreamInterceptor(surviveStream(log), refuseStream))
 	sluicev1.RegisterClusterServiceServer(s, &clusterServer{api: a})
 	sluicev1.RegisterNetworkServiceServer(s, &networkServer{api: a})
 	sluicev1.RegisterServiceServiceServer(s, &serviceServer{api: a})
 	sluicev1.RegisterEndpointServiceServer(s, &endpointServer{api: a})
 	sluicev1.RegisterStatusServiceServer(s, &statusServer{api: a})
+	sluicev1.RegisterEventServiceServer(s, &eventServer{api: a})
 	grpc_health_v1.RegisterHealthServer(s, health.NewServer())
 	reflection.Register(s)
 	return s

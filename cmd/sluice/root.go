@@ -53,7 +53,7 @@ func (a *app) root() *cobra.Command {
 		group("service", "The services and their published ports",
 			a.serviceCreate(), a.serviceUpdate(), a.serviceList(), a.serviceInspect(), a.serviceRemove()),
 		group("endpoint", "The workloads that serve", a.endpointAttach(), a.endpointDrain(), a.endpointDetach(), a.endpointList()),
-		a.runVerb(), a.statusVerb(), a.planVerb(), a.explainVerb(), a.resetVerb(), a.manVerb(), versionVerb())
+		a.runVerb(), a.statusVerb(), a.planVerb(), a.explainVerb(), a.eventsVerb(), a.doctorVerb(), a.resetVerb(), a.manVerb(), versionVerb())
 	root.SilenceErrors = true
 	root.SilenceUsage = true
 	root.PersistentFlags().StringVar(&a.host, "host", "",
