@@ -75,7 +75,7 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	if err != nil {
 		return err
 	}
-	api := &api{config: cfg, cluster: cluster, loop: loop, status: status, endpoints: endpoints, events: events}
+	api := &api{config: cfg, cluster: cluster, loop: loop, status: status, endpoints: endpoints, events: events, inspect: sys.inspect}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return loop.run(ctx) })
 	group.Go(func() error { return serve(ctx, api.server(cfg.Log), listener, stopLimit) })

@@ -18,6 +18,8 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
 
+	"github.com/sluice-mesh/sluice/internal/doctor"
+	"github.com/sluice-mesh/sluice/internal/kernel"
 	"github.com/sluice-mesh/sluice/mesh"
 	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
 )
@@ -32,6 +34,7 @@ type api struct {
 	status    *status
 	endpoints *endpoints
 	events    *events
+	inspect   func(kernel.Inspection) doctor.Facts
 }
 
 // applyLimit is how long a call waits until the kernel follows its write. The
@@ -66,6 +69,7 @@ func (a *api) server(log *slog.Logger) *grpc.Server {
 	sluicev1.RegisterEndpointServiceServer(s, &endpointServer{api: a})
 	sluicev1.RegisterStatusServiceServer(s, &statusServer{api: a})
 	sluicev1.RegisterEventServiceServer(s, &eventServer{api: a})
+	sluicev1.RegisterDoctorServiceServer(s, &doctorServer{api: a})
 	grpc_health_v1.RegisterHealthServer(s, health.NewServer())
 	reflection.Register(s)
 	return s

@@ -175,17 +175,17 @@ func (c call) unreachable(d *dialer) *failure {
 		}
 	case errors.Is(err, fs.ErrPermission):
 		return &failure{
-			what: c.what, why: fmt.Sprintf("no permission to speak to the agent at %s", host),
+			cause: err, what: c.what, why: fmt.Sprintf("no permission to speak to the agent at %s", host),
 			do: "run this as root, or as a member of group sluice, which must exist when the agent starts",
 		}
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return &failure{
-			what: c.what, why: "no agent answers at " + host,
+			cause: err, what: c.what, why: "no agent answers at " + host,
 			do: "start it with \"sluice agent\", or name another with --host",
 		}
 	default:
 		return &failure{
-			what: c.what, why: fmt.Sprintf("no agent answers at %s: %v", host, err),
+			cause: err, what: c.what, why: fmt.Sprintf("no agent answers at %s: %v", host, err),
 			do: "name its socket with --host",
 		}
 	}

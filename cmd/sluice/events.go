@@ -1,10 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"bytes"
 	"fmt"
 	"io"
 
@@ -102,4 +102,3 @@ func jsonLine(e *sluicev1.Event) ([]byte, error) {
 	text.WriteByte('\n')
 	return text.Bytes(), nil
 }
-

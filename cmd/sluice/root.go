@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sluice-mesh/sluice/agent"
+	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
 )
 
 // app is one command line: what its verbs share. Tests put other things in the
@@ -19,6 +20,7 @@ type app struct {
 	host       string        // --host as given; "": SLUICE_HOST, then defaultHost
 	patience   time.Duration // limit of a call
 	runAgent   func(context.Context, agent.Config) error
+	doctor     func(agent.DoctorConfig) (*sluicev1.ExamineResponse, error)
 	reset      func(context.Context, agent.ResetConfig) (*agent.ResetReport, error)
 	confirm    func(ctx context.Context, in io.Reader, out io.Writer, question string) (bool, error)
 	workloads  workloads
@@ -27,7 +29,7 @@ type app struct {
 
 func newApp() *app {
 	return &app{
-		patience: 30 * time.Second, runAgent: agent.Run, reset: agent.Reset, confirm: confirm,
+		patience: 30 * time.Second, runAgent: agent.Run, doctor: agent.Doctor, reset: agent.Reset, confirm: confirm,
 		workloads: machine{}, foreground: inForeground,
 	}
 }
