@@ -39,9 +39,9 @@ func doctorWith(dc DoctorConfig, inspect func(kernel.Inspection) doctor.Facts) (
 	if err != nil {
 		return nil, err
 	}
-	f := inspect(inspection(cfg, cfg.Advertise))
-	f.Now = time.Now()
-	f.Claims = claims((&mesh.State{}).Snapshot())
+	snap := (&mesh.State{}).Snapshot()
+	f := inspect(inspection(cfg, cfg.Advertise, snap))
+	f.Now, f.Claims = time.Now(), claims(snap)
 	f.Agent = doctor.Agent{State: doctor.Absent, Socket: cmp.Or(dc.Address, cfg.Socket), Why: dc.Silent}
 	if dc.Silent != "" {
 		f.Agent.State = doctor.Silent
@@ -49,13 +49,21 @@ func doctorWith(dc DoctorConfig, inspect func(kernel.Inspection) doctor.Facts) (
 	return toExamined(doctor.Judge(&f)), nil
 }
 
-func inspection(cfg Config, underlay netip.Addr) kernel.Inspection {
+func inspection(cfg Config, underlay netip.Addr, snap *mesh.Snapshot) kernel.Inspection {
 	q := kernel.Inspection{
 		RunDir: cfg.RunDir, DataDir: cfg.DataDir, DataFile: storeName, Advertise: underlay,
 		GossipPort: cfg.GossipPort, VXLANPort: cfg.VXLANPort,
 	}
+	used := map[mesh.Scheduler]bool{mesh.RoundRobin: true} // which a service has that names none
+	for _, s := range snap.Services {
+		used[s.Scheduler] = true
+	}
 	for _, s := range mesh.Schedulers() {
-		q.Schedulers = append(q.Schedulers, string(s))
+		if used[s] {
+			q.Schedulers = append(q.Schedulers, string(s))
+		} else {
+			q.Spare = append(q.Spare, string(s))
+		}
 	}
 	return q
 }
@@ -91,9 +99,9 @@ type doctorServer struct {
 
 // Examine looks at the host, and adds what the agent knows.
 func (s *doctorServer) Examine(ctx context.Context, _ *sluicev1.ExamineRequest) (*sluicev1.ExamineResponse, error) {
-	f := s.inspect(inspection(s.config, s.cluster.own.Addr))
-	f.Now = s.cluster.now()
-	f.Claims = claims(s.cluster.snapshot())
+	snap := s.cluster.snapshot()
+	f := s.inspect(inspection(s.config, s.cluster.own.Addr, snap))
+	f.Now, f.Claims = s.cluster.now(), claims(snap)
 	f.Agent = s.known(ctx)
 	return toExamined(doctor.Judge(&f)), nil
 }

@@ -127,7 +127,7 @@ func TestDoctorAlone(t *testing.T) {
 		resp, err := doctorWith(DoctorConfig{
 			DataDir: dir + "/data", RunDir: dir + "/run", VXLANPort: 4790, Advertise: netip.MustParseAddr("192.0.2.11"), Silent: c.silent, Address: "unix:///s",
 		}, func(q kernel.Inspection) doctor.Facts {
-			if q.RunDir != dir+"/run" || q.VXLANPort != 4790 || q.GossipPort != DefaultGossipPort || len(q.Schedulers) != 6 || q.DataFile != storeName {
+			if q.RunDir != dir+"/run" || q.VXLANPort != 4790 || q.GossipPort != DefaultGossipPort || len(q.Schedulers) != 1 || len(q.Spare) != 5 || q.DataFile != storeName {
 				t.Errorf("got %+v", q)
 			}
 			return someFacts(q)

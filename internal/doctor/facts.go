@@ -38,6 +38,7 @@ type Feature struct {
 	Name    string
 	Missing string // why it cannot be used; empty where it can
 	Do      string
+	Spare   bool // nothing here uses it now
 }
 
 // Program is one that the agent runs.

@@ -11,9 +11,12 @@ func features(f *Facts) []Check {
 	var all []Check
 	for _, feature := range f.Features {
 		name := "kernel " + feature.Name
-		if feature.Missing == "" {
+		switch {
+		case feature.Missing == "":
 			all = append(all, ok(name, "can be used"))
-		} else {
+		case feature.Spare:
+			all = append(all, warn(name, feature.Do, "cannot be used, and nothing uses it now: %s", feature.Missing))
+		default:
 			all = append(all, fail(name, feature.Do, "cannot be used: %s", feature.Missing))
 		}
 	}

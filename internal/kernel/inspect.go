@@ -27,7 +27,8 @@ type Inspection struct {
 	Advertise  netip.Addr // as for Underlay
 	GossipPort uint16
 	VXLANPort  uint16
-	Schedulers []string // of IPVS
+	Schedulers []string // of IPVS: those in use
+	Spare      []string // of IPVS: those that may be used
 }
 
 // inspector gathers facts about the host, by handles of its own: it may look while
@@ -44,7 +45,7 @@ type inspector struct {
 // second at worst. Safe for concurrent use, and beside a Kernel.
 func Inspect(q Inspection) doctor.Facts {
 	i := &inspector{Inspection: q}
-	i.facts.Features = tryFeatures(q.Schedulers)
+	i.facts.Features = tryFeatures(trials(q))
 	i.facts.Programs = findPrograms()
 	i.look("rights", i.rights)
 	i.look("run directory", i.runDir)

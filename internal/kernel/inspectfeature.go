@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -22,18 +23,20 @@ type trial struct {
 	name string
 	do   string // where it is missing
 	try  func(*namespace) error
+
+	spare bool // nothing uses it now
 }
 
 // trials are what plans are made of. The order is that of their checks.
-func trials(schedulers []string) []trial {
+func trials(q Inspection) []trial {
 	const config = "modprobe %[1]s, or use a kernel that has it (Debian's has)"
 	rules := func(name, module, text string) trial {
-		return trial{name, fmt.Sprintf(config, module), func(n *namespace) error {
+		return trial{name: name, do: fmt.Sprintf(config, module), try: func(n *namespace) error {
 			return n.do(func() error { return runNFT("table "+text, nil) })
 		}}
 	}
 	all := []trial{
-		{"VXLAN", fmt.Sprintf(config, "vxlan"), tryVXLAN},
+		{name: "VXLAN", do: fmt.Sprintf(config, "vxlan"), try: tryVXLAN},
 		rules("nf_tables", "nf_tables", "inet probe1 { set s { type inet_service; }\n chain c { type filter hook input priority 0; counter; }\n}"),
 		rules("nf_tables inet NAT", "nft_chain_nat nft_masq", `inet probe2 {
 			chain c { type nat hook prerouting priority -100; meta l4proto tcp dnat ip to 169.254.77.2; }
@@ -44,30 +47,36 @@ func trials(schedulers []string) []trial {
 		rules("nf_tables reject", "nft_reject_inet", "inet probe5 { chain c { type filter hook input priority 0; reject with icmpx port-unreachable; }\n}"),
 		rules("nf_tables netdev egress", "nft_fwd_netdev", `netdev probe6 { chain c { type filter hook egress device "lo" priority 0; meta mark 1 fwd to "lo"; }
 		}`),
-		{"IP_VS", fmt.Sprintf(config, "ip_vs"), func(*namespace) error {
-			if !hasIPVS() {
-				return errors.New("the kernel does not know it, and its module cannot be loaded")
-			}
-			return nil
-		}},
-	}
-	for n, s := range schedulers {
-		all = append(all, trial{"IP_VS scheduler " + s, fmt.Sprintf(config, "ip_vs_"+s), func(scratch *namespace) error {
-			return scratch.doIPVS(Op{Add, scratch.name, plan.VirtualServer{Mark: uint32(n + 1), Family: plan.IPv4, Scheduler: s}})
-		}})
-	}
-	return append(all,
-		trial{"IPv6", "boot without ipv6.disable=1", func(*namespace) error {
+		{name: "IPv6", do: "boot without ipv6.disable=1", try: func(*namespace) error {
 			_, err := os.Stat(path.Join(procSys, "net/ipv6"))
 			return err
 		}},
-		trial{"route_localnet", "use a kernel of 3.6 or newer, with /proc/sys not hidden", func(n *namespace) error {
+		{name: "route_localnet", do: "use a kernel of 3.6 or newer, with /proc/sys not hidden", try: func(n *namespace) error {
 			return n.do(func() error { return writeSysctl(plan.Sysctl{Key: "net/ipv4/conf/lo/route_localnet", Value: "1"}) })
-		}})
+		}},
+	}
+	known := hasIPVS()
+	all = append(all, trial{name: "IP_VS", do: fmt.Sprintf(config, "ip_vs"), try: func(*namespace) error {
+		if !known {
+			return errors.New("the kernel does not know it, and its module cannot be loaded")
+		}
+		return nil
+	}})
+	if !known {
+		return all // nor any of its schedulers
+	}
+	for n, s := range slices.Concat(q.Schedulers, q.Spare) {
+		v := plan.VirtualServer{Mark: uint32(n + 1), Family: plan.IPv4, Scheduler: s}
+		all = append(all, trial{
+			name: "IP_VS scheduler " + s, do: fmt.Sprintf(config, "ip_vs_"+s), spare: n >= len(q.Schedulers),
+			try: func(scratch *namespace) error { return scratch.doIPVS(Op{Add, scratch.name, v}) },
+		})
+	}
+	return all
 }
 
 // tryFeatures tries all in a network namespace of its own.
-func tryFeatures(schedulers []string) []doctor.Feature {
+func tryFeatures(all []trial) []doctor.Feature {
 	scratch, err := newScratch()
 	spaces := doctor.Feature{Name: "network namespaces", Do: "run this as root, on a kernel with CONFIG_NET_NS"}
 	if err != nil {
@@ -75,15 +84,15 @@ func tryFeatures(schedulers []string) []doctor.Feature {
 		return []doctor.Feature{spaces}
 	}
 	defer scratch.close()
-	all := []doctor.Feature{spaces}
-	for _, t := range trials(schedulers) {
-		f := doctor.Feature{Name: t.name, Do: t.do}
+	features := []doctor.Feature{spaces}
+	for _, t := range all {
+		f := doctor.Feature{Name: t.name, Do: t.do, Spare: t.spare}
 		if err := t.try(scratch); err != nil {
 			f.Missing = oneLine(err)
 		}
-		all = append(all, f)
+		features = append(features, f)
 	}
-	return all
+	return features
 }
 
 // newScratch is an empty namespace that is gone when it is closed.
