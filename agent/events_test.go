@@ -10,8 +10,9 @@ import (
 	"github.com/sluice-mesh/sluice/mesh"
 )
 
-func someEvents(start uint64, size, n int) *events {
-	e := newEvents(time.Now, start, size)
+// someEvents keeps 4 events, and had n.
+func someEvents(start uint64, n int) *events {
+	e := newEvents(time.Now, start, 4)
 	for i := range n {
 		e.add(ServiceCreated, fmt.Sprintf("service s%d", i+1), "")
 	}
@@ -42,7 +43,7 @@ func TestEventsAfter(t *testing.T) {
 			if since > 0 {
 				since += first - 1
 			}
-			reader, err := someEvents(2, 4, c.n).after(since)
+			reader, err := someEvents(2, c.n).after(since)
 			if mesh.ReasonOf(err) != c.reason || c.reason != "" && !strings.Contains(err.Error(), c.says) {
 				t.Fatalf("got %v, want %q that says %q", err, c.reason, c.says)
 			}
@@ -71,8 +72,8 @@ func TestEventsAfter(t *testing.T) {
 
 // A revision of an earlier start is refused, even if it was the last one then.
 func TestEventsOfEarlierStart(t *testing.T) {
-	before := someEvents(7, 4, 2)
-	now := someEvents(8, 4, 1)
+	before := someEvents(7, 2)
+	now := someEvents(8, 1)
 	if now.newest() <= before.newest() {
 		t.Errorf("revision %d does not follow %d", now.newest(), before.newest())
 	}
@@ -82,7 +83,7 @@ func TestEventsOfEarlierStart(t *testing.T) {
 }
 
 func TestEventsOvertakeReader(t *testing.T) {
-	e := someEvents(1, 4, 0)
+	e := someEvents(1, 0)
 	reader, err := e.after(0)
 	if err != nil {
 		t.Fatal(err)

@@ -131,7 +131,7 @@ func TestJudgeFine(t *testing.T) {
 		{"broad link-local route", func(f *Facts) {
 			f.Occupied[0] = Occupied{netip.MustParsePrefix("169.254.0.0/16"), "route dev eth0"}
 		}, "ok overlap: no route"},
-		{"forwarding", func(*Facts) {}, "ok forwarding ipv4/ip_forward: on since the agent; off before: this host forwards for everybody, unless its firewall says otherwise. 1 published port relies on it"},
+		{"forwarding", func(*Facts) {}, "ok forwarding ipv4/ip_forward: on since the agent; off before: nothing passes between devices that did not forward then. 1 published port relies on it"},
 		{"forwarding before", func(f *Facts) { f.Forwarding[0].Before, f.Agent.Published = "1", 2 }, "ok forwarding ipv4/ip_forward: on, as before the agent. 2 published ports rely on it"},
 		{"another's forwarding", func(f *Facts) { f.Forwarding[0].Before = "" }, "ok forwarding ipv4/ip_forward: on, and not by the agent."},
 		{"another tunnel", func(f *Facts) { f.Tunnels = []Tunnel{{"v", 5, 4789, false}, {"w", 1048576, 8472, false}} }, "ok tunnels: others use the port with other VNIs: v with VNI 5"},

@@ -177,9 +177,9 @@ func forwarding(f *Facts) []Check {
 		case w.Now == "0" && f.Agent.State == Running && f.Agent.Applied && f.Agent.InCluster:
 			all = append(all, fail(name, "see sluice status and sluice plan --diff; something sets it back", "off, and the mesh needs it"))
 		case w.Now == "0":
-			all = append(all, ok(name, "off; the agent switches it on when the node is in a cluster, for everybody on this host"))
+			all = append(all, ok(name, "off; the agent switches it on when the node is in a cluster, for the mesh alone"))
 		case w.Before == "0":
-			all = append(all, ok(name, "on since the agent; off before: this host forwards for everybody, unless its firewall says otherwise. %s on it", relies(f)))
+			all = append(all, ok(name, "on since the agent; off before: nothing passes between devices that did not forward then. %s on it", relies(f)))
 		case w.Before != "":
 			all = append(all, ok(name, "on, as before the agent. %s on it", relies(f)))
 		default:

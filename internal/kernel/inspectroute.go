@@ -62,7 +62,8 @@ func occupies(r netlink.Route) (p netip.Prefix, isRoute bool) {
 	}
 	p = prefixOf(r.Dst).Masked()
 	ip := p.Addr()
-	return p, p.Bits() > 0 && !ip.IsMulticast() && !(ip.Is6() && ip.IsLinkLocalUnicast())
+	everywhere := p.Bits() == 0 || ip.IsMulticast() || ip.Is6() && ip.IsLinkLocalUnicast()
+	return p, !everywhere
 }
 
 // routeText names a route: "route via 10.0.0.1 dev eth0".

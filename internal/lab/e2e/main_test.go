@@ -73,5 +73,6 @@ func TestCluster(t *testing.T) {
 	t.Run("Mesh", func(t *testing.T) { testMesh(t, c) })
 	t.Run("BadInput", func(t *testing.T) { testBadInput(t, c) })
 	t.Run("Repair", func(t *testing.T) { testRepair(t, c) })
+	t.Run("Doctor", func(t *testing.T) { testDoctor(t, c) })
 	t.Run("Mutations", func(t *testing.T) { testMutations(t, c) })
 }
