@@ -71,11 +71,11 @@ func codeOf(reason mesh.Reason) codes.Code {
 		return codes.AlreadyExists
 	case EventsGone:
 		return codes.OutOfRange
-	case mesh.PoolExhausted:
+	case mesh.PoolExhausted, TooSlow:
 		return codes.ResourceExhausted
 	case mesh.Unsupported:
 		return codes.Unimplemented
-	case gossip.Unreachable, JoinFailed, Stopping, TooSlow:
+	case gossip.Unreachable, JoinFailed, Stopping:
 		return codes.Unavailable
 	case gossip.WrongSecret:
 		return codes.PermissionDenied

@@ -4,11 +4,17 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/sluice-mesh/sluice/internal/kernel"
 	"github.com/sluice-mesh/sluice/internal/plan"
@@ -81,6 +87,10 @@ func TestEvents(t *testing.T) {
 	}
 	a.holdsLines("ServiceDeleted service web: by n2\n")
 	b.holdsLines("ProblemEnded service web port tcp/8080: NoReadyEndpoint: ")
+	eventually(t, "the plan stands", func() bool { // what a round brings anew is no repair
+		s := a.status()
+		return s.GetAppliedRevision() == s.GetRevision()
+	})
 	a.machine.sabotage(t, "nft (pid 4711)", kernel.Op{Verb: kernel.Add, Sandbox: plan.HostSandbox, Object: plan.Addr{
 		Link: plan.UplinkHost, Prefix: netip.MustParsePrefix("169.254.77.1/24"),
 	}})
@@ -152,4 +162,54 @@ func TestEventsFollow(t *testing.T) {
 	a.cancel()
 	refused(t, <-ended, Stopping, codes.Unavailable)
 	a.stop()
+}
+
+// A reader that does not read is cut off, and neither makes the writer wait nor keeps more
+// than what is under way to it.
+func TestEventsSlowReader(t *testing.T) {
+	e := newEvents(time.Now, 1, eventRoom)
+	e.add(AgentStarted, "node n1", "")
+	server := (&api{events: e, loop: &loop{stopped: make(chan struct{})}}).server(slog.New(slog.DiscardHandler))
+	listener := bufconn.Listen(1 << 10)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	defer func() {
+		server.Stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	}()
+	conn, err := grpc.NewClient("passthrough:///events", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	stream, err := sluicev1.NewEventServiceClient(conn).WatchEvents(t.Context(), &sluicev1.WatchEventsRequest{Follow: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	text := strings.Repeat("x", 1000)
+	for range 20 * eventRoom {
+		e.add(ProblemBegan, "service web", text)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("the writer took %s", took)
+	}
+	last := uint64(0)
+	for {
+		resp, err := stream.Recv()
+		if err != nil {
+			refused(t, err, TooSlow, codes.ResourceExhausted)
+			break
+		}
+		if rev := resp.GetEvent().GetRevision(); last != 0 && rev != last+1 {
+			t.Fatalf("after event %d comes %d", last, rev)
+		}
+		last = resp.GetEvent().GetRevision()
+	}
 }
