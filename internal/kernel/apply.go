@@ -34,6 +34,7 @@ const (
 	stepRoute  step = "route"
 	stepNFT    step = "nft"
 	stepIPVS   step = "ipvs"
+	stepFlows  step = "flows"
 )
 
 // laterSteps are what is done in one sandbox when all have their links. In our own
@@ -47,7 +48,7 @@ func laterSteps(kind plan.Kind) []step {
 	case plan.KindEndpoint:
 		return wiring
 	default:
-		return append(append([]step{stepNFT}, wiring...), stepIPVS)
+		return append(append([]step{stepNFT}, wiring...), stepIPVS, stepFlows)
 	}
 }
 
@@ -70,6 +71,8 @@ func (s step) diff(want *plan.Sandbox, have observed) []Op {
 		return diffNFT(want.Name, want.Tables, have.tables)
 	case stepIPVS:
 		return diffIPVS(want, have)
+	case stepFlows:
+		return diffFlows(want, have.Flows)
 	default:
 		return nil
 	}
