@@ -22,6 +22,7 @@ type DoctorConfig struct {
 	Advertise  netip.Addr
 	GossipPort uint16
 	VXLANPort  uint16
+	Balancer   BalancerChoice
 	Silent     string // why the agent, which is there, did not answer; empty where none is
 	Address    string // where it was asked for
 }
@@ -34,7 +35,7 @@ func Doctor(dc DoctorConfig) (*sluicev1.ExamineResponse, error) {
 func doctorWith(dc DoctorConfig, inspect func(kernel.Inspection) doctor.Facts) (*sluicev1.ExamineResponse, error) {
 	// The name is nothing that is looked at.
 	cfg, err := Config{
-		DataDir: dc.DataDir, RunDir: dc.RunDir, Advertise: dc.Advertise, GossipPort: dc.GossipPort, VXLANPort: dc.VXLANPort, Name: "doctor",
+		DataDir: dc.DataDir, RunDir: dc.RunDir, Advertise: dc.Advertise, GossipPort: dc.GossipPort, VXLANPort: dc.VXLANPort, Balancer: dc.Balancer, Name: "doctor",
 	}.complete()
 	if err != nil {
 		return nil, err
@@ -52,7 +53,7 @@ func doctorWith(dc DoctorConfig, inspect func(kernel.Inspection) doctor.Facts) (
 func inspection(cfg Config, underlay netip.Addr, snap *mesh.Snapshot) kernel.Inspection {
 	q := kernel.Inspection{
 		RunDir: cfg.RunDir, DataDir: cfg.DataDir, DataFile: storeName, Advertise: underlay,
-		GossipPort: cfg.GossipPort, VXLANPort: cfg.VXLANPort,
+		GossipPort: cfg.GossipPort, VXLANPort: cfg.VXLANPort, Balancer: string(cfg.Balancer),
 	}
 	used := map[mesh.Scheduler]bool{mesh.RoundRobin: true} // which a service has that names none
 	for _, s := range snap.Services {
@@ -100,7 +101,9 @@ type doctorServer struct {
 // Examine looks at the host, and adds what the agent knows.
 func (s *doctorServer) Examine(ctx context.Context, _ *sluicev1.ExamineRequest) (*sluicev1.ExamineResponse, error) {
 	snap := s.cluster.snapshot()
-	f := s.inspect(inspection(s.config, s.cluster.own.Addr, snap))
+	q := inspection(s.config, s.cluster.own.Addr, snap)
+	q.Balancer = string(s.loop.balancer) // the one that auto became
+	f := s.inspect(q)
 	f.Now, f.Claims = s.cluster.now(), claims(snap)
 	f.Agent = s.known(ctx)
 	return toExamined(doctor.Judge(&f)), nil

@@ -163,7 +163,7 @@ func TestChangeOf(t *testing.T) {
 		{"got addresses", endpoint(mesh.Ready, 1), endpoint(mesh.Ready, 1, on), EndpointChanged, "addresses 198.18.0.5 fd00::5, was none"},
 		{"drains", endpoint(mesh.Ready, 1), endpoint(mesh.Draining, 1), EndpointDraining, ""},
 		{"ready again", endpoint(mesh.Draining, 1), endpoint(mesh.Ready, 2), EndpointChanged, "state ready, was draining; weight 2, was 1"},
-		{"joined", mesh.Record{}, node("192.0.2.1", 0), NodeJoined, "address 192.0.2.1"},
+		{"joined", mesh.Record{}, node("192.0.2.1", 0), NodeJoined, "ID a, address 192.0.2.1"},
 		{"claimed a slot", node("192.0.2.1", 0), node("192.0.2.1", 7), "", ""},
 		{"moved", node("192.0.2.1", 7), node("192.0.2.9", 7), NodeChanged, "address 192.0.2.9, was 192.0.2.1"},
 		{"left", node("192.0.2.1", 7), tombstone(node("192.0.2.1", 7)), NodeLeft, ""},

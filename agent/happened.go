@@ -101,7 +101,7 @@ func changeOf(was, now mesh.Record) (EventKind, string) {
 func contentOf(r mesh.Record) string {
 	switch {
 	case r.Node != nil:
-		return "address " + r.Node.Addr.String()
+		return fmt.Sprintf("ID %s, address %s", r.ID, r.Node.Addr)
 	case r.Network != nil:
 		return fmt.Sprintf("subnets %s %s", r.Network.Subnet4, r.Network.Subnet6)
 	case r.Service != nil && len(r.Service.Publish) > 0:
@@ -173,6 +173,9 @@ func addressesOf(e *mesh.Endpoint) string {
 
 // heard tells that gossip began or ceased to hear a node. The lock is held.
 func (c *cluster) heard(id mesh.NodeID, o observation) {
+	if c.phase != inside {
+		return
+	}
 	kind, text := NodeSilent, "gossip does not hear it; its kernel goes on without its agent"
 	if o.alive {
 		kind, text = NodeAlive, "gossip hears it"

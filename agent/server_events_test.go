@@ -75,10 +75,10 @@ func TestEvents(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.holdsLines("AgentStarted node n2: version test\n", "NodeJoined node n2: this node entered the cluster\n",
-		"NodeAlive node n1: ", "ServiceCreated service web: publishes 8080:80/tcp; by n1\n",
+		"ServiceCreated service web: publishes 8080:80/tcp; by n1\n",
 		"EndpointCreated endpoint web.1: by n1\n", "EndpointDraining endpoint web.1: by n1\n", "EndpointDeleted endpoint web.1: by n1\n",
 		"ProblemBegan service web port tcp/8080: NoReadyEndpoint: ")
-	a.holdsLines("NodeJoined node n2: address 192.0.2.12\n")
+	a.holdsLines("NodeJoined node n2: ID "+b.status().GetNode().GetId()+", address 192.0.2.12\n")
 	if text := b.eventLines(); strings.Contains(text, "web.1: addresses none") || strings.Contains(text, "ServiceCreated service web: publishes 8080:80/tcp; by n2") {
 		t.Errorf("got\n%s", text)
 	}
@@ -96,6 +96,7 @@ func TestEvents(t *testing.T) {
 	}})
 	a.holdsLines("ObjectRepaired host: addr", "changed by nft (pid 4711)\n")
 	eventsResume(t, a)
+	b.holdsLines("NodeSilent node n1: ", "NodeAlive node n1: ")
 }
 
 // eventsResume goes on where a reader ended, also over a restart.

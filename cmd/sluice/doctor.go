@@ -53,6 +53,7 @@ func (a *app) doctorVerb() *cobra.Command {
 	flags.TextVar(&cfg.Advertise, "advertise", netip.Addr{}, "the `ADDR` that it is to have, where none answers")
 	flags.Uint16Var(&cfg.GossipPort, "gossip-port", 7956, "its `PORT` of membership, where none answers")
 	flags.Uint16Var(&cfg.VXLANPort, "vxlan-port", 4789, "its `PORT` of the tunnels, where none answers")
+	flags.TextVar(&cfg.Balancer, "balancer", agent.BalancerAuto, "what is to pick an endpoint: `auto|ipvs|nft`, where none answers")
 	out.addTo(cmd)
 	return cmd
 }

@@ -27,6 +27,7 @@ type Inspection struct {
 	Advertise  netip.Addr // as for Underlay
 	GossipPort uint16
 	VXLANPort  uint16
+	Balancer   string   // ipvs, nft or auto: what of the kernel must be there
 	Schedulers []string // of IPVS: those in use
 	Spare      []string // of IPVS: those that may be used
 }

@@ -20,7 +20,7 @@ func inspection(t *testing.T) kernel.Inspection {
 	t.Helper()
 	return kernel.Inspection{
 		RunDir: filepath.Join(t.TempDir(), "run"), DataDir: t.TempDir(), DataFile: "sluice.db", GossipPort: 7956, VXLANPort: 4789,
-		Schedulers: []string{"mh"},
+		Balancer: "ipvs", Schedulers: []string{"mh"},
 	}
 }
 
@@ -153,13 +153,13 @@ func TestInspectFeatures(t *testing.T) {
 	}
 	for _, name := range []string{
 		"network namespaces", "VXLAN", "nf_tables", "nf_tables inet NAT", "nf_tables fib", "nf_tables conntrack zones",
-		"nf_tables reject", "nf_tables netdev egress", "IPv6", "route_localnet",
+		"nf_tables reject", "nf_tables numgen and jhash", "nf_tables netdev egress", "IPv6", "route_localnet",
 	} {
 		if why, tried := missing[name]; !tried || why != "" {
 			t.Errorf("%s: tried %t, missing %q", name, tried, why)
 		}
 	}
-	hasIPVS := len(kernel.Missing()) == 0
+	hasIPVS := kernel.HasIPVS()
 	for _, name := range []string{"IP_VS", "IP_VS scheduler mh"} {
 		if why, tried := missing[name]; !tried && (hasIPVS || name == "IP_VS") || (why == "") != (hasIPVS || !tried) {
 			t.Errorf("%s: tried %t, missing %q, and IP_VS is there: %t", name, tried, why, hasIPVS)

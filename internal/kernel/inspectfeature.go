@@ -55,8 +55,18 @@ func trials(q Inspection) []trial {
 			return n.do(func() error { return writeSysctl(plan.Sysctl{Key: "net/ipv4/conf/lo/route_localnet", Value: "1"}) })
 		}},
 	}
-	known := hasIPVS()
-	all = append(all, trial{name: "IP_VS", do: fmt.Sprintf(config, "ip_vs"), try: func(*namespace) error {
+	draw := rules("nf_tables numgen and jhash", "nft_numgen nft_hash", `inet probe7 {
+			map m { type mark . mark : ipv4_addr . inet_service; }
+			chain p { meta l4proto tcp dnat ip to ct mark . meta mark map @m; }
+			chain r { meta mark set numgen random mod 4 offset 1 goto p; }
+			chain c { ct mark set meta mark meta mark set jhash ip saddr mod 4 seed 0x51 offset 1 goto r; }
+			chain d { type nat hook prerouting priority -100; goto c; }
+		}`)
+	known := HasIPVS()
+	draw.spare = q.Balancer == balancerIPVS || q.Balancer == balancerAuto && known
+	all = append(all, draw)
+	spare := q.Balancer != balancerIPVS
+	all = append(all, trial{name: "IP_VS", do: fmt.Sprintf(config, "ip_vs"), spare: spare, try: func(*namespace) error {
 		if !known {
 			return errors.New("the kernel does not know it, and its module cannot be loaded")
 		}
@@ -68,12 +78,18 @@ func trials(q Inspection) []trial {
 	for n, s := range slices.Concat(q.Schedulers, q.Spare) {
 		v := plan.VirtualServer{Mark: uint32(n + 1), Family: plan.IPv4, Scheduler: s}
 		all = append(all, trial{
-			name: "IP_VS scheduler " + s, do: fmt.Sprintf(config, "ip_vs_"+s), spare: n >= len(q.Schedulers),
+			name: "IP_VS scheduler " + s, do: fmt.Sprintf(config, "ip_vs_"+s), spare: spare || n >= len(q.Schedulers),
 			try: func(scratch *namespace) error { return scratch.doIPVS(Op{Add, scratch.name, v}) },
 		})
 	}
 	return all
 }
+
+// What Inspection.Balancer says.
+const (
+	balancerIPVS = "ipvs"
+	balancerAuto = "auto"
+)
 
 // tryFeatures tries all in a network namespace of its own.
 func tryFeatures(all []trial) []doctor.Feature {
