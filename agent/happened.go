@@ -185,7 +185,8 @@ func (c *cluster) heard(id mesh.NodeID, o observation) {
 
 // repaired tells that an op put back what somebody had changed.
 func (e *events) repaired(op kernel.Op, by string) {
-	e.add(ObjectRepaired, op.Sandbox+": "+op.Object.String(), fmt.Sprintf("%s again, changed by %s", op.Verb, by))
+	how := map[kernel.Verb]string{kernel.Add: "made again", kernel.Replace: "set again", kernel.Delete: "removed again"}
+	e.add(ObjectRepaired, op.Sandbox+": "+op.Object.String(), how[op.Verb]+"; changed by "+by)
 }
 
 // problems tells which problems began and ended between two rounds.

@@ -78,7 +78,7 @@ func TestEvents(t *testing.T) {
 		"ServiceCreated service web: publishes 8080:80/tcp; by n1\n",
 		"EndpointCreated endpoint web.1: by n1\n", "EndpointDraining endpoint web.1: by n1\n", "EndpointDeleted endpoint web.1: by n1\n",
 		"ProblemBegan service web port tcp/8080: NoReadyEndpoint: ")
-	a.holdsLines("NodeJoined node n2: ID "+b.status().GetNode().GetId()+", address 192.0.2.12\n")
+	a.holdsLines("NodeJoined node n2: ID " + b.status().GetNode().GetId() + ", address 192.0.2.12\n")
 	if text := b.eventLines(); strings.Contains(text, "web.1: addresses none") || strings.Contains(text, "ServiceCreated service web: publishes 8080:80/tcp; by n2") {
 		t.Errorf("got\n%s", text)
 	}

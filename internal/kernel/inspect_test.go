@@ -41,7 +41,8 @@ func TestInspect(t *testing.T) {
 			route add 203.0.113.0/24 dev card proto 83
 			link add mine type bridge
 			link set mine alias sluice
-			link add theirs type vxlan id 1048576 dstport 4789 local 192.0.2.11`)
+			link add theirs type vxlan id 1048576 dstport 4789 local 192.0.2.11
+			link set theirs up`)
 		for setting, value := range map[string]string{"net.ipv4.conf.all.rp_filter": "0", "net.ipv4.conf.card.rp_filter": "1", "net.ipv4.ip_forward": "0"} {
 			if out, err := exec.Command("sysctl", "-qw", setting+"="+value).CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
@@ -102,7 +103,8 @@ func inspectedNetwork(t *testing.T, f *doctor.Facts) {
 	if want := []doctor.Tunnel{{Name: "theirs", VNI: 1048576, Port: 4789}}; !slices.Equal(f.Tunnels, want) {
 		t.Errorf("tunnels: %+v", f.Tunnels)
 	}
-	if len(f.Ports) != 3 || !slices.Equal(f.Ports[0].Holders, []doctor.Holder{{PID: os.Getpid(), Name: "kernel.test"}}) || len(f.Ports[1].Holders) > 0 {
+	if len(f.Ports) != 3 || !slices.Equal(f.Ports[0].Holders, []doctor.Holder{{PID: os.Getpid(), Name: "kernel.test"}}) || len(f.Ports[1].Holders) > 0 ||
+		!slices.Equal(f.Ports[2].Holders, []doctor.Holder{{Kernel: true}}) {
 		t.Errorf("ports: %+v", f.Ports)
 	}
 }

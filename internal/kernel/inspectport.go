@@ -5,10 +5,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/sluice-mesh/sluice/internal/doctor"
+	"github.com/sluice-mesh/sluice/internal/plan"
 )
 
 // ports looks who has those that the agent and its tunnels need, in the calling thread's
@@ -26,14 +30,42 @@ func (i *inspector) ports() error {
 			return err
 		}
 		p.Holders = portHolders(inodes)
+		for m := range p.Holders {
+			h := &p.Holders[m]
+			h.Kernel = h.PID == 0 && p.Proto == "udp" && i.tunnelOn(p.Number)
+		}
 	}
 	return nil
+}
+
+// tunnelOn tells whether a VXLAN device uses a port of the host. Its socket is the kernel's,
+// and looks like one of a process that is not seen.
+func (i *inspector) tunnelOn(port uint16) bool {
+	onPort := func(l netlink.Link) bool {
+		v, ok := l.(*netlink.Vxlan)
+		return ok && v.Port == int(port)
+	}
+	if links, err := i.host.list(); err == nil && slices.ContainsFunc(links, onPort) {
+		return true
+	}
+	for _, s := range i.facts.RunDir.Sandboxes {
+		n, err := openNamespace(s, plan.KindNetwork, filepath.Join(i.RunDir, netnsName, s))
+		if err != nil {
+			continue // it went meanwhile
+		}
+		links, err := n.list()
+		n.close()
+		if err == nil && slices.ContainsFunc(links, onPort) {
+			return true
+		}
+	}
+	return false
 }
 
 // The state of a TCP socket that listens (net/tcp_states.h).
 const tcpListens = "0A"
 
-// boundSockets lists the inodes of the sockets that are bound to a port; 0 for the kernel's own.
+// boundSockets lists the inodes of the sockets that are bound to a port.
 func boundSockets(proto string, port uint16) (map[string]bool, error) {
 	inodes := map[string]bool{}
 	for _, family := range []string{"", "6"} {
@@ -65,13 +97,9 @@ func boundSockets(proto string, port uint16) (map[string]bool, error) {
 }
 
 // portHolders are the processes that have the sockets open. A socket that none is found for
-// belongs to a process that this one may not look at.
+// belongs to the kernel, or to a process that this one may not look at.
 func portHolders(inodes map[string]bool) []doctor.Holder {
 	var found []doctor.Holder
-	if inodes["0"] {
-		found = append(found, doctor.Holder{Kernel: true})
-		delete(inodes, "0")
-	}
 	if len(inodes) == 0 {
 		return found
 	}
