@@ -16,6 +16,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	grpcstatus "google.golang.org/grpc/status"
 
+	"github.com/sluice-mesh/sluice/internal/doctor"
+	"github.com/sluice-mesh/sluice/internal/kernel"
 	"github.com/sluice-mesh/sluice/mesh"
 	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
 )
@@ -77,8 +79,9 @@ func (a *testAgent) system() system {
 			}
 			return a.machine, nil
 		},
-		watch: a.processes.watch,
-		now:   time.Now,
+		watch:   a.processes.watch,
+		now:     time.Now,
+		inspect: func(q kernel.Inspection) doctor.Facts { return someFacts(q) },
 	}
 }
 
