@@ -44,6 +44,8 @@ type system struct {
 	open    func(runDir string) (Machine, error)
 	watch   func(ctx context.Context, pid int) (<-chan struct{}, error) // closed when the process has ended
 	now     func() time.Time
+
+	supervisor func() (*supervisor, error) // nil where there is none
 }
 
 func realSystem() system {
@@ -58,5 +60,7 @@ func realSystem() system {
 		},
 		watch: kernel.WatchPID,
 		now:   time.Now,
+
+		supervisor: ownSupervisor,
 	}
 }

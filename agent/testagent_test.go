@@ -26,6 +26,7 @@ type testAgent struct {
 	cfg       Config
 	machine   *fakeMachine
 	processes *processes
+	boss      *supervisor // nil: none
 	cancel    context.CancelFunc
 	done      chan error
 
@@ -66,6 +67,8 @@ func (a *testAgent) system() system {
 		open:    func(string) (Machine, error) { return a.machine, nil },
 		watch:   a.processes.watch,
 		now:     time.Now,
+
+		supervisor: func() (*supervisor, error) { return a.boss, nil },
 	}
 }
 
