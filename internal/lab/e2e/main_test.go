@@ -13,6 +13,7 @@ import (
 
 	"github.com/sluice-mesh/sluice/internal/lab/cluster"
 	"github.com/sluice-mesh/sluice/internal/lab/feature"
+	"github.com/sluice-mesh/sluice/internal/lab/load"
 	"github.com/sluice-mesh/sluice/internal/lab/probe"
 )
 
@@ -20,6 +21,14 @@ func TestMain(m *testing.M) {
 	// The workloads are this program too.
 	if len(os.Args) == 3 && os.Args[1] == "serve" {
 		if err := probe.ServeUntilSignal(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	// And so are those who send requests.
+	if len(os.Args) == 2 && os.Args[1] == "load" {
+		if err := load.Serve(os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -73,5 +82,7 @@ func TestCluster(t *testing.T) {
 	t.Run("Mesh", func(t *testing.T) { testMesh(t, c) })
 	t.Run("BadInput", func(t *testing.T) { testBadInput(t, c) })
 	t.Run("Repair", func(t *testing.T) { testRepair(t, c) })
+	t.Run("Deaths", func(t *testing.T) { testDeaths(t, c) })
+	t.Run("LongDeath", func(t *testing.T) { testLongDeath(t, c) })
 	t.Run("Mutations", func(t *testing.T) { testMutations(t, c) })
 }
