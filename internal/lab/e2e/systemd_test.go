@@ -207,21 +207,26 @@ func (s *service) mounted() map[string]uint64 {
 	return found
 }
 
-// show is a property of the unit.
-func (s *service) show(property string) string {
+// show are properties of the unit at one moment, in the order of their names.
+func (s *service) show(properties string) []string {
 	s.t.Helper()
-	value, err := cluster.Systemctl(s.t.Context(), "show", "--value", "-p", property, unitName)
+	said, err := cluster.Systemctl(s.t.Context(), "show", "-p", properties, unitName)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return value
+	values := strings.Split(said, "\n")
+	slices.Sort(values)
+	for i, v := range values {
+		_, values[i], _ = strings.Cut(v, "=")
+	}
+	return values
 }
 
 // rights sees that the hardening leaves the agent what it needs, and no mount namespace.
 func (s *service) rights() {
 	s.t.Helper()
 	first, err1 := os.Readlink("/proc/1/ns/mnt")
-	own, err2 := os.Readlink("/proc/" + s.show("MainPID") + "/ns/mnt")
+	own, err2 := os.Readlink("/proc/" + s.show("MainPID")[0] + "/ns/mnt")
 	if err := errors.Join(err1, err2); err != nil || first != own {
 		s.t.Errorf("the agent is in mount namespace %s, systemd in %s, %v", own, first, err)
 	}
@@ -291,31 +296,35 @@ func (s *service) interrupt() {
 		s.again(fmt.Sprintf("killed %d", i+1), answerIn*3, "kill", "-s", "KILL")
 	}
 	s.again("frozen", watched, "kill", "-s", "STOP")
-	if said := journal(); !strings.Contains(said, "Watchdog timeout") {
-		s.t.Errorf("systemd has not seen the frozen agent:\n%s", said)
+	said, err := exec.CommandContext(s.t.Context(), "journalctl", "--no-pager", "-u", unitName).CombinedOutput()
+	if err != nil || !strings.Contains(string(said), "Watchdog timeout") {
+		s.t.Errorf("systemd has not seen the frozen agent (%v)", err)
 	}
 	if err := s.c.Settle(s.t.Context()); err != nil {
 		s.t.Error(err)
 	}
-	if got := s.show("StatusText"); !strings.HasPrefix(got, "in a cluster of 3, 3 services, 4 endpoints") {
-		s.t.Errorf("the unit's status is %q", got)
-	}
+	until(s.t, "the unit's status is right", func() error {
+		if got := s.show("StatusText")[0]; !strings.HasPrefix(got, "in a cluster of 3, 3 services, 4 endpoints") {
+			return fmt.Errorf("it is %q", got)
+		}
+		return nil
+	})
 }
 
 // again has systemctl do something to the agent, and waits until another one is ready.
 func (s *service) again(what string, limit time.Duration, args ...string) {
 	s.t.Helper()
-	before, began := s.show("MainPID"), time.Now()
+	before, began := s.show("MainPID")[0], time.Now()
 	if _, err := cluster.Systemctl(s.t.Context(), append(args, unitName)...); err != nil {
 		s.t.Fatal(err)
 	}
 	for {
-		state, pid := s.show("ActiveState"), s.show("MainPID")
-		if state == "active" && pid != before {
+		now := s.show("ActiveState,MainPID")
+		if now[0] == "active" && now[1] != before {
 			break
 		}
 		if time.Since(began) > limit {
-			s.t.Fatalf("%s: after %s the unit is %s with process %s, before it was %s", what, limit, state, pid, before)
+			s.t.Fatalf("%s: after %s the unit is %v, before it was %s", what, limit, now, before)
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
