@@ -19,7 +19,7 @@ PROTO := proto/sluice
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: go
 go:
@@ -50,7 +50,7 @@ demo: go ## three nodes, one service, every client and node: prints the table
 
 .PHONY: test
 test: deps build runner ## everything: static checks, all tests here, and in a VM those that need one
-	@go run ./internal/lab/cmd/runtests -check 'make static' -runner '$(CURDIR)/$(RUNNER) -t 1000' ./...
+	@go run ./internal/lab/cmd/runtests -check 'make static' -runner '$(CURDIR)/$(RUNNER) -t 1000' -steady '$(CURDIR)/$(RUNNER) -1 -t 2400' ./...
 
 .PHONY: check
 check: deps build static ## static checks and the tests that this kernel can carry
@@ -97,6 +97,13 @@ bench-mesh: go ## requests per second of the mesh beside what it is made of, whe
 	@$(MAKE) build runner
 	@$(GO_BUILD) -o .build/bench ./internal/lab/cmd/bench
 	@SLUICE_BIN=$(CURDIR)/.build/sluice $(RUNNER) -1 -t 1500 .build/bench
+
+.PHONY: repair-table
+repair-table: go ## what each sabotage costs, measured where time is instructions, into docs/REPAIR.md (15 minutes)
+	@hack/deps run
+	@$(MAKE) build runner
+	@go test -c -o .build/e2e.test ./internal/lab/e2e
+	@cd internal/lab/e2e && $(CURDIR)/$(RUNNER) -1 -t 2400 -o $(CURDIR)/docs $(CURDIR)/.build/e2e.test -test.run 'TestSurvival/Sabotage$$' -update
 
 .PHONY: cover
 cover: go ## coverage of the tests that this kernel can carry, in cover.out

@@ -26,6 +26,10 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	if missing := sys.missing(); len(missing) > 0 {
 		return mesh.Refuse(FeatureMissing, "load or build what is named", "this kernel lacks %s", strings.Join(missing, "; "))
 	}
+	balancer, err := cfg.Balancer.pick(sys.hasIPVS)
+	if err != nil {
+		return err
+	}
 	if err := refuseSecondAgent(cfg.Socket); err != nil {
 		return err
 	}
@@ -57,6 +61,7 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	status := newStatus(sys.now)
 	ctx, cancel := context.WithCancel(ctx)
 	loop := newLoop(cluster, machine, status, cfg.Log)
+	loop.balancer = balancer
 	endpoints := &endpoints{
 		cluster: cluster, loop: loop, status: status, store: store, watch: sys.watch, log: cfg.Log, ctx: ctx,
 	}
@@ -81,7 +86,7 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 		r := &reporter{supervisor: boss, own: own.ID, status: status, now: sys.now, check: checkAPI(cfg.Socket), log: cfg.Log}
 		group.Go(func() error { return r.run(ctx) })
 	}
-	cfg.Log.Info("the agent runs", "node", own.ID, "name", own.Name, "address", own.Addr, "socket", cfg.Socket)
+	cfg.Log.Info("the agent runs", "node", own.ID, "name", own.Name, "address", own.Addr, "socket", cfg.Socket, "balancer", balancer)
 	return group.Wait()
 }
 

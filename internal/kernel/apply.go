@@ -34,6 +34,7 @@ const (
 	stepRoute  step = "route"
 	stepNFT    step = "nft"
 	stepIPVS   step = "ipvs"
+	stepFlows  step = "flows"
 )
 
 // laterSteps are what is done in one sandbox when all have their links. In our own
@@ -47,7 +48,7 @@ func laterSteps(kind plan.Kind) []step {
 	case plan.KindEndpoint:
 		return wiring
 	default:
-		return append(append([]step{stepNFT}, wiring...), stepIPVS)
+		return append(append([]step{stepNFT}, wiring...), stepIPVS, stepFlows)
 	}
 }
 
@@ -70,6 +71,8 @@ func (s step) diff(want *plan.Sandbox, have observed) []Op {
 		return diffNFT(want.Name, want.Tables, have.tables)
 	case stepIPVS:
 		return diffIPVS(want, have)
+	case stepFlows:
+		return diffFlows(want, have.Flows)
 	default:
 		return nil
 	}
@@ -128,9 +131,10 @@ func (r *round) walk(want *plan.Plan) {
 	r.strays(want, have)
 }
 
-// hostRules loads the host's tables where there are none yet, without elements:
+// hostRules loads the host's tables where there are none, before anything else:
 // what keeps networks apart and masquerades is there before the first packet can be
-// forwarded, and no port is captured before what is behind it is ready.
+// forwarded. They come without elements, as no port is captured before what is
+// behind it is ready; with all of them where somebody took only the tables away.
 func (r *round) hostRules(want *plan.Plan) {
 	for _, s := range want.Sandboxes {
 		if s.Kind != plan.KindHost || r.dry {
@@ -141,11 +145,32 @@ func (r *round) hostRules(want *plan.Plan) {
 			continue // told when it is the host's turn
 		}
 		for _, op := range stepNFT.diff(s, have) {
-			if load, ok := op.Object.(TableLoad); ok && op.Verb == Add {
-				r.run(Op{Add, s.Name, TableLoad{load.Table.Bare()}})
+			load, ok := op.Object.(TableLoad)
+			if !ok || op.Verb != Add {
+				continue
+			}
+			if !r.readyBehind(want) {
+				load.Table = load.Table.Bare()
+			}
+			r.run(Op{Add, s.Name, load})
+		}
+	}
+}
+
+// readyBehind tells whether all is there that the host's rules lead to, whose links were seen to.
+func (r *round) readyBehind(want *plan.Plan) bool {
+	look := &round{ctx: r.ctx, m: r.m, dry: true, lost: map[string]bool{}}
+	for _, s := range want.Sandboxes {
+		for _, step := range laterSteps(s.Kind) {
+			if s.Kind == plan.KindHost && step == stepNFT {
+				continue
+			}
+			if look.step(step, s); len(look.report.Done)+len(look.report.Failed) > 0 {
+				return false
 			}
 		}
 	}
+	return r.ctx.Err() == nil && len(r.report.Failed) == 0
 }
 
 // step brings one subsystem of one sandbox to what the plan says.

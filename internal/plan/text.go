@@ -50,6 +50,7 @@ func (s *Sandbox) sort() {
 		}
 		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port))
 	})
+	slices.SortFunc(s.Flows, CompareFlow)
 	slices.SortFunc(s.Tables, func(a, b *Table) int { return cmp.Compare(a.Family, b.Family) })
 	for _, t := range s.Tables {
 		for _, set := range t.Sets {
@@ -89,6 +90,7 @@ func (s *Sandbox) text(b *strings.Builder) {
 	}
 	lines(b, s.Virtual)
 	lines(b, s.Backends)
+	lines(b, s.Flows)
 	for _, t := range s.Tables {
 		t.lines(b)
 	}

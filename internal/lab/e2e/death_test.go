@@ -11,10 +11,10 @@ import (
 )
 
 const (
-	enough    = 10_000 // requests over all deaths together
-	deathRate = 100    // requests a second: what a virtual machine without its own processor carries
-	longDeath = 5 * time.Minute
-	answerIn  = 10 * time.Second // no answer is late only because the machine is slow
+	enoughRequests = 10_000 // requests over all deaths together
+	deathRate      = 250    // requests a second
+	longDeath      = 5 * time.Minute
+	answerIn       = 10 * time.Second // no answer is late only because the machine is slow
 )
 
 // testDeaths kills each agent in turn, with no warning, and starts it again, under
@@ -34,13 +34,13 @@ func testDeaths(t *testing.T, c *cluster.Cluster) {
 		if err := c.Settle(t.Context()); err != nil {
 			t.Fatalf("after the agent of %s was killed: %v", n.Name, err)
 		}
-		share := enough * (i + 1) / len(c.Nodes)
+		share := enoughRequests * (i + 1) / len(c.Nodes)
 		for deadline := time.Now().Add(2 * time.Minute); len(l.Tally().Requests) < share && time.Now().Before(deadline); {
 			time.Sleep(200 * time.Millisecond)
 		}
 	}
-	if tally := whole(t, "an agent after the other killed", l, began); len(tally.Requests) < enough {
-		t.Errorf("only %d requests, want %d", len(tally.Requests), enough)
+	if tally := whole(t, "an agent after the other killed", l, began); len(tally.Requests) < enoughRequests {
+		t.Errorf("only %d requests, want %d", len(tally.Requests), enoughRequests)
 	}
 }
 
@@ -53,8 +53,8 @@ func testLongDeath(t *testing.T, c *cluster.Cluster) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	in := send(t, c.Client.Space, load.Spec{Rate: deathRate / 5, Wait: answerIn, Targets: fromClient(c, c.Nodes...)})
-	out := send(t, three.Space, load.Spec{Rate: deathRate / 5, Wait: answerIn, Targets: fromEndpoint(c, three, two, c.Node("n1"))})
+	in := send(t, c.Client.Space, load.Spec{Rate: deathRate / 10, Wait: answerIn, Targets: fromClient(c, c.Nodes...)})
+	out := send(t, three.Space, load.Spec{Rate: deathRate / 10, Wait: answerIn, Targets: fromEndpoint(c, three, two, c.Node("n1"))})
 	time.Sleep(30 * time.Second) // the others have long said that the node is silent
 	transfers(t, c, three)
 	time.Sleep(time.Until(began.Add(longDeath)))

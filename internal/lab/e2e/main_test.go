@@ -1,7 +1,7 @@
 // Package e2e runs the real program in a real cluster of three nodes.
 //
-// It needs IP_VS. Where the running kernel has none, these tests are put off to the
-// virtual machine. The program is .build/sluice, which "make build" makes, or what
+// Most of it runs twice, with each balancer. Where the running kernel has no IP_VS,
+// that half is put off to the virtual machine. The program is .build/sluice, which "make build" makes, or what
 // SLUICE_BIN names.
 package e2e
 
@@ -54,35 +54,80 @@ func program(t *testing.T) string {
 	return path
 }
 
+// eachBalancer runs f once for each.
+func eachBalancer(t *testing.T, f func(t *testing.T, balancer string)) {
+	t.Helper()
+	t.Run("nft", func(t *testing.T) {
+		feature.Need(t, feature.Mesh()...)
+		f(t, "nft")
+	})
+	t.Run("ipvs", func(t *testing.T) {
+		feature.Need(t, append(feature.Mesh(), feature.IPVS)...)
+		f(t, "ipvs")
+	})
+}
+
 // TestCluster is all that is tried on one populated cluster: making one is what
 // takes the time.
-func TestCluster(t *testing.T) {
-	feature.Need(t, feature.Mesh()...)
+func TestCluster(t *testing.T) { eachBalancer(t, testCluster) }
+
+func testCluster(t *testing.T, balancer string) {
+	t.Helper()
+	c, done := populated(t, balancer)
+	defer done()
+	t.Run("Mesh", func(t *testing.T) { testMesh(t, c) })
+	t.Run("BadInput", func(t *testing.T) { testBadInput(t, c) })
+	t.Run("Leaving", func(t *testing.T) { testLeaving(t, c) })
+	t.Run("Repair", func(t *testing.T) { testRepair(t, c) })
+	t.Run("Mutations", func(t *testing.T) { testMutations(t, c) })
+	t.Run("Explain", func(t *testing.T) { testExplain(t, c) })
+}
+
+// TestSurvival is what becomes of requests while agents die and objects vanish. It
+// counts requests a second and milliseconds: a VM for it is one where those mean something.
+func TestSurvival(t *testing.T) {
+	t.Run("nft", func(t *testing.T) {
+		feature.NeedSteady(t, feature.Mesh()...)
+		c, done := populated(t, "nft")
+		defer done()
+		t.Run("Deaths", func(t *testing.T) { testDeaths(t, c) })
+		t.Run("Sabotage", func(t *testing.T) { testSabotage(t, c) })
+		// Nothing in it depends on the balancer: once is enough.
+		t.Run("LongDeath", func(t *testing.T) { testLongDeath(t, c) })
+	})
+	t.Run("ipvs", func(t *testing.T) {
+		feature.NeedSteady(t, append(feature.Mesh(), feature.IPVS)...)
+		c, done := populated(t, "ipvs")
+		defer done()
+		t.Run("Deaths", func(t *testing.T) { testDeaths(t, c) })
+		t.Run("Sabotage", func(t *testing.T) { testSabotage(t, c) })
+	})
+}
+
+// populated is a cluster with its networks, services and workloads; done takes it away.
+func populated(t *testing.T, balancer string) (c *cluster.Cluster, done func()) {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := cluster.Start(t.Context(), cluster.Config{
-		Sluice: program(t), Workload: []string{self, "serve"}, Progress: t.Logf,
+	c, err = cluster.Start(t.Context(), cluster.Config{
+		Sluice: program(t), Balancer: balancer, Workload: []string{self, "serve"}, Progress: t.Logf,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
+	done = func() {
 		if t.Failed() {
 			t.Log(c.Logs())
 		}
 		if err := c.Close(); err != nil {
 			t.Error(err)
 		}
-	}()
+	}
 	if err := c.Populate(t.Context()); err != nil {
+		done()
 		t.Fatal(err)
 	}
-	t.Run("Mesh", func(t *testing.T) { testMesh(t, c) })
-	t.Run("BadInput", func(t *testing.T) { testBadInput(t, c) })
-	t.Run("Repair", func(t *testing.T) { testRepair(t, c) })
-	t.Run("Deaths", func(t *testing.T) { testDeaths(t, c) })
-	t.Run("LongDeath", func(t *testing.T) { testLongDeath(t, c) })
-	t.Run("Mutations", func(t *testing.T) { testMutations(t, c) })
+	return c, done
 }

@@ -172,7 +172,7 @@ type service struct {
 	c         *cluster.Cluster
 	node      *cluster.Node
 	sandboxes map[string]uint64      // inodes of the namespaces, by name
-	held      map[string]*probe.Conn // connections from before anything happened
+	held      map[string]*probe.Flow // connections from before anything happened
 }
 
 func (s *service) targets() []load.Target {
@@ -260,7 +260,7 @@ func (s *service) rights() {
 func (s *service) hold() {
 	s.t.Helper()
 	client := probe.Client{Place: s.c.Client, Wait: answerIn}
-	s.held = map[string]*probe.Conn{}
+	s.held = map[string]*probe.Flow{}
 	for _, f := range families() {
 		for tries := 0; len(s.held)%3 != 0 || tries == 0; tries++ {
 			flow, err := client.Open("tcp", netip.AddrPortFrom(s.node.Addr(f), cluster.Published))

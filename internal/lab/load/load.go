@@ -64,7 +64,7 @@ type generator struct {
 	group  sync.WaitGroup
 
 	mu   sync.Mutex
-	idle map[int][]*probe.Conn // by target
+	idle map[int][]*probe.Flow // by target
 }
 
 // generate sends requests until stop is closed, and waits for the last one's end.
@@ -72,7 +72,7 @@ type generator struct {
 func generate(s Spec, stop <-chan struct{}, report func(Request)) {
 	g := &generator{
 		Spec: s, client: probe.Client{Place: probe.Here{}, Wait: s.Wait}, report: report,
-		slots: make(chan struct{}, s.mostAtOnce()), idle: map[int][]*probe.Conn{},
+		slots: make(chan struct{}, s.mostAtOnce()), idle: map[int][]*probe.Flow{},
 	}
 	tick := time.NewTicker(min(time.Second/time.Duration(s.Rate), 2*time.Millisecond))
 	defer tick.Stop()
@@ -138,7 +138,7 @@ func (t Target) check(a probe.Answer) error {
 	return nil
 }
 
-func (g *generator) take(target int) *probe.Conn {
+func (g *generator) take(target int) *probe.Flow {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	list := g.idle[target]
@@ -150,7 +150,7 @@ func (g *generator) take(target int) *probe.Conn {
 	return last
 }
 
-func (g *generator) put(target int, c *probe.Conn) {
+func (g *generator) put(target int, c *probe.Flow) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.idle[target] = append(g.idle[target], c)

@@ -114,8 +114,8 @@ func TestTally(t *testing.T) {
 		{1, at(200), 200 * time.Millisecond, "silence"},
 		{1, at(900), 50 * time.Millisecond, ""},
 	}}
-	if got := tally.Gap(then); got != 840*time.Millisecond {
-		t.Errorf("gap %s, want 840ms: from the answer at 110 to the one at 950", got)
+	if got := tally.Gap(then); got != 950*time.Millisecond {
+		t.Errorf("gap %s, want 950ms: until b answered", got)
 	}
 	if got := tally.Back(then); got != 300*time.Millisecond {
 		t.Errorf("back after %s, want 300ms", got)

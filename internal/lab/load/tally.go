@@ -68,20 +68,22 @@ func (t Tally) Back(then time.Time) time.Duration {
 	return max(failed[len(failed)-1].Began.Sub(then), 0)
 }
 
-// Gap is the longest time after then without any answer.
+// Gap is the longest time after then in which one of the targets gave no answer.
 func (t Tally) Gap(then time.Time) time.Duration {
-	var ends []time.Time
+	ends := map[int][]time.Time{}
 	for _, r := range t.Requests {
 		if end := r.Began.Add(r.Took); r.Why == "" && end.After(then) {
-			ends = append(ends, end)
+			ends[r.Target] = append(ends[r.Target], end)
 		}
 	}
-	slices.SortFunc(ends, time.Time.Compare)
 	var most time.Duration
-	last := then
-	for _, end := range ends {
-		most = max(most, end.Sub(last))
-		last = end
+	for _, list := range ends {
+		slices.SortFunc(list, time.Time.Compare)
+		last := then
+		for _, end := range list {
+			most = max(most, end.Sub(last))
+			last = end
+		}
 	}
 	return most
 }

@@ -80,7 +80,7 @@ func transfers(mux *http.ServeMux) {
 
 // Pull has the server named by send a Transfer, and tells how it did not come whole.
 func (c Client) Pull(to netip.AddrPort, by string, t Transfer) error {
-	return c.transfer(to, by, t, func(flow *Conn) (string, error) {
+	return c.transfer(to, by, t, func(flow *Flow) (string, error) {
 		req, err := http.NewRequest("GET", fmt.Sprintf("http://lab/paced?size=%d&over=%s", t.Size, t.Over), nil)
 		if err != nil {
 			return "", err
@@ -88,7 +88,7 @@ func (c Client) Pull(to netip.AddrPort, by string, t Transfer) error {
 		if err := req.Write(flow.conn); err != nil {
 			return "", err
 		}
-		resp, err := http.ReadResponse(flow.reader, req)
+		resp, err := http.ReadResponse(flow.r, req)
 		if err != nil {
 			return "", err
 		}
@@ -99,14 +99,14 @@ func (c Client) Pull(to netip.AddrPort, by string, t Transfer) error {
 
 // Push sends a Transfer to the server named by, and tells how it did not come whole.
 func (c Client) Push(to netip.AddrPort, by string, t Transfer) error {
-	return c.transfer(to, by, t, func(flow *Conn) (string, error) {
-		text, err := exchange(flow.conn, flow.reader, "POST", "/sum", t.content())
+	return c.transfer(to, by, t, func(flow *Flow) (string, error) {
+		text, err := exchange(flow.conn, flow.r, "POST", "/sum", t.content())
 		return strings.TrimSpace(text), err
 	})
 }
 
 // transfer does it on a connection to the server named by, and compares.
-func (c Client) transfer(to netip.AddrPort, by string, t Transfer, do func(*Conn) (string, error)) error {
+func (c Client) transfer(to netip.AddrPort, by string, t Transfer, do func(*Flow) (string, error)) error {
 	want, err := t.sum()
 	if err != nil {
 		return err
@@ -130,7 +130,7 @@ func (c Client) transfer(to netip.AddrPort, by string, t Transfer, do func(*Conn
 }
 
 // find opens connections until one leads to the server of that name.
-func (c Client) find(to netip.AddrPort, name string) (*Conn, error) {
+func (c Client) find(to netip.AddrPort, name string) (*Flow, error) {
 	const tries = 20
 	for range tries {
 		flow, err := c.Open("tcp", to)
