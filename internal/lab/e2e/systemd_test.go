@@ -26,6 +26,7 @@ import (
 
 const (
 	unitName = "sluice.service"
+	unitRate = 100              // requests a second
 	times    = 5                // each that the agent is restarted and killed
 	watched  = 75 * time.Second // WatchdogSec, and starting again, with room for a slow machine
 )
@@ -50,7 +51,7 @@ func TestSystemd(t *testing.T) {
 	s.sandboxes = s.mounted()
 	s.rights()
 	began := time.Now()
-	l := send(t, c.Client.Space, load.Spec{Rate: deathRate, Wait: answerIn, Targets: s.targets()})
+	l := send(t, c.Client.Space, load.Spec{Rate: unitRate, Wait: answerIn, Targets: s.targets()})
 	s.hold()
 	s.interrupt()
 	if _, err := cluster.Systemctl(t.Context(), "stop", unitName); err != nil {
