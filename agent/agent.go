@@ -33,6 +33,10 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	if err := refuseSecondAgent(cfg.Socket); err != nil {
 		return err
 	}
+	boss, err := sys.supervisor()
+	if err != nil {
+		return err
+	}
 	// --- above: only reading; below: the machine is changed ---------------------
 	store, content, err := openStore(cfg.DataDir)
 	if err != nil {
@@ -85,6 +89,10 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	group.Go(func() error { return loop.run(ctx) })
 	group.Go(func() error { return loop.pulse.run(ctx) })
 	group.Go(func() error { return serve(ctx, api.server(cfg.Log), listener, stopLimit) })
+	if boss != nil {
+		r := &reporter{supervisor: boss, own: own.ID, status: status, now: sys.now, check: checkAPI(cfg.Socket), log: cfg.Log}
+		group.Go(func() error { return r.run(ctx) })
+	}
 	cfg.Log.Info("the agent runs", "node", own.ID, "name", own.Name, "address", own.Addr, "socket", cfg.Socket, "balancer", balancer)
 	return group.Wait()
 }

@@ -55,6 +55,8 @@ type system struct {
 	watch   func(ctx context.Context, pid int) (<-chan struct{}, error) // closed when the process has ended
 	now     func() time.Time
 	inspect func(kernel.Inspection) doctor.Facts // looks at the host
+
+	supervisor func() (*supervisor, error) // nil where there is none
 }
 
 func realSystem() system {
@@ -68,8 +70,9 @@ func realSystem() system {
 			}
 			return k, nil
 		},
-		watch:   kernel.WatchPID,
-		now:     time.Now,
-		inspect: kernel.Inspect,
+		watch:      kernel.WatchPID,
+		now:        time.Now,
+		inspect:    kernel.Inspect,
+		supervisor: ownSupervisor,
 	}
 }

@@ -29,6 +29,7 @@ type testAgent struct {
 	machine   *fakeMachine
 	kernel    Machine // what the agent is given: machine, where it is nil
 	processes *processes
+	boss      *supervisor // nil: none
 	cancel    context.CancelFunc
 	done      chan error
 
@@ -82,6 +83,8 @@ func (a *testAgent) system() system {
 		watch:   a.processes.watch,
 		now:     time.Now,
 		inspect: func(q kernel.Inspection) doctor.Facts { return someFacts(q) },
+
+		supervisor: func() (*supervisor, error) { return a.boss, nil },
 	}
 }
 
