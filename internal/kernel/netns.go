@@ -18,15 +18,17 @@ import (
 // namespace is an open network namespace and the sockets into it. One goroutine
 // uses it at a time: Apply's.
 type namespace struct {
-	name string // the sandbox's
-	kind plan.Kind
-	path string // of the pinned mount; "" for the host
-	fd   netns.NsHandle
-	id   nsID
-	link *netlink.Handle // rtnetlink, sees this namespace
-	nft  nftState
-	ipvs ipvsState
-	own  *writers // told of programs that change rules; nil where nobody watches
+	name    string // the sandbox's
+	kind    plan.Kind
+	path    string // of the pinned mount; "" for the host
+	fd      netns.NsHandle
+	id      nsID
+	link    *netlink.Handle // rtnetlink, sees this namespace
+	nft     nftState
+	ipvs    ipvsState
+	foreign foreignReading // of the host alone, as is user
+	user    userReading
+	own     *writers // told of programs that change rules; nil where nobody watches
 }
 
 // nsID identifies a namespace for as long as it lives.

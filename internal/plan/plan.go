@@ -36,6 +36,8 @@ type Sandbox struct {
 	Virtual  []VirtualServer
 	Backends []Backend
 	Timeouts Timeouts // of IPVS; the zero value where the sandbox has none
+	Passages []Passage
+	User     User
 }
 
 // Kind says whose namespace a sandbox is and so what of it may be changed.
