@@ -80,21 +80,19 @@ type place struct {
 	index int // among the chain's rules, ours included
 }
 
-// maxDepth bounds the walk: the kernel allows 16 jumps.
-const maxDepth = 16
-
 // places are those of all base chains on the hook. A base chain in which nothing
 // drops by default has none.
 func (t *foreignTable) places(h hook) []place {
 	var found []place
+	known := map[string]fate{}
 	for _, name := range t.baseChains(h) {
 		c := t.chains[name]
-		p, end := t.walk(name, maxDepth)
-		if end == goesOn && c.drops {
-			p, end = place{name, len(c.rules)}, drops
+		f := t.walk(name, known)
+		if f.end == goesOn && c.drops {
+			f = fate{place{name, len(c.rules)}, drops}
 		}
-		if end == drops && !slices.Contains(found, p) {
-			found = append(found, p)
+		if f.end == drops && !slices.Contains(found, f.place) {
+			found = append(found, f.place)
 		}
 	}
 	return found
@@ -111,29 +109,43 @@ func (t *foreignTable) baseChains(h hook) []string {
 	return names
 }
 
-// walk follows a packet that no rule has anything special to say of. It returns
-// drops and where, accepts, or goesOn where the chain ends first.
-func (t *foreignTable) walk(chain string, depth int) (place, verdict) {
+// fate is what becomes of a packet that no rule of a chain has anything special to
+// say of: it is dropped, and where, or accepted, or it goes on behind the chain.
+type fate struct {
+	place place // of drops
+	end   verdict
+}
+
+// walk tells a chain's fate. known are those that were asked for already.
+func (t *foreignTable) walk(chain string, known map[string]fate) fate {
+	f, ok := known[chain]
 	c := t.chains[chain]
-	if c == nil || depth == 0 {
-		return place{}, goesOn
+	if ok || c == nil {
+		return f
 	}
+	known[chain] = fate{} // chains that lead back to themselves, which the kernel refuses, end
+	f = t.fate(chain, c, known)
+	known[chain] = f
+	return f
+}
+
+func (t *foreignTable) fate(name string, c *foreignChain, known map[string]fate) fate {
 	for i, r := range c.rules {
 		switch r.verdict {
 		case accepts:
-			return place{}, accepts
+			return fate{end: accepts}
 		case drops:
-			return place{chain, i}, drops
+			return fate{place{name, i}, drops}
 		case returns:
-			return place{}, goesOn
+			return fate{}
 		case jumps, goesTo:
-			if p, end := t.walk(r.target, depth-1); end != goesOn || r.verdict == goesTo {
-				return p, end
+			if f := t.walk(r.target, known); f.end != goesOn || r.verdict == goesTo {
+				return f
 			}
 		case goesOn:
 		}
 	}
-	return place{}, goesOn
+	return fate{}
 }
 
 // edit is one change of a chain: taking out the rule at index, or inserting

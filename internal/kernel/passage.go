@@ -116,12 +116,18 @@ func (n *namespace) doEdits(ref tableRef, edits []edit) error {
 	if ref.Tool == toolNFT {
 		return n.editNative(ref, edits)
 	}
-	err := n.editIPTables(ref, edits)
-	if incompatible(err) {
+	if ref.Tool == toolIPTables {
 		// A table of iptables' name with rules that iptables cannot read: nft made them.
-		return n.editNative(ref, edits)
+		// Listing is what tells; iptables-restore would write into it all the same.
+		_, err := n.runIPTables(ref, "", "", "-t", ref.Name, "-S")
+		if incompatible(err) {
+			return n.editNative(ref, edits)
+		}
+		if err != nil {
+			return err
+		}
 	}
-	return err
+	return n.editIPTables(ref, edits)
 }
 
 func (n *namespace) editNative(ref tableRef, edits []edit) error {
