@@ -153,7 +153,10 @@ func (m *fakeMachine) Pinned(name string) bool {
 func (m *fakeMachine) Path(name string) string       { return filepath.Join(m.dir, name) }
 func (m *fakeMachine) OwnBridges() ([]string, error) { return []string{"docker0"}, nil }
 func (m *fakeMachine) Advertised() ([]string, error) { return []string{"eth0"}, nil }
-func (m *fakeMachine) Close() error                  { return nil }
+func (m *fakeMachine) Unrouted() (four, six []string, err error) {
+	return []string{"eth0"}, []string{"eth0"}, nil
+}
+func (m *fakeMachine) Close() error { return nil }
 
 func (m *fakeMachine) HostAddrs() ([]plan.Addr, error) {
 	return []plan.Addr{

@@ -137,7 +137,10 @@ func (l *loop) compile(snap *mesh.Snapshot) (*plan.Plan, error) {
 		l.bridges = bridges
 	}
 	advertised, unread := l.machine.Advertised()
-	return Compile(mesh.Local{ID: l.cluster.own.ID, Advertised: advertised, OwnBridges: l.bridges}, snap), errors.Join(err, unread)
+	four, six, unknown := l.machine.Unrouted()
+	return Compile(mesh.Local{
+		ID: l.cluster.own.ID, Advertised: advertised, OwnBridges: l.bridges, Unrouted4: four, Unrouted6: six,
+	}, snap), errors.Join(err, unread, unknown)
 }
 
 // take takes the machine in hand, or gives up when ctx ends: who has it may hang in the kernel.

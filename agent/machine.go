@@ -30,6 +30,8 @@ type Machine interface {
 	Advertised() ([]string, error)
 	// OwnBridges are the host's bridges whose subnets other nodes may have too.
 	OwnBridges() ([]string, error)
+	// Unrouted are the host's devices that forwarded nothing before this agent ran, by family.
+	Unrouted() (four, six []string, err error)
 	// HostAddrs are the host's own addresses with their devices.
 	HostAddrs() ([]plan.Addr, error)
 	// Underlay finds this node's address and its device's MTU in bytes; the zero

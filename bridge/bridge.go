@@ -34,6 +34,13 @@ func Compile(local mesh.Local, p *plan.Plan) {
 	for _, name := range local.OwnBridges {
 		bridges.Add(name)
 	}
+	unrouted4, unrouted6 := table.Set("unrouted4", plan.FieldIface), table.Set("unrouted6", plan.FieldIface)
+	for _, name := range local.Unrouted4 {
+		unrouted4.Add(name)
+	}
+	for _, name := range local.Unrouted6 {
+		unrouted6.Add(name)
+	}
 	table.Chain("forged", "")
 	table.Chain("forward", "type filter hook forward priority filter; policy accept;").Rule(
 		// A flow may begin with another program's frames, so each datagram is looked at
@@ -46,6 +53,10 @@ func Compile(local mesh.Local, p *plan.Plan) {
 		fmt.Sprintf(`iifname "%s*" oifname @own_bridges ct status & dnat != dnat counter drop`, plan.WayOutHosts),
 		// What conntrack does not know is not translated: an overlay address would leave.
 		fmt.Sprintf(`iifname "%s*" ct state invalid counter drop`, plan.WayOutHosts),
+		// The host forwards for the mesh's sake and is no router for its neighbours
+		// because of it.
+		"meta nfproto ipv4 iifname @unrouted4 oifname @unrouted4 counter drop",
+		"meta nfproto ipv6 iifname @unrouted6 oifname @unrouted6 counter drop",
 	)
 	table.Chain("postrouting", "type nat hook postrouting priority srcnat; policy accept;").Rule(
 		fmt.Sprintf(`iifname "%s*" masquerade`, plan.WayOutHosts),

@@ -152,4 +152,6 @@ type Local struct {
 	ID         NodeID
 	Advertised []string // devices of the host that learn routes from router advertisements, and would stop to
 	OwnBridges []string // bridges of the host whose subnets other nodes may have too: masqueraded on entry
+	Unrouted4  []string // devices of the host that forwarded no IPv4 before the agent ran: nothing passes between them
+	Unrouted6  []string // the same for IPv6
 }

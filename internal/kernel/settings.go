@@ -133,6 +133,15 @@ func (s *settings) remember(changes []Setting) error {
 	return nil
 }
 
+// before is what each key was before we first changed it.
+func (s *settings) before() map[string]string {
+	values := make(map[string]string, len(s.list))
+	for _, c := range s.list {
+		values[c.Key] = c.Before
+	}
+	return values
+}
+
 // write replaces the file at once: whoever reads it finds the old one or the new one.
 func (s *settings) write(list []Setting) error {
 	text, err := json.MarshalIndent(settingsFile{s.home, list}, "", "\t")

@@ -1,7 +1,8 @@
 // Command bench measures the mesh against what it is made of, in one run:
 // requests per second from a client to an HTTP server on another node,
 // directly, over one VXLAN hop, by Docker Swarm's path built by hand, and by the
-// mesh with the endpoint on another node and on the one that is dialled.
+// mesh with the endpoint on another node and on the one that is dialled; then what
+// each stage of the mesh costs, by taking one after another away.
 //
 //	SLUICE_BIN=./sluice bench          (in "sluicevm -1", where time is instructions)
 //
@@ -61,6 +62,10 @@ func measure(ctx context.Context, c *cluster.Cluster, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, c.Logs())
 	}
+	places, err := findPlaces(ctx, c)
+	if err != nil {
+		return err
+	}
 	if err := c.Pause(); err != nil {
 		return err
 	}
@@ -69,19 +74,23 @@ func measure(ctx context.Context, c *cluster.Cluster, out io.Writer) error {
 	fmt.Fprintln(table, "PATH\tKEEP-ALIVE\tOF DIRECT\tNEW CONNECTIONS\tOF DIRECT")
 	var direct [2]float64
 	for i, p := range paths {
-		var rate [2]float64
-		for j, connection := range []string{"keep-alive", "close"} {
-			if rate[j], err = requests(ctx, c, p.url, connection); err != nil {
-				return fmt.Errorf("%s: %w", p.name, err)
-			}
+		rate, err := rates(ctx, c, p.url)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
 		}
 		if i == 0 {
 			direct = rate
 		}
 		fmt.Fprintf(table, "%s\t%.0f\t%.3f\t%.0f\t%.3f\n", p.name, rate[0], rate[0]/direct[0], rate[1], rate[1]/direct[1])
 	}
-	return table.Flush()
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	return measureStages(ctx, c, places, paths[remote].url, out)
 }
+
+// remote is the index of the path whose stages are measured.
+const remote = 3
 
 // build makes all paths that are compared; the first is what they are compared with.
 func build(ctx context.Context, c *cluster.Cluster) ([]path, error) {
