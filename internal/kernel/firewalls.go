@@ -19,7 +19,7 @@ import (
 // or receives.
 type Firewall struct {
 	Table   string   // "iptables table filter", "nft table inet firewalld"
-	Chains  []string // its base chains that are asked, sorted
+	Chains  []string // its base chains that are asked: those that forward first
 	Unread  error    // why nobody can tell what is in it; the rest is not known then
 	Forward Forward
 	Closed  []Closed // ports of those asked about that it may drop
@@ -71,7 +71,7 @@ func Firewalls(ports ...PortUse) ([]Firewall, error) {
 	found := make([]Firewall, len(tables))
 	for i, t := range tables {
 		f := Firewall{
-			Table: t.tableRef.String(), Chains: slices.Sorted(slices.Values(append(t.baseChains(hookForward), t.baseChains(hookInput)...))),
+			Table: t.String(), Chains: append(t.baseChains(hookForward), t.baseChains(hookInput)...),
 			Unread: t.unread, Forward: t.forward(),
 		}
 		if len(t.places(hookInput)) > 0 && len(ports) > 0 {

@@ -171,10 +171,9 @@ func (t *foreignTable) edits(want []plan.Passage) []edit {
 	var out []edit
 	rest := map[string]int{} // rules of ours before the place, which go first
 	for _, name := range t.chainsOfOurs() {
-		rules := t.chains[name].rules
-		for i := len(rules) - 1; i >= 0; i-- {
-			if rules[i].ours != (plan.Passage{}) {
-				out = append(out, edit{chain: name, index: i, removed: rules[i]})
+		for i, r := range slices.Backward(t.chains[name].rules) {
+			if r.ours != (plan.Passage{}) {
+				out = append(out, edit{chain: name, index: i, removed: r})
 			}
 		}
 	}

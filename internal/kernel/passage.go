@@ -22,10 +22,14 @@ type Pass struct {
 // String names table and chains as the program that they belong to does.
 func (p Pass) String() string {
 	text := "passage  in " + p.table.String() + " " + strings.Join(p.chains, ", ")
-	for i, w := range p.passages {
-		text += fmt.Sprintf("%s %s by %s", map[bool]string{true: ":", false: ","}[i == 0], w.Direction, w.Device)
+	if len(p.passages) == 0 {
+		return text
 	}
-	return text
+	through := make([]string, len(p.passages))
+	for i, w := range p.passages {
+		through[i] = fmt.Sprintf("%s by %s", w.Direction, w.Device)
+	}
+	return text + ": " + strings.Join(through, ", ")
 }
 
 func (r tableRef) String() string {
