@@ -14,7 +14,9 @@ import (
 
 	"github.com/sluice-mesh/sluice/internal/lab/cluster"
 	"github.com/sluice-mesh/sluice/internal/lab/feature"
+	"github.com/sluice-mesh/sluice/internal/lab/firewall"
 	"github.com/sluice-mesh/sluice/internal/lab/probe"
+	"github.com/sluice-mesh/sluice/internal/lab/space"
 )
 
 // guarded is a node with another program's firewall.
@@ -51,6 +53,43 @@ func TestOthers(t *testing.T) {
 	t.Run("Mesh", func(t *testing.T) { testMesh(t, c) })
 	t.Run("User", func(t *testing.T) { testUser(t, c) })
 	resetAll(t, c, simple(), before)
+}
+
+// The table again, each node with a program's own firewall, as it comes: dockerd
+// on the entry node, ufw and firewalld where the endpoints are. What other nodes have
+// to reach was opened, as the manual says.
+func TestOtherPrograms(t *testing.T) {
+	feature.Need(t, append(feature.Mesh(), feature.IPTables)...)
+	var all []guarded
+	before := map[string]string{}
+	c := startGuarded(t, func(ctx context.Context, c *cluster.Cluster) error {
+		for name, start := range map[string]func(context.Context, *space.Space, string) (*firewall.Firewall, error){
+			"n1": firewall.Docker, "n2": firewall.UFW, "n3": firewall.Firewalld,
+		} {
+			n := c.Node(name)
+			f, err := start(ctx, n.Space, t.TempDir())
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() {
+				if err := f.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			for port, protos := range map[uint16][]string{4789: {"udp"}, 7956: {"tcp", "udp"}} {
+				for _, proto := range protos {
+					if err := f.Open(ctx, port, proto); err != nil {
+						return err
+					}
+				}
+			}
+			all = append(all, guarded{node: name, list: f.List()})
+			before[name] = listed(t, n, f.List())
+		}
+		return nil
+	})
+	testMesh(t, c)
+	resetAll(t, c, all, before)
 }
 
 // startGuarded is a populated cluster whose nodes were prepared before an agent ran.
