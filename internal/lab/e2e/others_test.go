@@ -39,6 +39,12 @@ func simple() []guarded {
 // rules are as it made them.
 func TestOthers(t *testing.T) {
 	feature.Need(t, append(feature.Mesh(), feature.IPTables, feature.LegacyIPTables)...)
+	t.Run("Simple", testSimple)
+	t.Run("Programs", testPrograms)
+}
+
+func testSimple(t *testing.T) {
+	t.Helper()
 	before := map[string]string{}
 	c := startGuarded(t, func(ctx context.Context, c *cluster.Cluster) error {
 		for _, g := range simple() {
@@ -55,11 +61,11 @@ func TestOthers(t *testing.T) {
 	resetAll(t, c, simple(), before)
 }
 
-// The table again, each node with a program's own firewall, as it comes: dockerd
+// testPrograms is the table again, each node with a program's own firewall, as it comes: dockerd
 // on the entry node, ufw and firewalld where the endpoints are. What other nodes have
 // to reach was opened, as the manual says.
-func TestOtherPrograms(t *testing.T) {
-	feature.Need(t, append(feature.Mesh(), feature.IPTables)...)
+func testPrograms(t *testing.T) {
+	t.Helper()
 	var all []guarded
 	before := map[string]string{}
 	c := startGuarded(t, func(ctx context.Context, c *cluster.Cluster) error {
@@ -99,13 +105,11 @@ func startGuarded(t *testing.T, prepared func(context.Context, *cluster.Cluster)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := cluster.Start(t.Context(), cluster.Config{
-		Sluice: program(t), Workload: []string{self, "serve"}, Progress: t.Logf, Prepared: prepared,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
+	var c *cluster.Cluster
+	t.Cleanup(func() { // before anything else is registered: what runs in its hosts is stopped first
+		if c == nil {
+			return
+		}
 		if t.Failed() {
 			t.Log(c.Logs())
 		}
@@ -113,6 +117,12 @@ func startGuarded(t *testing.T, prepared func(context.Context, *cluster.Cluster)
 			t.Error(err)
 		}
 	})
+	c, err = cluster.Start(t.Context(), cluster.Config{
+		Sluice: program(t), Workload: []string{self, "serve"}, Progress: t.Logf, Prepared: prepared,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := c.Populate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
