@@ -26,6 +26,10 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	if missing := sys.missing(); len(missing) > 0 {
 		return mesh.Refuse(FeatureMissing, "load or build what is named", "this kernel lacks %s", strings.Join(missing, "; "))
 	}
+	balancer, err := cfg.Balancer.pick(sys.hasIPVS)
+	if err != nil {
+		return err
+	}
 	if err := refuseSecondAgent(cfg.Socket); err != nil {
 		return err
 	}
@@ -53,6 +57,7 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	status := newStatus(sys.now)
 	ctx, cancel := context.WithCancel(ctx)
 	loop := newLoop(cluster, machine, status, cfg.Log)
+	loop.balancer = balancer
 	endpoints := &endpoints{
 		cluster: cluster, loop: loop, status: status, store: store, watch: sys.watch, log: cfg.Log, ctx: ctx,
 	}
@@ -73,7 +78,7 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return loop.run(ctx) })
 	group.Go(func() error { return serve(ctx, api.server(cfg.Log), listener, stopLimit) })
-	cfg.Log.Info("the agent runs", "node", own.ID, "name", own.Name, "address", own.Addr, "socket", cfg.Socket)
+	cfg.Log.Info("the agent runs", "node", own.ID, "name", own.Name, "address", own.Addr, "socket", cfg.Socket, "balancer", balancer)
 	return group.Wait()
 }
 

@@ -18,7 +18,7 @@ func Compile(local mesh.Local, snap *mesh.Snapshot) *plan.Plan {
 	}
 	bridge.Compile(local, &p)
 	overlay.Compile(local, snap, &p)
-	ingress.Compile(local, snap, ingress.IPVS{}, &p)
+	ingress.Compile(local, snap, compilerOf(local.Balancer), &p)
 	keepPinned(local, snap, &p)
 	p.Sort()
 	return &p

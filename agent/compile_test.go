@@ -19,6 +19,13 @@ func TestCompileGolden(t *testing.T) {
 			golden.Equal(t, p.Text())
 		})
 	}
+	for _, name := range []string{"two services", "draining", "no endpoint"} {
+		t.Run("nft "+name, func(t *testing.T) {
+			w := scene.New(t, 3)
+			scene.All()[name](w)
+			golden.Equal(t, Compile(mesh.Local{ID: scene.NodeID(1), Balancer: mesh.BalancerNFT}, w.State.Snapshot()).Text())
+		})
+	}
 }
 
 // Records that arrive in any order, some of them twice, give the same bytes.

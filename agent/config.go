@@ -13,13 +13,14 @@ import (
 // Config is what an operator decides about one agent. The zero value of each
 // field stands for the default named beside it.
 type Config struct {
-	DataDir    string     // /var/lib/sluice; identity, secret and records, only root may read it
-	RunDir     string     // /run/sluice; socket and pinned namespaces
-	Name       string     // the host name
-	Advertise  netip.Addr // source address of the default route
-	GossipPort uint16     // 7956, TCP and UDP
-	VXLANPort  uint16     // 4789, UDP
-	Socket     string     // RunDir/sluice.sock
+	DataDir    string         // /var/lib/sluice; identity, secret and records, only root may read it
+	RunDir     string         // /run/sluice; socket and pinned namespaces
+	Name       string         // the host name
+	Advertise  netip.Addr     // source address of the default route
+	GossipPort uint16         // 7956, TCP and UDP
+	VXLANPort  uint16         // 4789, UDP
+	Socket     string         // RunDir/sluice.sock
+	Balancer   BalancerChoice // auto
 	Log        *slog.Logger
 	Version    string // shown by status
 }
@@ -53,6 +54,9 @@ func (c Config) complete() (Config, error) {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
+	if c.Balancer == "" {
+		c.Balancer = BalancerAuto
+	}
 	var err error
 	if c.Name == "" {
 		if c.Name, err = os.Hostname(); err != nil {
@@ -61,6 +65,9 @@ func (c Config) complete() (Config, error) {
 	}
 	if err := mesh.ValidateName("node", c.Name); err != nil {
 		return c, fmt.Errorf("read --name: %w", err)
+	}
+	if err := c.Balancer.validate(); err != nil {
+		return c, err
 	}
 	if c.GossipPort == c.VXLANPort {
 		return c, mesh.Refuse(BadConfig, "give --gossip-port another number", "gossip and VXLAN are both on port %d", c.VXLANPort)

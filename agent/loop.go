@@ -24,6 +24,8 @@ type loop struct {
 	machine Machine
 	bridges []string // the last that could be read
 	repair  repair
+
+	balancer mesh.Balancer // set before run
 }
 
 func newLoop(c *cluster, m Machine, s *status, log *slog.Logger) *loop {
@@ -139,7 +141,7 @@ func (l *loop) compile(snap *mesh.Snapshot) (*plan.Plan, error) {
 	advertised, unread := l.machine.Advertised()
 	four, six, unknown := l.machine.Unrouted()
 	return Compile(mesh.Local{
-		ID: l.cluster.own.ID, Advertised: advertised, OwnBridges: l.bridges, Unrouted4: four, Unrouted6: six,
+		ID: l.cluster.own.ID, Balancer: l.balancer, Advertised: advertised, OwnBridges: l.bridges, Unrouted4: four, Unrouted6: six,
 	}, snap), errors.Join(err, unread, unknown)
 }
 

@@ -43,6 +43,7 @@ type Machine interface {
 // system is how the agent reaches what is outside of it; tests give another.
 type system struct {
 	missing func() []string // what the running kernel lacks, in words
+	hasIPVS func() bool
 	open    func(runDir string) (Machine, error)
 	watch   func(ctx context.Context, pid int) (<-chan struct{}, error) // closed when the process has ended
 	now     func() time.Time
@@ -51,6 +52,7 @@ type system struct {
 func realSystem() system {
 	return system{
 		missing: kernel.Missing,
+		hasIPVS: kernel.HasIPVS,
 		open: func(runDir string) (Machine, error) {
 			k, err := kernel.New(runDir)
 			if err != nil {

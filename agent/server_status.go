@@ -13,8 +13,6 @@ type statusServer struct {
 	*api
 }
 
-const balancerIPVS = "ipvs"
-
 // GetStatus returns the node's view of itself.
 func (s *statusServer) GetStatus(context.Context, *sluicev1.GetStatusRequest) (*sluicev1.GetStatusResponse, error) {
 	snap, v := s.cluster.snapshot(), s.status.view()
@@ -22,7 +20,7 @@ func (s *statusServer) GetStatus(context.Context, *sluicev1.GetStatusRequest) (*
 		Node: s.ownNode(snap), InCluster: snap.Node(s.cluster.own.ID) != nil,
 		Revision: snap.Rev, AppliedRevision: v.snap.Rev, Applied: toTime(v.applied),
 		Objects: uint32(objects(v.plan)), Problems: toProblems(v.problems),
-		Balancer: balancerIPVS, Version: s.config.Version,
+		Balancer: string(s.loop.balancer), Version: s.config.Version,
 		Repairs: v.repairs,
 	}
 	for _, n := range s.nodes(snap) {

@@ -63,6 +63,7 @@ func newTestAgent(tb testing.TB, n int) *testAgent {
 func (a *testAgent) system() system {
 	return system{
 		missing: func() []string { return nil },
+		hasIPVS: func() bool { return true },
 		open:    func(string) (Machine, error) { return a.machine, nil },
 		watch:   a.processes.watch,
 		now:     time.Now,

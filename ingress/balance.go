@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -12,6 +13,10 @@ import (
 // the same fronts in the same order give the same plan.
 type Balancer interface {
 	Balance(fronts []Front, sbox *plan.Sandbox)
+	// Admits are the rules that let a connection through to a backend: of the input
+	// chain, where everything else is refused, and of the forward chain. backends is
+	// the devices that lead to backends, as an nft set.
+	Admits(backends string) (input, forward []string)
 }
 
 // IPVS balances in the kernel's virtual server, keyed by firewall mark.
@@ -32,6 +37,12 @@ func (IPVS) Balance(fronts []Front, sbox *plan.Sandbox) {
 		plan.Sysctl{Key: "net/ipv4/vs/expire_nodest_conn", Value: "1"},
 		plan.Sysctl{Key: "net/ipv4/vs/expire_quiescent_template", Value: "1"},
 	)
+	drained := sbox.Table("inet").Set("drained", plan.FieldMark)
+	for i := range fronts {
+		if f := &fronts[i]; len(f.Backends) > 0 && !f.ready() {
+			drained.Add(plan.HexMark(f.Mark))
+		}
+	}
 	served := byMark(fronts)
 	count := 0
 	for _, f := range served {
@@ -48,6 +59,17 @@ func (IPVS) Balance(fronts []Front, sbox *plan.Sandbox) {
 			serve(sbox, f, plan.IPv6, func(b Backend) netip.Addr { return b.V6 })
 		}
 	}
+}
+
+// Admits implements Balancer. IPVS takes packets on their way into the namespace, and
+// its own are not forwarded. Established connections need the mark of a front that
+// is draining as a whole; new ones are refused.
+func (IPVS) Admits(string) (input, forward []string) {
+	return []string{
+		// IPVS would answer with port unreachable, which a client that sent SYN may ignore.
+		fmt.Sprintf(`iifname "%s" tcp flags & (syn | ack) == syn meta mark @drained counter reject with tcp reset`, plan.Uplink),
+		fmt.Sprintf(`iifname "%s" meta mark != 0 accept`, plan.Uplink), // IPVS comes next
+	}, nil
 }
 
 // byMark leaves out the fronts that nobody is behind and puts the others into

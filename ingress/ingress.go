@@ -34,7 +34,7 @@ func Compile(local mesh.Local, snap *mesh.Snapshot, balancer Balancer, p *plan.P
 		return
 	}
 	b := builder{
-		self: self, net: net, snap: snap, plan: p,
+		self: self, net: net, snap: snap, plan: p, balancer: balancer,
 		mtu:  mesh.OverlayMTU(snap.Nodes),
 		host: p.Host(),
 		sbox: p.Sandbox(plan.IngressSandbox, plan.KindIngress),
@@ -46,7 +46,7 @@ func Compile(local mesh.Local, snap *mesh.Snapshot, balancer Balancer, p *plan.P
 	b.firewall()
 	b.hostFirewall()
 	b.marks(fronts)
-	balancer.Balance(fronts, b.sbox)
+	b.balancer.Balance(fronts, b.sbox)
 	b.capture(fronts)
 	if len(self.BlocksOf(net.ID)) > 0 {
 		b.door()
@@ -60,13 +60,14 @@ func Compile(local mesh.Local, snap *mesh.Snapshot, balancer Balancer, p *plan.P
 
 // builder holds what every part of the mesh on one node is made from.
 type builder struct {
-	self *mesh.Node
-	net  *mesh.Network
-	snap *mesh.Snapshot
-	plan *plan.Plan
-	mtu  int
-	host *plan.Sandbox
-	sbox *plan.Sandbox
+	self     *mesh.Node
+	net      *mesh.Network
+	snap     *mesh.Snapshot
+	plan     *plan.Plan
+	balancer Balancer
+	mtu      int
+	host     *plan.Sandbox
+	sbox     *plan.Sandbox
 }
 
 // network returns the sandbox of the ingress network on this node.

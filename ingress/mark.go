@@ -15,17 +15,12 @@ func (b *builder) marks(fronts []Front) {
 	table := b.sbox.Table("inet")
 	four := table.Map("services4", plan.FieldMark, plan.FieldIPv4, plan.FieldProto, plan.FieldPort)
 	six := table.Map("services6", plan.FieldMark, plan.FieldIPv6, plan.FieldProto, plan.FieldPort)
-	// Established connections need the mark of a front that is draining as a whole; new ones are refused.
-	drained := table.Set("drained", plan.FieldMark)
 	four.Elements, six.Elements = slices.Grow(four.Elements, len(fronts)), slices.Grow(six.Elements, len(fronts))
 	for _, f := range fronts {
 		if len(f.Backends) == 0 {
 			continue
 		}
 		mark := plan.HexMark(f.Mark)
-		if !f.ready() {
-			drained.Add(mark)
-		}
 		proto, port := string(f.Port.Proto), strconv.Itoa(int(f.Port.Published))
 		if f.Uplink4.IsValid() {
 			four.Put(mark, f.Uplink4.String(), proto, port)

@@ -121,21 +121,20 @@ func (b *builder) firewall() {
 	back := fmt.Sprintf(`{ "%s", "%s" }`, plan.Tunnel, plan.DoorOut)
 	table.Chain("antispoof", "type filter hook prerouting priority raw; policy accept;").
 		Rule(plan.ForeignSource(back, b.net.Bits4)...)
-	table.Set("drained", plan.FieldMark)
-	table.Chain("input", "type filter hook input priority filter; policy drop;").Rule(
-		// IPVS would answer with port unreachable, which a client that sent SYN may ignore.
-		fmt.Sprintf(`iifname "%s" tcp flags & (syn | ack) == syn meta mark @drained counter reject with tcp reset`, plan.Uplink),
-		fmt.Sprintf(`iifname "%s" meta mark != 0 accept`, plan.Uplink), // IPVS comes next
+	admitIn, admitOut := b.balancer.Admits(back)
+	input := table.Chain("input", "type filter hook input priority filter; policy drop;")
+	input.Rule(admitIn...)
+	input.Rule(
 		"meta l4proto { icmp, ipv6-icmp } accept",
 		fmt.Sprintf(`iifname "%s" meta l4proto tcp counter reject with tcp reset`, plan.Uplink),
 		fmt.Sprintf(`iifname "%s" counter reject`, plan.Uplink),
 	)
-	table.Chain("forward", "type filter hook forward priority filter; policy drop;").Rule(
-		fmt.Sprintf(`iifname %s oifname "%s" accept`, back, plan.Uplink),
-	)
-	// After IPVS, which translates replies at priority 100: what still has an
-	// overlay source belongs to no connection.
-	table.Chain("leak", "type filter hook forward priority 200; policy accept;").Rule(
+	forward := table.Chain("forward", "type filter hook forward priority filter; policy drop;")
+	forward.Rule(fmt.Sprintf(`iifname %s oifname "%s" accept`, back, plan.Uplink))
+	forward.Rule(admitOut...)
+	// After replies were translated, by IPVS at priority 100 of forward or by conntrack at
+	// 100 of postrouting: what still has an overlay source belongs to no connection.
+	table.Chain("leak", "type filter hook postrouting priority 200; policy accept;").Rule(
 		fmt.Sprintf(`oifname "%s" ip saddr %s counter drop`, plan.Uplink, b.net.Subnet4),
 		fmt.Sprintf(`oifname "%s" ip6 saddr %s counter drop`, plan.Uplink, b.net.Subnet6),
 	)

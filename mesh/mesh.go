@@ -147,9 +147,19 @@ func validUnicast(a netip.Addr) bool {
 		(a.Is4() || !a.IsLinkLocalUnicast()) && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
+// Balancer names what picks an endpoint on a node. It is the node's own affair.
+type Balancer string
+
+// The balancers.
+const (
+	BalancerIPVS Balancer = "ipvs"
+	BalancerNFT  Balancer = "nft"
+)
+
 // Local is what a node's plan depends on besides the cluster's state.
 type Local struct {
 	ID         NodeID
+	Balancer   Balancer // "": ipvs
 	Advertised []string // devices of the host that learn routes from router advertisements, and would stop to
 	OwnBridges []string // bridges of the host whose subnets other nodes may have too: masqueraded on entry
 	Unrouted4  []string // devices of the host that forwarded no IPv4 before the agent ran: nothing passes between them

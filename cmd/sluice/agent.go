@@ -36,6 +36,7 @@ func (a *app) agentVerb() *cobra.Command {
 	flags.TextVar(&cfg.Advertise, "advertise", netip.Addr{}, "`ADDR` where other nodes reach this one (default of the route to the world)")
 	flags.Uint16Var(&cfg.GossipPort, "gossip-port", 7956, "`PORT` of membership, TCP and UDP")
 	flags.Uint16Var(&cfg.VXLANPort, "vxlan-port", 4789, "`PORT` of the tunnels, UDP")
+	flags.TextVar(&cfg.Balancer, "balancer", agent.BalancerAuto, "what picks an endpoint: `auto|ipvs|nft`; auto is ipvs where the kernel has it")
 	return cmd
 }
 

@@ -118,7 +118,7 @@ func TestWrongUsage(t *testing.T) {
 	var text strings.Builder
 	for _, line := range []string{
 		"", "--bad", "netwrk ls", "xyz", "help xyz", "completion xyz", "node", "network creat x",
-		"agent extra", "agent --advertise nowhere", "agent --gossip-port 70000", "agent --balancer nft",
+		"agent extra", "agent --advertise nowhere", "agent --gossip-port 70000", "agent --balancer lvs",
 		"init extra", "join", "join 192.0.2.1", "node ls extra", "status extra", "status -o xml", "status --host localhost",
 		"status --host unix://relative", "network create", "network create a b", "network create a --driver macvlan",
 		"service inspect", "service create web --replicas 3", "service rm", "service update", "service update web", "endpoint drain", "endpoint attach --service web",

@@ -185,12 +185,12 @@ func TestAgent(t *testing.T) {
 		line string
 		want agent.Config
 	}{
-		{"agent", agent.Config{DataDir: "/var/lib/sluice", RunDir: "/run/sluice", GossipPort: 7956, VXLANPort: 4789}},
+		{"agent", agent.Config{DataDir: "/var/lib/sluice", RunDir: "/run/sluice", GossipPort: 7956, VXLANPort: 4789, Balancer: "auto"}},
 		{
-			"agent --data-dir /d --run-dir /r --name one --advertise 2001:db8::1 --gossip-port 1 --vxlan-port 2",
+			"agent --data-dir /d --run-dir /r --name one --advertise 2001:db8::1 --gossip-port 1 --vxlan-port 2 --balancer nft",
 			agent.Config{
 				DataDir: "/d", RunDir: "/r", Name: "one", Advertise: netip.MustParseAddr("2001:db8::1"),
-				GossipPort: 1, VXLANPort: 2,
+				GossipPort: 1, VXLANPort: 2, Balancer: "nft",
 			},
 		},
 	} {

@@ -37,6 +37,7 @@ const (
 	stepRoute  step = "route"
 	stepNFT    step = "nft"
 	stepIPVS   step = "ipvs"
+	stepFlows  step = "flows"
 	stepPass   step = "passage"
 )
 
@@ -51,7 +52,7 @@ func laterSteps(kind plan.Kind) []step {
 	case plan.KindEndpoint:
 		return wiring
 	default:
-		return append(append([]step{stepNFT}, wiring...), stepIPVS)
+		return append(append([]step{stepNFT}, wiring...), stepIPVS, stepFlows)
 	}
 }
 
@@ -76,6 +77,8 @@ func (s step) diff(want *plan.Sandbox, have observed) []Op {
 		return diffNFT(want.Name, want.Tables, have.tables)
 	case stepIPVS:
 		return diffIPVS(want, have)
+	case stepFlows:
+		return diffFlows(want, have.Flows)
 	case stepPass:
 		return diffPassages(want.Name, want.Passages, have.foreign)
 	default:

@@ -136,6 +136,8 @@ func (f *Fake) do(op Op) error {
 	case plan.Timeouts:
 		s.Timeouts = o
 		return nil
+	case plan.Flow: // no packet passes, so there are none
+		return nil
 	case TableLoad:
 		return s.loadTable(op.Verb, o.Table)
 	case ElementChange:

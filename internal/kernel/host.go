@@ -172,13 +172,10 @@ func (k *Kernel) HostAddrs() ([]plan.Addr, error) {
 	return addrs, nil
 }
 
-// Missing says in words which features of the kernel the mesh needs and this
-// kernel lacks, each with what to do. Asking loads modules where they exist.
+// Missing says in words which features of the kernel the mesh cannot do without and
+// this kernel lacks, each with what to do. IP_VS is none of them (see HasIPVS).
 func Missing() []string {
 	var missing []string
-	if !hasIPVS() {
-		missing = append(missing, "IP_VS: load the module ip_vs, or use a kernel that has it")
-	}
 	if _, err := os.Stat(path.Join(procSys, "net/ipv6")); err != nil {
 		missing = append(missing, "IPv6: boot without ipv6.disable=1")
 	}

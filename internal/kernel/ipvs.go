@@ -34,16 +34,21 @@ func (s *ipvsState) close() {
 	s.handle = nil
 }
 
-// hasIPVS says whether this kernel has IP_VS, loading the module where there is
+// HasIPVS says whether this kernel has IP_VS, loading the module where there is
 // one. Without it the library reports success for everything, so that it is
-// never called before this has said yes.
-func hasIPVS() bool {
-	if _, err := netlink.GenlFamilyGet("IPVS"); err == nil {
+// never called before this, or loadedIPVS, has said yes.
+func HasIPVS() bool {
+	if loadedIPVS() {
 		return true
 	}
 	if err := exec.Command("modprobe", "ip_vs").Run(); err != nil {
 		return false
 	}
+	return loadedIPVS()
+}
+
+// loadedIPVS says whether IP_VS is there now.
+func loadedIPVS() bool {
 	_, err := netlink.GenlFamilyGet("IPVS")
 	return err == nil
 }
@@ -91,7 +96,7 @@ func (n *namespace) observeIPVS() ([]plan.VirtualServer, []plan.Backend, plan.Ti
 	var virtual []plan.VirtualServer
 	var backends []plan.Backend
 	var timeouts plan.Timeouts
-	if !hasIPVS() {
+	if !loadedIPVS() {
 		n.ipvs.close()
 		return nil, nil, timeouts, nil
 	}
@@ -159,7 +164,7 @@ func (n *namespace) doIPVS(op Op) error {
 	default:
 		return fmt.Errorf("ipvs: cannot %s a %T", op.Verb, op.Object)
 	}
-	if n.ipvs.handle == nil && !hasIPVS() { // an open handle is proof
+	if n.ipvs.handle == nil && !HasIPVS() { // an open handle is proof
 		if op.Verb == Delete {
 			return nil
 		}

@@ -189,7 +189,7 @@ func TestIPVSRefused(t *testing.T) {
 // A kernel without IP_VS is told from one with it, also where modprobe is not to
 // be found, and nothing is reported as done.
 func TestNoIPVS(t *testing.T) {
-	if hasIPVS() {
+	if HasIPVS() {
 		return // the tests above are the other half
 	}
 	n := testNamespace(t)

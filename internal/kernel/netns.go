@@ -26,7 +26,8 @@ type namespace struct {
 	link    *netlink.Handle // rtnetlink, sees this namespace
 	nft     nftState
 	ipvs    ipvsState
-	foreign foreignReading // of the host alone, as is user
+	flows   map[plan.Flow]bool // to which there may be flows; nil: not known
+	foreign foreignReading     // of the host alone, as is user
 	user    userReading
 	own     *writers // told of programs that change rules; nil where nobody watches
 }

@@ -203,6 +203,8 @@ func (k *Kernel) observe(s step, want *plan.Sandbox) (have observed, err error) 
 		if n.kind == plan.KindNetwork || n.kind == plan.KindIngress {
 			have.Virtual, have.Backends, have.Timeouts, err = n.observeIPVS()
 		}
+	case stepFlows:
+		have.Flows, err = n.observeFlows(want.Flows)
 	}
 	return have, err
 }
@@ -235,6 +237,8 @@ func (k *Kernel) do(op Op) error {
 		return n.doFDB(op.Verb, o)
 	case plan.Route:
 		return n.doRoute(op.Verb, o)
+	case plan.Flow:
+		return n.doFlow(o)
 	case TableLoad, ElementChange:
 		k.loaded = k.loaded || n == k.host
 		return n.doNFT(op)

@@ -26,6 +26,7 @@ func plans(tb testing.TB) map[string]*plan.Plan {
 		w := scene.New(tb, 3)
 		build(w)
 		found[name] = agent.Compile(mesh.Local{ID: scene.NodeID(1)}, w.State.Snapshot())
+		found[name+", nft"] = agent.Compile(mesh.Local{ID: scene.NodeID(1), Balancer: mesh.BalancerNFT}, w.State.Snapshot())
 	}
 	return found
 }
@@ -168,7 +169,7 @@ func inHost(tb testing.TB, f func()) {
 // holdable is the part of a plan that this kernel can hold; the rest is applied
 // where the mesh itself is tested.
 func holdable(p *plan.Plan) *plan.Plan {
-	if len(kernel.Missing()) > 0 {
+	if !kernel.HasIPVS() {
 		return withoutIPVS(p)
 	}
 	return p

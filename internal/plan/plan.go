@@ -35,6 +35,7 @@ type Sandbox struct {
 	Tables   []*Table
 	Virtual  []VirtualServer
 	Backends []Backend
+	Flows    []Flow   // where the sandbox balances by conntrack
 	Timeouts Timeouts // of IPVS; the zero value where the sandbox has none
 	Passages []Passage
 	User     User

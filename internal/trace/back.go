@@ -7,9 +7,9 @@ import (
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
 
-// ipvsTranslates is the priority in the forward hook at which IPVS gives replies
-// the address that was dialled.
-const ipvsTranslates = 100
+// translates is the priority at which replies get the address that was dialled: by
+// IPVS in the forward hook, by conntrack in the postrouting hook.
+const translates = 100
 
 // back is the reply's way: hops 9 and 10.
 func (w *walk) back(request *packet) error {
@@ -152,15 +152,16 @@ func (w *walk) leave(p *packet) error {
 	if err := w.forwarding(p); err != nil {
 		return err
 	}
-	if err := w.hookSpan("forward", p, span{math.MinInt, ipvsTranslates}); err != nil {
-		return err
-	}
-	p.src = w.flow.uplink
-	if err := w.hookSpan("forward", p, span{ipvsTranslates, math.MaxInt}); err != nil {
-		return err
-	}
-	if err := w.hook("postrouting", p); err != nil {
-		return err
+	for _, hook := range []string{"forward", "postrouting"} {
+		if err := w.hookSpan(hook, p, span{math.MinInt, translates}); err != nil {
+			return err
+		}
+		if hook == "postrouting" || !w.flow.nat {
+			p.src = w.flow.uplink
+		}
+		if err := w.hookSpan(hook, p, span{translates, math.MaxInt}); err != nil {
+			return err
+		}
 	}
 	if err := w.send(p, r); err != nil {
 		return err
@@ -190,7 +191,11 @@ func (w *walk) deliver(p *packet) error {
 			return err
 		}
 	}
-	w.what("IPVS and conntrack undo it: %s is answered by %s", p.dst, netip.AddrPortFrom(p.src, w.q.Port))
+	undo := "IPVS and conntrack undo"
+	if w.flow.nat {
+		undo = "conntrack undoes"
+	}
+	w.what("%s it: %s is answered by %s", undo, p.dst, netip.AddrPortFrom(p.src, w.q.Port))
 	return nil
 }
 

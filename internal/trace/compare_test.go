@@ -16,6 +16,7 @@ import (
 	"github.com/sluice-mesh/sluice/internal/lab/space"
 	"github.com/sluice-mesh/sluice/internal/plan"
 	"github.com/sluice-mesh/sluice/internal/trace"
+	"github.com/sluice-mesh/sluice/mesh"
 )
 
 const (
@@ -53,15 +54,38 @@ func noDoor(p *plan.Plan) {
 	sbox.Routes = slices.DeleteFunc(sbox.Routes, func(r plan.Route) bool { return r.Link == plan.DoorOut })
 }
 
-func mutations() []mutation {
-	n1, n2 := "198.18.47.54:80", "198.18.6.84:80" // the backends of web
-	slot1, slot3 := "02:53:e0:00:8c:c8", "02:53:e0:00:fa:69"
+// mutationsBy are those of a balancer.
+func mutationsBy(balancer mesh.Balancer) []mutation {
+	if balancer == mesh.BalancerIPVS {
+		return append(common(), ofIPVS()...)
+	}
+	return append(common(), ofNFT()...)
+}
+
+func ofNFT() []mutation {
 	return []mutation{
-		{"nothing", 1, func(*plan.Plan) {}, "", ""},
-		{"capture", 1, without(plan.HostSandbox, "inet", "published", "tcp . 8080"), "1 -", "published"},
-		{"capture of another port", 1, without(plan.HostSandbox, "inet", "published", "udp . 5353"), "", ""},
-		{"mark entry", 1, without(plan.IngressSandbox, "inet", "services4", "169.254.77.2 . tcp . 8080"), "3 -", "services4"},
-		{"mark entry of the other family", 1, without(plan.IngressSandbox, "inet", "services6", ""), "", ""},
+		{"way", 1, without(plan.IngressSandbox, "inet", "ways", "0x64ac5601"), "4 -", "ways"},
+		{"way of another service", 1, func(p *plan.Plan) {
+			s := find(p, plan.IngressSandbox).Table("inet").Set("ways")
+			s.Elements = slices.DeleteFunc(s.Elements, func(e plan.Element) bool { return e.Key != "0x64ac5601" })
+		}, "", ""},
+		{"slot", 1, without(plan.IngressSandbox, "inet", "slots4", "0x64ac5601 . 0x2"), "4 -", "slots4"},
+		{"slot of the other family", 1, without(plan.IngressSandbox, "inet", "slots6", ""), "", ""},
+		{"slot that leads elsewhere", 1, func(p *plan.Plan) {
+			s := find(p, plan.IngressSandbox).Table("inet").Set("slots4")
+			for i := range s.Elements {
+				s.Elements[i].Value = "198.18.6.99 . 80"
+			}
+		}, "4 -", "slots4"},
+		{"balancer's rules", 1, func(p *plan.Plan) {
+			c := find(p, plan.IngressSandbox).Table("inet").Chain("balance", "")
+			c.Rules = c.Rules[1:]
+		}, "3 -, 4 -, 5 198.18.6.84:80, 10 198.18.6.84:80, 5 198.18.47.54:80, 10 198.18.47.54:80", "nft table inet"},
+	}
+}
+
+func ofIPVS() []mutation {
+	return []mutation{
 		{"IPVS backend", 1, func(p *plan.Plan) {
 			s := find(p, plan.IngressSandbox)
 			s.Backends = slices.DeleteFunc(s.Backends, func(b plan.Backend) bool { return b.Addr.String() == "198.18.6.84" })
@@ -70,6 +94,18 @@ func mutations() []mutation {
 			s := find(p, plan.IngressSandbox)
 			s.Backends = append(s.Backends, plan.Backend{Mark: 0x64ac5601, Addr: netip.MustParseAddr("198.18.6.99"), Port: 80, Weight: 1})
 		}, "4 -", "delete ingress-sbox: backend"},
+	}
+}
+
+func common() []mutation {
+	n1, n2 := "198.18.47.54:80", "198.18.6.84:80" // the backends of web
+	slot1, slot3 := "02:53:e0:00:8c:c8", "02:53:e0:00:fa:69"
+	return []mutation{
+		{"nothing", 1, func(*plan.Plan) {}, "", ""},
+		{"capture", 1, without(plan.HostSandbox, "inet", "published", "tcp . 8080"), "1 -", "published"},
+		{"capture of another port", 1, without(plan.HostSandbox, "inet", "published", "udp . 5353"), "", ""},
+		{"mark entry", 1, without(plan.IngressSandbox, "inet", "services4", "169.254.77.2 . tcp . 8080"), "3 -", "services4"},
+		{"mark entry of the other family", 1, without(plan.IngressSandbox, "inet", "services6", ""), "", ""},
 		{"FDB entry", 1, func(p *plan.Plan) {
 			s := find(p, plan.IngressSandbox)
 			s.FDB = slices.DeleteFunc(s.FDB, func(f plan.FDBEntry) bool { return f.Dst.String() == "192.0.2.12" })
@@ -153,39 +189,44 @@ func brokenHops(hops []trace.Hop) string {
 // Each object of the path, taken away from the kernel, breaks the hop that it
 // belongs to and no other.
 func TestMutations(t *testing.T) {
-	for _, m := range mutations() {
-		t.Run(m.name, func(t *testing.T) {
-			held := cluster(t, "two services")[0].Plan // one to spoil, equal to the one below
-			m.cut(held)
-			f := kernel.NewFake()
-			for _, s := range held.Sandboxes {
-				if s.Kind == plan.KindEndpoint {
-					f.Pin(s.Name)
-				}
-			}
-			if report := f.Apply(t.Context(), held); len(report.Failed) > 0 {
-				t.Fatal(report.Failed)
-			}
-			nodes := cluster(t, "two services")
-			ops, err := f.Diff(t.Context(), nodes[0].Plan)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if (len(ops) == 0) != (m.name == "nothing") {
-				t.Fatalf("the kernel differs by %v", ops)
-			}
-			q := ask(nodes, m.entry, "tcp", 8080)
-			hops := explain(t, q, ops)
-			if got := brokenHops(hops); got != m.broken {
-				t.Errorf("broken are %q, want %q; the kernel differs by %v\n%s", got, m.broken, ops, text(q, hops))
-			}
-			if m.broken == "" {
-				return
-			}
-			if v := trace.Verdict(hops); !strings.Contains(v, m.says) || !strings.Contains(v, "n1") {
-				t.Errorf("the verdict is %q, and should say %q", v, m.says)
-			}
-		})
+	for _, balancer := range []mesh.Balancer{mesh.BalancerIPVS, mesh.BalancerNFT} {
+		for _, m := range mutationsBy(balancer) {
+			t.Run(string(balancer)+"/"+m.name, func(t *testing.T) { testMutation(t, balancer, m) })
+		}
+	}
+}
+
+func testMutation(t *testing.T, balancer mesh.Balancer, m mutation) {
+	t.Helper()
+	held := clusterBy(t, balancer, "two services")[0].Plan // one to spoil, equal to the one below
+	m.cut(held)
+	f := kernel.NewFake()
+	for _, s := range held.Sandboxes {
+		if s.Kind == plan.KindEndpoint {
+			f.Pin(s.Name)
+		}
+	}
+	if report := f.Apply(t.Context(), held); len(report.Failed) > 0 {
+		t.Fatal(report.Failed)
+	}
+	nodes := clusterBy(t, balancer, "two services")
+	ops, err := f.Diff(t.Context(), nodes[0].Plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if (len(ops) == 0) != (m.name == "nothing") {
+		t.Fatalf("the kernel differs by %v", ops)
+	}
+	q := ask(nodes, m.entry, "tcp", 8080)
+	hops := explain(t, q, ops)
+	if got := brokenHops(hops); got != m.broken {
+		t.Errorf("broken are %q, want %q; the kernel differs by %v\n%s", got, m.broken, ops, text(q, hops))
+	}
+	if m.broken == "" {
+		return
+	}
+	if v := trace.Verdict(hops); !strings.Contains(v, m.says) || !strings.Contains(v, "n1") {
+		t.Errorf("the verdict is %q, and should say %q", v, m.says)
 	}
 }
 
@@ -235,7 +276,7 @@ func TestRealKernel(t *testing.T) {
 		}
 	}()
 	nodes := cluster(t, "two services")
-	if len(kernel.Missing()) > 0 {
+	if !kernel.HasIPVS() {
 		nodes[0].Plan = withoutIPVS(nodes[0].Plan)
 	}
 	err = host.Do(func() error { return onKernel(t, nodes) })
@@ -274,7 +315,7 @@ func spoiled() []byHand {
 		{"nsenter --net=$NET nft flush set inet sluice targets4", "7 198.18.47.54:80"},
 		{"nsenter --net=$NET nft flush map netdev sluice own_macs", "9 198.18.47.54:80"},
 	}
-	if len(kernel.Missing()) == 0 {
+	if kernel.HasIPVS() {
 		const mark = "1689015809" // 0x64ac5601
 		all = append(all, byHand{"nsenter --net=$SBOX ipvsadm -d -f " + mark + " -r 198.18.6.84:80", "4 -"})
 	}

@@ -3,10 +3,16 @@ package trace
 import (
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"strings"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
+
+// natTranslates is the priority in the prerouting hook at which conntrack gives a
+// packet another destination.
+const natTranslates = -100
 
 // enter is the way to the choice of a backend: hops 1 to 4.
 func (w *walk) enter() (packet, []plan.Backend, error) {
@@ -111,18 +117,19 @@ func (w *walk) forward(p *packet) error {
 func (w *walk) mark(p *packet) error {
 	w.begin(3, "nft list map inet %s services%s", plan.TableName, suffix(p.dst))
 	w.what("%s has no mark", target(p))
-	if err := w.hook("prerouting", p); err != nil {
+	if err := w.hookSpan("prerouting", p, span{math.MinInt, natTranslates}); err != nil {
 		return err
 	}
-	r := w.route(p.dst)
-	if w.noteAll(r.objects); r.kind != routeLocal {
-		return breakf("%s is no address of %s", p.dst, w.sandbox.Name)
-	}
-	err := w.hook("input", p)
-	if b, ok := errors.AsType[*broken](err); ok {
-		return breakf("%s%s", b.why, w.reason())
-	}
+	chains, err := w.chains("inet", "prerouting")
 	if err != nil {
+		return err
+	}
+	w.flow.nat = slices.ContainsFunc(chains, func(c baseChain) bool { return c.kind == "nat" })
+	if w.flow.nat && p.mark != 0 {
+		w.what("%s has mark %s", target(p), plan.HexMark(p.mark))
+		return nil
+	}
+	if err := w.taken(p); err != nil {
 		return err
 	}
 	if p.mark == 0 {
@@ -132,8 +139,63 @@ func (w *walk) mark(p *packet) error {
 	return nil
 }
 
-// choose is hop 4: IPVS by mark. All that it may pick are returned.
+// taken is a packet that stays in ingress-sbox: for IPVS, or to be refused.
+func (w *walk) taken(p *packet) error {
+	r := w.route(p.dst)
+	if w.noteAll(r.objects); r.kind != routeLocal {
+		return breakf("%s is no address of %s", p.dst, w.sandbox.Name)
+	}
+	err := w.hook("input", p)
+	if b, ok := errors.AsType[*broken](err); ok {
+		return breakf("%s%s", b.why, w.reason())
+	}
+	return err
+}
+
+// choose is hop 4: the balancer by mark. All that it may pick are returned.
 func (w *walk) choose(p *packet) ([]plan.Backend, error) {
+	if w.flow.nat {
+		return w.drawLots(p)
+	}
+	return w.askIPVS(p)
+}
+
+// drawLots carries the rules out for each lot that may be drawn.
+func (w *walk) drawLots(p *packet) ([]plan.Backend, error) {
+	mark := plan.HexMark(p.mark)
+	w.begin(4, "nft list map inet %s slots%s", plan.TableName, suffix(p.dst))
+	w.what("mark %s", mark)
+	var open []plan.Backend
+	for w.draw, w.lots = 0, 1; w.draw < w.lots; w.draw++ {
+		drawn := *p
+		if err := w.hookSpan("prerouting", &drawn, span{natTranslates, math.MaxInt}); err != nil {
+			return nil, err
+		}
+		if drawn.dst == p.dst {
+			continue
+		}
+		b := plan.Backend{Mark: p.mark, Addr: drawn.dst, Port: drawn.dport}
+		if i := slices.Index(open, b); i < 0 {
+			open = append(open, b)
+		}
+	}
+	if len(open) == 0 {
+		if err := w.taken(p); err != nil {
+			return nil, err
+		}
+		return nil, breakf("mark %s leads to no backend", mark)
+	}
+	slices.SortFunc(open, func(a, b plan.Backend) int { return a.Addr.Compare(b.Addr) })
+	names := make([]string, len(open))
+	for i, b := range open {
+		names[i] = w.called(b.Addr, b.Port)
+	}
+	w.what("mark %s: a lot of %d picks one of: %s", mark, w.lots, strings.Join(names, "; "))
+	return open, nil
+}
+
+// askIPVS lists the backends of the mark.
+func (w *walk) askIPVS(p *packet) ([]plan.Backend, error) {
 	w.begin(4, "ipvsadm -Ln")
 	w.what("mark %s", plan.HexMark(p.mark))
 	family := plan.FamilyOf(p.dst)

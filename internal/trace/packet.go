@@ -17,6 +17,7 @@ type packet struct {
 	etherSrc, etherDst plan.MAC
 	iif, oif           string
 	mark               uint32
+	ctMark             uint32 // of its flow, in the sandbox that it is in
 	zone               uint16 // of the flow's original direction, in the sandbox that it is in
 	ct                 string // ctNew or ctEstablished
 	dnat               bool   // conntrack gives it another destination
@@ -70,7 +71,7 @@ func (w *walk) field(p *packet, name string) (string, bool) {
 // thought of it stays behind.
 func (p *packet) arrive(device string) {
 	p.iif, p.oif = device, ""
-	p.mark, p.zone, p.dnat, p.socket = 0, 0, false, false
+	p.mark, p.ctMark, p.zone, p.dnat, p.socket = 0, 0, 0, false, false
 }
 
 // metadata are the fields that are not in the packet itself.
@@ -85,6 +86,8 @@ func (w *walk) metadata(p *packet, name string) (string, bool) {
 		return "ipv6", true
 	case "meta mark":
 		return plan.HexMark(p.mark), true
+	case "ct mark":
+		return plan.HexMark(p.ctMark), true
 	case "ct state":
 		return p.ct, true
 	case "ct status":
@@ -110,7 +113,7 @@ func fields() []string {
 	return []string{
 		"iifname", "oifname", "ether saddr", "ether daddr", "ip saddr", "ip daddr", "ip6 saddr", "ip6 daddr",
 		"th dport", "udp dport", "tcp flags", "@th,96,24", "meta l4proto", "meta nfproto", "meta mark", "meta skuid",
-		"ct state", "ct status", "ct original zone", "fib saddr type", "fib daddr type",
+		"ct state", "ct status", "ct mark", "ct original zone", "fib saddr type", "fib daddr type",
 	}
 }
 
@@ -132,9 +135,9 @@ func (w *walk) local(a netip.Addr) bool {
 func (p *packet) set(name, value string) bool {
 	switch name {
 	case "meta mark":
-		n, err := strconv.ParseUint(value, 0, 32)
-		p.mark = uint32(n)
-		return err == nil
+		return parseMark(value, &p.mark)
+	case "ct mark":
+		return parseMark(value, &p.ctMark)
 	case "ct original zone":
 		n, err := strconv.ParseUint(value, 10, 16)
 		p.zone = uint16(n)
@@ -146,6 +149,12 @@ func (p *packet) set(name, value string) bool {
 	default:
 		return false
 	}
+}
+
+func parseMark(text string, into *uint32) bool {
+	n, err := strconv.ParseUint(text, 0, 32)
+	*into = uint32(n)
+	return err == nil
 }
 
 func parseMAC(text string, into *plan.MAC) bool {

@@ -1,9 +1,11 @@
 package trace
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
@@ -52,6 +54,8 @@ func (s *statement) part() (outcome, bool, error) {
 		return s.decide(rejects), true, nil
 	case r.take("jump"):
 		return s.jump(r.next())
+	case r.take("goto"):
+		return s.goTo(r.next())
 	case r.take("masquerade"):
 		return s.masquerade()
 	case r.take("dnat ip to"), r.take("dnat ip6 to"):
@@ -68,6 +72,9 @@ func (s *statement) part() (outcome, bool, error) {
 	if s.reader.take("set") {
 		goes, err := s.assign(sel)
 		return outcome{}, goes, err
+	}
+	if s.reader.take("vmap") {
+		return s.verdictOf(sel)
 	}
 	goes, err := s.match(sel)
 	return outcome{}, goes, err
@@ -88,6 +95,33 @@ func (s *statement) jump(name string) (outcome, bool, error) {
 	return out, true, err
 }
 
+// goTo does not come back to the chain that it is in.
+func (s *statement) goTo(name string) (outcome, bool, error) {
+	out, goes, err := s.jump(name)
+	if err == nil && goes && out.verdict == goesOn {
+		out.verdict = returns
+	}
+	return out, goes, err
+}
+
+// verdictOf is "SELECTOR vmap { VALUE : goto CHAIN, ... }".
+func (s *statement) verdictOf(sel selector) (outcome, bool, error) {
+	key, ok, err := s.key(sel)
+	if err != nil || !ok {
+		return outcome{}, false, err
+	}
+	for _, item := range items(s.reader.next()) {
+		value, name, ok := strings.Cut(item, " : goto ")
+		if !ok {
+			return outcome{}, false, s.unknown()
+		}
+		if equal(key, value) {
+			return s.goTo(name)
+		}
+	}
+	return outcome{}, false, nil
+}
+
 // masquerade takes the address of the device that the packet leaves by.
 func (s *statement) masquerade() (outcome, bool, error) {
 	addr, err := s.walk.addressOn(s.p.oif, s.p.dst)
@@ -100,22 +134,42 @@ func (s *statement) dnat() (outcome, bool, error) {
 	if err != nil || !found {
 		return outcome{}, false, err
 	}
-	to, err := netip.ParseAddr(value)
+	addr, port, withPort := strings.Cut(value, plan.Join("", ""))
+	to, err := netip.ParseAddr(addr)
 	if err != nil {
 		return outcome{}, false, s.unknown()
+	}
+	if withPort {
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil {
+			return outcome{}, false, s.unknown()
+		}
+		s.p.dport = uint16(n)
 	}
 	s.p.dst, s.p.dnat = to, true
 	return s.decide(accepts), true, nil
 }
 
-// operand is a value: a literal, or "SELECTOR map @NAME". A missed map ends the rule.
+// operand is a value: a literal, a lot, a field, or "SELECTOR map @NAME". A missed
+// map ends the rule.
 func (s *statement) operand() (value string, found bool, err error) {
+	switch {
+	case s.reader.take("numgen random mod"):
+		return s.lot()
+	case s.reader.take("jhash"):
+		key, ok, err := s.key(s.reader.selector())
+		if err != nil || !ok || key == "" || !s.reader.take("mod") {
+			return "", false, cmp.Or(err, s.unknown())
+		}
+		return s.lot()
+	}
 	sel := s.reader.selector()
 	if len(sel.names) == 0 {
 		return strings.Trim(s.reader.next(), `"`), true, nil
 	}
 	if !s.reader.take("map") {
-		return "", false, s.unknown()
+		value, found, err = s.key(sel)
+		return value, found, err
 	}
 	name, ok := strings.CutPrefix(s.reader.next(), "@")
 	if !ok {
@@ -127,6 +181,25 @@ func (s *statement) operand() (value string, found bool, err error) {
 	}
 	e, found, err := s.element(name, key)
 	return e.Value, found, err
+}
+
+// lot is a number that the walk draws, below the one that comes next.
+func (s *statement) lot() (string, bool, error) {
+	n, err := strconv.Atoi(s.reader.next())
+	if err != nil || n < 1 {
+		return "", false, s.unknown()
+	}
+	if s.reader.take("seed") {
+		s.reader.next()
+	}
+	offset := 0
+	if s.reader.take("offset") {
+		if offset, err = strconv.Atoi(s.reader.next()); err != nil {
+			return "", false, s.unknown()
+		}
+	}
+	s.walk.lots = n
+	return strconv.Itoa(s.walk.draw%n + offset), true, nil
 }
 
 func (s *statement) assign(sel selector) (bool, error) {

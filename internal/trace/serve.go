@@ -8,7 +8,7 @@ import (
 
 // serve is the way to one backend and back: hops 5 to 10.
 func (w *walk) serve(p packet, b plan.Backend) error {
-	p.dst, p.dport = b.Addr, b.Port
+	p.dst, p.dport, p.dnat = b.Addr, b.Port, w.flow.nat
 	if err := w.towards(&p, b); err != nil {
 		return err
 	}
@@ -28,7 +28,14 @@ func (w *walk) towards(p *packet, b plan.Backend) error {
 		return err
 	}
 	p.oif = r.link
-	for _, hook := range []string{"output", "postrouting"} { // IPVS sends as if the packet were made here
+	hooks := []string{"output", "postrouting"} // IPVS sends as if the packet were made here
+	if w.flow.nat {
+		if err := w.forwarding(p); err != nil {
+			return err
+		}
+		hooks = []string{"forward", "postrouting"}
+	}
+	for _, hook := range hooks {
 		if err := w.hook(hook, p); err != nil {
 			return err
 		}

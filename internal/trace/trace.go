@@ -96,6 +96,8 @@ type walk struct {
 	sandbox *plan.Sandbox // in which namespace there
 	backend netip.AddrPort
 	flow    flow
+	draw    int // what a lot gives
+	lots    int // how many the last lot was drawn from
 }
 
 // flow is what the entry node's conntrack and IPVS remember of the packet, and
@@ -104,6 +106,7 @@ type flow struct {
 	client, dialled netip.Addr // as the client sees them
 	uplink          netip.Addr // what ingress-sbox was dialled at
 	zone            uint16     // in the network sandbox of the endpoint's node
+	nat             bool       // ingress-sbox balances by conntrack, not by IPVS
 }
 
 // broken ends one way of the packet.

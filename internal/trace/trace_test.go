@@ -15,8 +15,13 @@ import (
 	"github.com/sluice-mesh/sluice/mesh"
 )
 
-// cluster is a scene's nodes, each with its plan.
+// cluster is a scene's nodes, each with its plan, by IPVS.
 func cluster(t *testing.T, name string) []trace.Node {
+	t.Helper()
+	return clusterBy(t, mesh.BalancerIPVS, name)
+}
+
+func clusterBy(t *testing.T, balancer mesh.Balancer, name string) []trace.Node {
 	t.Helper()
 	w := scene.New(t, 3)
 	scene.All()[name](w)
@@ -25,7 +30,7 @@ func cluster(t *testing.T, name string) []trace.Node {
 	for i, n := range snap.Nodes {
 		nodes[i] = trace.Node{
 			Name: n.Name, Addr: n.Addr, Mounted: "/run/sluice/netns",
-			Plan: agent.Compile(mesh.Local{ID: n.ID, OwnBridges: []string{"docker0"}}, snap),
+			Plan: agent.Compile(mesh.Local{ID: n.ID, Balancer: balancer, OwnBridges: []string{"docker0"}}, snap),
 		}
 	}
 	return nodes
@@ -74,6 +79,7 @@ func TestWalk(t *testing.T) {
 	}
 	two, six := cluster(t, "two services"), cluster(t, "underlay IPv6")
 	one := cluster(t, "published on one address")
+	byNFT := func(name string) trace.Question { return ask(clusterBy(t, mesh.BalancerNFT, name), 1, "tcp", 8080) }
 	for name, q := range map[string]trace.Question{
 		"two backends":            ask(two, 1, "tcp", 8080),
 		"from a node without any": ask(two, 3, "udp", 8080),
@@ -96,6 +102,9 @@ func TestWalk(t *testing.T) {
 			q.To = netip.MustParseAddr("169.254.77.2")
 			return q
 		}(),
+		"two backends by nft":  byNFT("two services"),
+		"no endpoint by nft":   byNFT("no endpoint"),
+		"draining by nft":      byNFT("draining"),
 		"one address":          ask(one, 1, "tcp", 8080),
 		"another than the one": to(ask(one, 1, "tcp", 8080), "192.0.2.44"),
 		"outside a cluster":    {Entry: trace.Node{Name: "n1", Plan: &plan.Plan{}}, Proto: "tcp", Port: 80, Via: trace.Outside, From: two[1].Addr, To: two[0].Addr},
@@ -114,21 +123,31 @@ func TestWalk(t *testing.T) {
 // itself says why.
 func TestWalkEverything(t *testing.T) {
 	for name := range scene.All() {
-		nodes := cluster(t, name)
-		for n := range nodes {
-			for _, proto := range []string{"tcp", "udp"} {
-				q := ask(nodes, n+1, proto, 8080)
-				hops, err := trace.Walk(q)
-				if err != nil {
-					t.Errorf("%s: %v", name, err)
-				}
-				whole := hops[len(hops)-1].Number == 10 && !strings.HasPrefix(trace.Verdict(hops), "broken")
-				served := strings.Contains(nodes[n].Plan.Text(), "backend ") && !strings.HasPrefix(name, "published on") && (name != "port conflict" || proto == "tcp")
-				if served && !whole {
-					t.Errorf("%s: %s", name, text(q, hops))
+		for _, balancer := range []mesh.Balancer{mesh.BalancerIPVS, mesh.BalancerNFT} {
+			nodes := clusterBy(t, balancer, name)
+			for n := range nodes {
+				for _, proto := range []string{"tcp", "udp"} {
+					walkWhole(t, name, balancer, ask(nodes, n+1, proto, 8080))
 				}
 			}
 		}
+	}
+}
+
+func walkWhole(t *testing.T, name string, balancer mesh.Balancer, q trace.Question) {
+	t.Helper()
+	hops, err := trace.Walk(q)
+	if err != nil {
+		t.Errorf("%s by %s: %v", name, balancer, err)
+		return
+	}
+	plan := q.Entry.Plan.Text()
+	served := strings.Contains(plan, "backend ") || strings.Contains(plan, " . 0x1 -> 198.18.")
+	if !served || strings.HasPrefix(name, "published on") || name == "port conflict" && q.Proto != "tcp" {
+		return
+	}
+	if hops[len(hops)-1].Number != 10 || strings.HasPrefix(trace.Verdict(hops), "broken") {
+		t.Errorf("%s by %s: %s", name, balancer, text(q, hops))
 	}
 }
 
@@ -137,7 +156,8 @@ func TestUnknownShapes(t *testing.T) {
 	for _, rule := range []string{
 		"ip ttl 3 accept", "meta mark set ip daddr", "iifname", "jump nowhere", "ip daddr @nowhere accept", "queue to 1",
 		"meta mark set ip daddr map services4", "dnat ip to nobody", "tcp flags >= syn accept", "iifname { accept", "th dport . ip daddr 8080 accept",
-		"meta nfproto set ipv4", "limit rate 3/second accept", "ip saddr & ffff:: 192.0.2.1 accept", "ip daddr >= 192.0.2.1 accept",
+		"meta nfproto set ipv4", "limit rate 3/second accept", "meta mark set numgen inc mod 4", "meta mark set numgen random mod none", "meta mark set jhash mod 4", "meta mark vmap { 0x0 : queue }", "goto nowhere",
+		"ip saddr & ffff:: 192.0.2.1 accept", "ip daddr >= 192.0.2.1 accept",
 	} {
 		nodes := cluster(t, "two services")
 		chain := nodes[0].Plan.Host().Table("inet").Chain("fence", "")

@@ -51,6 +51,7 @@ const (
 // Config says which programs make the cluster.
 type Config struct {
 	Sluice   string   // path of the program under test
+	Balancer string   // of every agent, as --balancer takes it; "": auto
 	Workload []string // command that serves: probe.Listen and Run, its name as one more argument
 	Progress func(format string, args ...any)
 	Prepared func(ctx context.Context, c *Cluster) error // called before an agent is started; may be nil
@@ -162,7 +163,7 @@ func (c *Cluster) hosts(context.Context) error {
 		if err != nil {
 			return err
 		}
-		c.Nodes = append(c.Nodes, &Node{Host: h, Dir: filepath.Join(c.Dir, name), sluice: c.Sluice})
+		c.Nodes = append(c.Nodes, &Node{Host: h, Dir: filepath.Join(c.Dir, name), sluice: c.Sluice, balancer: c.Balancer})
 	}
 	var err error
 	c.Client, err = c.host("client", 100)

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,8 +27,9 @@ type Node struct {
 	Ingress *space.Space            // ingress-sbox; after Populate
 	Network map[string]*space.Space // the sandboxes of networks that have endpoints here, by network; after Populate
 
-	sluice string // path of the program
-	agent  *process
+	sluice   string // path of the program
+	balancer string
+	agent    *process
 }
 
 // Result is what one call of the program printed, and its exit status.
@@ -49,7 +51,7 @@ func (n *Node) Socket() string { return "unix://" + filepath.Join(n.RunDir(), "s
 func (n *Node) AgentArgs() []string {
 	return []string{
 		"agent", "--data-dir", n.DataDir(), "--run-dir", n.RunDir(),
-		"--name", n.Name, "--advertise", n.V4.String(),
+		"--name", n.Name, "--advertise", n.V4.String(), "--balancer", cmp.Or(n.balancer, "auto"),
 	}
 }
 

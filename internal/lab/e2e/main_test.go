@@ -1,7 +1,7 @@
 // Package e2e runs the real program in a real cluster of three nodes.
 //
-// It needs IP_VS. Where the running kernel has none, these tests are put off to the
-// virtual machine. The program is .build/sluice, which "make build" makes, or what
+// Most of it runs twice, with each balancer. Where the running kernel has no IP_VS,
+// that half is put off to the virtual machine. The program is .build/sluice, which "make build" makes, or what
 // SLUICE_BIN names.
 package e2e
 
@@ -45,16 +45,31 @@ func program(t *testing.T) string {
 	return path
 }
 
+// eachBalancer runs f once for each.
+func eachBalancer(t *testing.T, f func(t *testing.T, balancer string)) {
+	t.Helper()
+	t.Run("nft", func(t *testing.T) {
+		feature.Need(t, feature.Mesh()...)
+		f(t, "nft")
+	})
+	t.Run("ipvs", func(t *testing.T) {
+		feature.Need(t, append(feature.Mesh(), feature.IPVS)...)
+		f(t, "ipvs")
+	})
+}
+
 // TestCluster is all that is tried on one populated cluster: making one is what
 // takes the time.
-func TestCluster(t *testing.T) {
-	feature.Need(t, feature.Mesh()...)
+func TestCluster(t *testing.T) { eachBalancer(t, testCluster) }
+
+func testCluster(t *testing.T, balancer string) {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	c, err := cluster.Start(t.Context(), cluster.Config{
-		Sluice: program(t), Workload: []string{self, "serve"}, Progress: t.Logf,
+		Sluice: program(t), Balancer: balancer, Workload: []string{self, "serve"}, Progress: t.Logf,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -72,6 +87,7 @@ func TestCluster(t *testing.T) {
 	}
 	t.Run("Mesh", func(t *testing.T) { testMesh(t, c) })
 	t.Run("BadInput", func(t *testing.T) { testBadInput(t, c) })
+	t.Run("Leaving", func(t *testing.T) { testLeaving(t, c) })
 	t.Run("Repair", func(t *testing.T) { testRepair(t, c) })
 	t.Run("Mutations", func(t *testing.T) { testMutations(t, c) })
 }

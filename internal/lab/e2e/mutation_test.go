@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/sluice-mesh/sluice/internal/lab/cluster"
 	"github.com/sluice-mesh/sluice/internal/lab/space"
 	"github.com/sluice-mesh/sluice/internal/lab/table"
+	"github.com/sluice-mesh/sluice/internal/plan"
 )
 
 // mutation is one object of the data path that is taken away by hand while no
@@ -101,7 +103,7 @@ func client(n *cluster.Node, f cluster.Family) []string {
 // numbers are what the names of kernel objects are made from.
 type numbers struct {
 	slot1, slot2, slot3 uint16    // of the nodes
-	backend             []command // take web.2 away from IPVS of n1, IPv4
+	backend             []command // take web.2 away from the balancer of n1, IPv4
 	web2                netip.Addr
 }
 
@@ -115,8 +117,29 @@ func look(ctx context.Context, c *cluster.Cluster) (numbers, error) {
 		*slot = uint16(status.GetNode().GetSlot())
 	}
 	var err error
-	n.backend, err = backend(ctx, c.Node("n1").Ingress, n.web2)
+	if c.Balancer == "nft" {
+		n.backend, err = slots(ctx, c.Node("n1").Ingress, n.web2)
+	} else {
+		n.backend, err = backend(ctx, c.Node("n1").Ingress, n.web2)
+	}
 	return n, err
+}
+
+// slots takes the endpoint away from every service.
+func slots(ctx context.Context, sbox *space.Space, endpoint netip.Addr) ([]command, error) {
+	text, err := sbox.Run(ctx, "nft", "list", "map", "inet", plan.TableName, "slots4")
+	if err != nil {
+		return nil, err
+	}
+	element := regexp.MustCompile(`(0x[0-9a-f]+ \. 0x[0-9a-f]+) : ` + regexp.QuoteMeta(endpoint.String()) + ` \. 80\b`)
+	var commands []command
+	for _, found := range element.FindAllStringSubmatch(text, -1) {
+		commands = append(commands, nft("delete element inet %s slots4 { "+found[1]+" }")...)
+	}
+	if len(commands) == 0 {
+		return nil, fmt.Errorf("no slot of n1 leads to %s:\n%s", endpoint, text)
+	}
+	return commands, nil
 }
 
 // backend takes the endpoint away from every virtual server.

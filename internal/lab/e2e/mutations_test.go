@@ -44,7 +44,7 @@ func entry(c *cluster.Cluster, n numbers) []mutation {
 			"mark map entry", n1.Ingress, nft("delete element inet %s services4 { 169.254.77.2 . tcp . 8080 }"), four[:1],
 		},
 		{
-			"IPVS backend", n1.Ingress, n.backend, four,
+			"backend", n1.Ingress, n.backend, four,
 		},
 	}
 }

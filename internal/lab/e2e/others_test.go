@@ -38,15 +38,18 @@ func simple() []guarded {
 // administrator's own rule holds through everything; after a reset each program's
 // rules are as it made them.
 func TestOthers(t *testing.T) {
-	feature.Need(t, append(feature.Mesh(), feature.IPTables, feature.LegacyIPTables)...)
-	t.Run("Simple", testSimple)
-	t.Run("Programs", testPrograms)
+	eachBalancer(t, func(t *testing.T, balancer string) {
+		t.Helper()
+		feature.Need(t, feature.IPTables, feature.LegacyIPTables)
+		t.Run("Simple", func(t *testing.T) { testSimple(t, balancer) })
+		t.Run("Programs", func(t *testing.T) { testPrograms(t, balancer) })
+	})
 }
 
-func testSimple(t *testing.T) {
+func testSimple(t *testing.T, balancer string) {
 	t.Helper()
 	before := map[string]string{}
-	c := startGuarded(t, func(ctx context.Context, c *cluster.Cluster) error {
+	c := startGuarded(t, balancer, func(ctx context.Context, c *cluster.Cluster) error {
 		for _, g := range simple() {
 			n := c.Node(g.node)
 			if _, err := n.Run(ctx, "sh", "-ec", g.deny); err != nil {
@@ -64,11 +67,11 @@ func testSimple(t *testing.T) {
 // testPrograms is the table again, each node with a program's own firewall, as it comes: dockerd
 // on the entry node, ufw and firewalld where the endpoints are. What other nodes have
 // to reach was opened, as the manual says.
-func testPrograms(t *testing.T) {
+func testPrograms(t *testing.T, balancer string) {
 	t.Helper()
 	var all []guarded
 	before := map[string]string{}
-	c := startGuarded(t, func(ctx context.Context, c *cluster.Cluster) error {
+	c := startGuarded(t, balancer, func(ctx context.Context, c *cluster.Cluster) error {
 		for name, start := range map[string]func(context.Context, *space.Space, string) (*firewall.Firewall, error){
 			"n1": firewall.Docker, "n2": firewall.UFW, "n3": firewall.Firewalld,
 		} {
@@ -99,7 +102,7 @@ func testPrograms(t *testing.T) {
 }
 
 // startGuarded is a populated cluster whose nodes were prepared before an agent ran.
-func startGuarded(t *testing.T, prepared func(context.Context, *cluster.Cluster) error) *cluster.Cluster {
+func startGuarded(t *testing.T, balancer string, prepared func(context.Context, *cluster.Cluster) error) *cluster.Cluster {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -118,7 +121,7 @@ func startGuarded(t *testing.T, prepared func(context.Context, *cluster.Cluster)
 		}
 	})
 	c, err = cluster.Start(t.Context(), cluster.Config{
-		Sluice: program(t), Workload: []string{self, "serve"}, Progress: t.Logf, Prepared: prepared,
+		Sluice: program(t), Balancer: balancer, Workload: []string{self, "serve"}, Progress: t.Logf, Prepared: prepared,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -12,22 +12,23 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sluice-mesh/sluice/internal/lab/cluster"
-	"github.com/sluice-mesh/sluice/internal/lab/feature"
 	"github.com/sluice-mesh/sluice/internal/lab/footprint"
 	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
 )
 
 // A node that was in use and is reset is as it was before an agent ever ran there,
 // and the others go on without it.
-func TestReset(t *testing.T) {
-	feature.Need(t, feature.Mesh()...)
+func TestReset(t *testing.T) { eachBalancer(t, testReset) }
+
+func testReset(t *testing.T, balancer string) {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	before := map[string][]string{}
 	c, err := cluster.Start(t.Context(), cluster.Config{
-		Sluice: program(t), Workload: []string{self, "serve"}, Progress: t.Logf,
+		Sluice: program(t), Balancer: balancer, Workload: []string{self, "serve"}, Progress: t.Logf,
 		Prepared: func(ctx context.Context, c *cluster.Cluster) error {
 			for _, n := range c.Nodes {
 				until(t, "the addresses of "+n.Name+" are no longer tentative", func() error { return tentative(ctx, n) })

@@ -31,7 +31,7 @@ const (
 )
 
 // Mesh lists what the routing mesh needs.
-func Mesh() []Feature { return []Feature{Namespaces, VXLAN, NFT, Egress, IPVS} }
+func Mesh() []Feature { return []Feature{Namespaces, VXLAN, NFT, Egress} }
 
 // List is the features as a person lists them.
 func List(fs []Feature) string {

@@ -1,0 +1,134 @@
+package ingress
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/sluice-mesh/sluice/internal/plan"
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+// NFT balances by nftables alone, for kernels without IP_VS. A connection's first
+// packet takes this way through ingress-sbox; conntrack remembers the rest:
+//
+//	mark of the service -> kept as the flow's ct mark
+//	 -> ways: how many slots, drawn at random or by the client's address
+//	 -> the slot drawn, as packet mark
+//	 -> slots: (service, slot) -> endpoint address and target port: DNAT
+//
+// Rules are the same for all services; what varies are elements. A service
+// without a ready backend has no way, so the packet reaches the input chain and is refused.
+type NFT struct{}
+
+// A way's number is its number of slots, with this bit where the client's address draws.
+const byClientWay = 1 << 16
+
+// hashSeed is the same on all nodes, so that a client reaches one backend through
+// each of them. Without one the kernel would choose a new one for each rule.
+const hashSeed = 0x51
+
+// Balance implements Balancer.
+func (NFT) Balance(fronts []Front, sbox *plan.Sandbox) {
+	// A segment of an open connection that comes here after its address moved is
+	// balanced as a first packet: by client it finds the same backend.
+	sbox.Sysctls = append(sbox.Sysctls, plan.Sysctl{Key: "net/netfilter/nf_conntrack_tcp_loose", Value: "1"})
+	table := sbox.Table("inet")
+	ways := table.Map("ways", plan.FieldMark, plan.FieldMark)
+	four := table.Map("slots4", plan.FieldIPv4, plan.FieldMark, plan.FieldMark)
+	six := table.Map("slots6", plan.FieldIPv6, plan.FieldMark, plan.FieldMark)
+	four.Value, six.Value = append(four.Value, plan.FieldPort), append(six.Value, plan.FieldPort)
+	targets := map[plan.Flow]bool{}
+	drawn := map[mesh.ServiceID][]int{}
+	for _, f := range fronts {
+		addFlows(targets, f)
+		slots, known := drawn[f.Service.ID]
+		if !known {
+			slots = slotsOf(f)
+			drawn[f.Service.ID] = slots
+		}
+		if len(slots) == 0 {
+			continue
+		}
+		way := len(slots)
+		if consistent(f.Service) {
+			way |= byClientWay
+		}
+		mark, port := plan.HexMark(f.Mark), strconv.Itoa(int(f.Port.Target))
+		ways.Put(plan.HexMark(uint32(way)), mark)
+		for slot, i := range slots {
+			number := plan.HexMark(uint32(slot + 1)) // 0 is no mark
+			if b := f.Backends[i]; f.Uplink4.IsValid() {
+				four.Put(plan.Join(b.V4.String(), port), mark, number)
+			}
+			if b := f.Backends[i]; f.Uplink6.IsValid() {
+				six.Put(plan.Join(b.V6.String(), port), mark, number)
+			}
+		}
+	}
+	for flow := range targets { // the plan is sorted afterwards
+		sbox.Flows = append(sbox.Flows, flow)
+	}
+	chains(table)
+}
+
+// addFlows lets flows to the front's backends go on, to the draining ones too.
+func addFlows(targets map[plan.Flow]bool, f Front) {
+	for _, b := range f.Backends {
+		for _, addr := range []netip.Addr{b.V4, b.V6} {
+			targets[plan.Flow{Addr: addr, Port: f.Port.Target}] = true
+		}
+	}
+}
+
+func slotsOf(f Front) []int {
+	if consistent(f.Service) {
+		return byClient(f.Backends)
+	}
+	return spread(f.Backends)
+}
+
+// consistent tells whether a client is to reach the same backend each time. nft does
+// not count a backend's connections: least-connection schedulers draw by weight.
+func consistent(s *mesh.Service) bool {
+	return s.Scheduler == mesh.SourceHash || s.Scheduler == mesh.Maglev
+}
+
+// chains are the rules, the same for every state of the cluster.
+func chains(table *plan.Table) {
+	table.Chain("pick", "").Rule(
+		"meta nfproto ipv4 meta l4proto { tcp, udp, sctp } dnat ip to ct mark . meta mark map @slots4",
+		"meta nfproto ipv6 meta l4proto { tcp, udp, sctp } dnat ip6 to ct mark . meta mark map @slots6",
+	)
+	var goes []string
+	for _, n := range widths() {
+		name := fmt.Sprintf("random%d", n)
+		draw := fmt.Sprintf("meta mark set numgen random mod %d offset 1 goto pick", n)
+		table.Chain(name, "").Rule(draw)
+		goes = append(goes, plan.HexMark(uint32(n))+" : goto "+name)
+	}
+	table.Chain("client", "").Rule(
+		fmt.Sprintf("meta nfproto ipv4 meta mark set jhash ip saddr mod %d seed %#x offset 1 goto pick", clientSlots, hashSeed),
+		fmt.Sprintf("meta nfproto ipv6 meta mark set jhash ip6 saddr mod %d seed %#x offset 1 goto pick", clientSlots, hashSeed),
+	)
+	goes = append(goes, plan.HexMark(clientSlots|byClientWay)+" : goto client")
+	table.Chain("way", "").Rule("meta mark vmap { " + strings.Join(goes, ", ") + " }")
+	table.Chain("balance", "type nat hook prerouting priority dstnat; policy accept;").Rule(
+		fmt.Sprintf(`iifname "%s" meta mark != 0 ct mark set meta mark`, plan.Uplink),
+		fmt.Sprintf(`iifname "%s" meta mark set ct mark map @ways goto way`, plan.Uplink),
+	)
+	// Null bindings: two ports of one service may lead to one target port, and two
+	// connections of one client port then are told apart by another source port.
+	table.Chain("unclash", "type nat hook postrouting priority srcnat; policy accept;")
+}
+
+// Admits implements Balancer: what was given a backend's address is forwarded there.
+func (NFT) Admits(backends string) (input, forward []string) {
+	return nil, []string{
+		// Of a front that nobody is behind any more, or that is published no longer.
+		fmt.Sprintf(`iifname "%s" meta mark 0 meta l4proto tcp counter reject with tcp reset`, plan.Uplink),
+		fmt.Sprintf(`iifname "%s" meta mark 0 counter reject`, plan.Uplink),
+		fmt.Sprintf(`iifname "%s" oifname %s ct status & dnat == dnat accept`, plan.Uplink, backends),
+	}
+}

@@ -1,0 +1,50 @@
+package probe
+
+import (
+	"bufio"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// Flow is an open TCP connection, or a UDP socket with one client port, that asks
+// again and again. It is for one goroutine.
+type Flow struct {
+	conn net.Conn
+	r    *bufio.Reader // nil over UDP
+	wait time.Duration
+}
+
+// Open opens a flow; proto is tcp or udp.
+func (c Client) Open(proto string, to netip.AddrPort) (*Flow, error) {
+	conn, err := c.dial(proto, to)
+	if err != nil {
+		return nil, err
+	}
+	f := &Flow{conn: conn, wait: c.Wait}
+	if proto == "tcp" {
+		f.r = bufio.NewReader(conn)
+	}
+	return f, nil
+}
+
+// Ask sends one request and waits for its answer.
+func (f *Flow) Ask() (Answer, error) {
+	if err := f.conn.SetDeadline(time.Now().Add(f.wait)); err != nil {
+		return Answer{}, err
+	}
+	if f.r == nil {
+		if _, err := f.conn.Write([]byte("x")); err != nil {
+			return Answer{}, err
+		}
+		return receive(f.conn)
+	}
+	text, err := exchange(f.conn, f.r, "GET", "/", nil)
+	if err != nil {
+		return Answer{}, err
+	}
+	return parse(text)
+}
+
+// Close ends the flow.
+func (f *Flow) Close() error { return f.conn.Close() }
