@@ -17,7 +17,7 @@ PROTO := proto/sluice
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: go
 go:
@@ -42,7 +42,7 @@ demo: go ## three nodes, one service, every client and node: prints the table
 
 .PHONY: test
 test: deps build runner ## everything: static checks, all tests here, and in a VM those that need one
-	@go run ./internal/lab/cmd/runtests -check 'make static' -runner '$(CURDIR)/$(RUNNER) -t 1000' ./...
+	@go run ./internal/lab/cmd/runtests -check 'make static' -runner '$(CURDIR)/$(RUNNER) -t 1000' -steady '$(CURDIR)/$(RUNNER) -1 -t 2400' ./...
 
 .PHONY: check
 check: deps build static ## static checks and the tests that this kernel can carry
@@ -89,6 +89,12 @@ bench-mesh: go ## requests per second of the mesh beside what it is made of, whe
 	@$(MAKE) build runner
 	@$(GO_BUILD) -o .build/bench ./internal/lab/cmd/bench
 	@SLUICE_BIN=$(CURDIR)/.build/sluice $(RUNNER) -1 -t 1500 .build/bench
+
+.PHONY: repair-table
+repair-table: go ## what each sabotage costs, measured here, into docs/REPAIR.md (2 minutes)
+	@hack/deps run
+	@$(MAKE) build
+	@go test -count=1 -run '^TestSurvival$$/^Sabotage$$' ./internal/lab/e2e -document
 
 .PHONY: cover
 cover: go ## coverage of the tests that this kernel can carry, in cover.out

@@ -13,11 +13,18 @@ import (
 
 // machine is what the steps act on: the real kernel, or the fake.
 type machine interface {
-	// sandboxes lists the namespaces that are there, the host's included.
-	sandboxes() (map[string]plan.Kind, error)
+	// sandboxes lists where namespaces are or were, the host's included.
+	sandboxes() (map[string]place, error)
 	// observe fills in what s looks at. want says what is worth asking for.
 	observe(s step, want *plan.Sandbox) (observed, error)
 	do(op Op) error
+}
+
+// place is where a sandbox is mounted. A husk is one that lost its namespace: what
+// a process leaves that died while it mounted or unmounted, and a reboot.
+type place struct {
+	kind plan.Kind
+	husk bool
 }
 
 // step is one kernel subsystem's place in the order of a round.
@@ -119,7 +126,7 @@ func (r *round) walk(want *plan.Plan) {
 		return
 	}
 	for _, s := range want.Sandboxes {
-		if _, ok := have[s.Name]; !ok {
+		if at, ok := have[s.Name]; !ok || at.husk {
 			r.run(Op{Add, s.Name, Namespace{s.Kind}})
 		}
 	}
@@ -144,9 +151,10 @@ func (r *round) walk(want *plan.Plan) {
 	r.strays(want, have)
 }
 
-// hostRules loads the host's tables where there are none yet, without elements:
+// hostRules loads the host's tables where there are none, before anything else:
 // what keeps networks apart and masquerades is there before the first packet can be
-// forwarded, and no port is captured before what is behind it is ready.
+// forwarded. They come without elements, as no port is captured before what is
+// behind it is ready; with all of them where somebody took only the tables away.
 func (r *round) hostRules(want *plan.Plan) {
 	for _, s := range want.Sandboxes {
 		if s.Kind != plan.KindHost || r.dry {
@@ -157,12 +165,33 @@ func (r *round) hostRules(want *plan.Plan) {
 			continue // told when it is the host's turn
 		}
 		for _, op := range stepNFT.diff(s, have) {
-			if load, ok := op.Object.(TableLoad); ok && op.Verb == Add {
-				r.userFirst(s)
-				r.run(Op{Add, s.Name, TableLoad{load.Table.Bare()}})
+			load, ok := op.Object.(TableLoad)
+			if !ok || op.Verb != Add {
+				continue
+			}
+			if !r.readyBehind(want) {
+				load.Table = load.Table.Bare()
+			}
+			r.userFirst(s)
+			r.run(Op{Add, s.Name, load})
+		}
+	}
+}
+
+// readyBehind tells whether all is there that the host's rules lead to, whose links were seen to.
+func (r *round) readyBehind(want *plan.Plan) bool {
+	look := &round{ctx: r.ctx, m: r.m, dry: true, lost: map[string]bool{}}
+	for _, s := range want.Sandboxes {
+		for _, step := range laterSteps(s.Kind) {
+			if s.Kind == plan.KindHost && step == stepNFT {
+				continue
+			}
+			if look.step(step, s); len(look.report.Done)+len(look.report.Failed) > 0 {
+				return false
 			}
 		}
 	}
+	return r.ctx.Err() == nil && len(r.report.Failed) == 0
 }
 
 // userFirst looks at the administrator's rules again, as late as can be before
@@ -199,9 +228,9 @@ func (r *round) step(s step, want *plan.Sandbox) {
 	}
 }
 
-// strays removes what belongs to no sandbox of the plan: namespaces of ours,
-// and in the host all that carries our mark where the plan says nothing of it.
-func (r *round) strays(want *plan.Plan, have map[string]plan.Kind) {
+// strays removes what belongs to no sandbox of the plan: namespaces of ours and
+// husks, and in the host all that carries our mark where the plan says nothing of it.
+func (r *round) strays(want *plan.Plan, have map[string]place) {
 	names := make([]string, 0, len(have))
 	for name := range have {
 		if !slices.ContainsFunc(want.Sandboxes, func(s *plan.Sandbox) bool { return s.Name == name }) {
@@ -210,15 +239,15 @@ func (r *round) strays(want *plan.Plan, have map[string]plan.Kind) {
 	}
 	// From the host inwards, as deletions go.
 	slices.SortFunc(names, func(a, b string) int {
-		ka, kb := plan.Sandbox{Name: a, Kind: have[a]}, plan.Sandbox{Name: b, Kind: have[b]}
+		ka, kb := plan.Sandbox{Name: a, Kind: have[a].kind}, plan.Sandbox{Name: b, Kind: have[b].kind}
 		return plan.CompareSandbox(&kb, &ka)
 	})
 	for _, name := range names {
-		if have[name] == plan.KindHost {
+		if have[name].kind == plan.KindHost {
 			r.clear(&plan.Sandbox{Name: name, Kind: plan.KindHost})
 			continue
 		}
-		r.run(Op{Delete, name, Namespace{have[name]}})
+		r.run(Op{Delete, name, Namespace{have[name].kind}})
 	}
 }
 

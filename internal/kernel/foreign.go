@@ -73,26 +73,26 @@ const (
 	goesTo  verdict = "goto"
 )
 
-// place is where in a table our accepts have to stand: directly before a rule that
+// spot is where in a table our accepts have to stand: directly before a rule that
 // drops whatever comes to it, or at the end.
-type place struct {
+type spot struct {
 	chain string
 	index int // among the chain's rules, ours included
 }
 
 // places are those of all base chains on the hook. A base chain in which nothing
 // drops by default has none.
-func (t *foreignTable) places(h hook) []place {
-	var found []place
+func (t *foreignTable) places(h hook) []spot {
+	var found []spot
 	known := map[string]fate{}
 	for _, name := range t.baseChains(h) {
 		c := t.chains[name]
 		f := t.walk(name, known)
 		if f.end == goesOn && c.drops {
-			f = fate{place{name, len(c.rules)}, drops}
+			f = fate{spot{name, len(c.rules)}, drops}
 		}
-		if f.end == drops && !slices.Contains(found, f.place) {
-			found = append(found, f.place)
+		if f.end == drops && !slices.Contains(found, f.spot) {
+			found = append(found, f.spot)
 		}
 	}
 	return found
@@ -112,7 +112,7 @@ func (t *foreignTable) baseChains(h hook) []string {
 // fate is what becomes of a packet that no rule of a chain has anything special to
 // say of: it is dropped, and where, or accepted, or it goes on behind the chain.
 type fate struct {
-	place place // of drops
+	spot spot // of drops
 	end   verdict
 }
 
@@ -135,7 +135,7 @@ func (t *foreignTable) fate(name string, c *foreignChain, known map[string]fate)
 		case accepts:
 			return fate{end: accepts}
 		case drops:
-			return fate{place{name, i}, drops}
+			return fate{spot{name, i}, drops}
 		case returns:
 			return fate{}
 		case jumps, goesTo:
@@ -209,7 +209,7 @@ func (t *foreignTable) chainsOfOurs() []string {
 
 // arranged tells whether want stands at each place, directly before it, and
 // nothing of ours anywhere else.
-func (t *foreignTable) arranged(places []place, want []plan.Passage) bool {
+func (t *foreignTable) arranged(places []spot, want []plan.Passage) bool {
 	count := 0
 	for _, c := range t.chains {
 		for _, r := range c.rules {

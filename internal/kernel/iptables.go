@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
@@ -117,6 +118,7 @@ func (n *namespace) runIPTables(ref tableRef, suffix, stdin string, args ...stri
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	cmd.WaitDelay = time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // as nft's, see runNFT
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err = n.do(func() error {
@@ -124,6 +126,7 @@ func (n *namespace) runIPTables(ref tableRef, suffix, stdin string, args ...stri
 			return err
 		}
 		n.own.add(cmd.Process.Pid)
+		n.stages.reach("iptables started")
 		return cmd.Wait()
 	})
 	if err != nil {

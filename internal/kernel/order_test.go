@@ -52,3 +52,29 @@ func TestOrderLeavesNoGap(t *testing.T) {
 		t.Errorf("the last op should be what makes the ports answer, it is %s", last)
 	}
 }
+
+// Where only the host's rules were taken away, they come back whole and first: ports
+// answer again before anything else is looked at.
+func TestFlushedHostIsLoadedAtOnce(t *testing.T) {
+	p := plans(t)["three networks"]
+	host := slices.IndexFunc(p.Sandboxes, func(s *plan.Sandbox) bool { return s.Kind == plan.KindHost })
+	f := kernel.NewFake()
+	for _, e := range endpoints(p) {
+		f.Pin(e)
+	}
+	f.Apply(t.Context(), p)
+	flushed := *p.Sandboxes[host]
+	flushed.Tables = nil
+	without := &plan.Plan{Sandboxes: slices.Clone(p.Sandboxes)}
+	without.Sandboxes[host] = &flushed
+	f.Apply(t.Context(), without)
+	ops := f.Apply(t.Context(), p).Done
+	if len(ops) != len(p.Sandboxes[host].Tables) {
+		t.Errorf("%d ops, want one for each table: %v", len(ops), ops)
+	}
+	for _, op := range ops {
+		if op.Sandbox != plan.HostSandbox || !is[kernel.TableLoad](op) {
+			t.Errorf("%s, want the host's tables only", op)
+		}
+	}
+}

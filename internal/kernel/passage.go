@@ -139,7 +139,7 @@ func (n *namespace) editNative(ref tableRef, edits []edit) error {
 	if err != nil {
 		return err
 	}
-	if err := n.do(func() error { return runNFT(text, n.own) }); err != nil {
+	if err := n.do(func() error { return n.runNFT(text) }); err != nil {
 		return fmt.Errorf("change %s: %w", ref, err)
 	}
 	return nil

@@ -173,7 +173,7 @@ func (k *Kernel) doUser(verb Verb, o UserTable) error {
 }
 
 func (n *namespace) nftText(text string) error {
-	return n.do(func() error { return runNFT(text, n.own) })
+	return n.do(func() error { return n.runNFT(text) })
 }
 
 // userIn is what a plan says of the administrator's table.

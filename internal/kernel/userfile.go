@@ -17,11 +17,12 @@ const UserRulesName = "user.nft"
 // as long as these would without a flush. What is to be there after a boot belongs
 // where the host keeps its rules, and is left alone as it is found.
 type keptUser struct {
-	path string
-	home hostID
-	text string // "" for none
-	owed bool   // it has to be loaded before its absence means anything
-	sum  string // of the rules that text was listed from; "" where that is not known
+	path   string
+	home   hostID
+	stages stages
+	text   string // "" for none
+	owed   bool   // it has to be loaded before its absence means anything
+	sum    string // of the rules that text was listed from; "" where that is not known
 }
 
 // openUser reads what was kept of the calling thread's namespace. What is kept of
@@ -92,7 +93,9 @@ func (k *keptUser) owe() error {
 // paid notes that the rules were loaded.
 func (k *keptUser) paid() error { return k.keep(k.text, "") }
 
-func (k *keptUser) write() error { return replaceFile(k.path, []byte(k.header()+"\n"+k.text)) }
+func (k *keptUser) write() error {
+	return replaceFile(k.path, []byte(k.header()+"\n"+k.text), k.stages)
+}
 
 // forget removes the file.
 func (k *keptUser) forget() error {

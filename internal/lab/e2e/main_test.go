@@ -13,6 +13,7 @@ import (
 
 	"github.com/sluice-mesh/sluice/internal/lab/cluster"
 	"github.com/sluice-mesh/sluice/internal/lab/feature"
+	"github.com/sluice-mesh/sluice/internal/lab/load"
 	"github.com/sluice-mesh/sluice/internal/lab/probe"
 )
 
@@ -20,6 +21,14 @@ func TestMain(m *testing.M) {
 	// The workloads are this program too.
 	if len(os.Args) == 3 && os.Args[1] == "serve" {
 		if err := probe.ServeUntilSignal(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	// And so are those who send requests.
+	if len(os.Args) == 2 && os.Args[1] == "load" {
+		if err := load.Serve(os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -64,30 +73,63 @@ func TestCluster(t *testing.T) { eachBalancer(t, testCluster) }
 
 func testCluster(t *testing.T, balancer string) {
 	t.Helper()
+	c, done := populated(t, balancer)
+	defer done()
+	t.Run("Mesh", func(t *testing.T) { testMesh(t, c) })
+	t.Run("BadInput", func(t *testing.T) { testBadInput(t, c) })
+	t.Run("Leaving", func(t *testing.T) { testLeaving(t, c) })
+	t.Run("Repair", func(t *testing.T) { testRepair(t, c) })
+	t.Run("Held", func(t *testing.T) { testHeld(t, c) })
+	t.Run("Pulse", func(t *testing.T) { testPulse(t, c) })
+	t.Run("Mutations", func(t *testing.T) { testMutations(t, c) })
+	t.Run("Explain", func(t *testing.T) { testExplain(t, c) })
+}
+
+// TestSurvival is what becomes of requests while agents die and objects vanish. It
+// counts requests a second and milliseconds: a VM for it is one where those mean something.
+func TestSurvival(t *testing.T) {
+	feature.NeedSteady(t, feature.Mesh()...)
+	c, done := populated(t, "nft")
+	defer done()
+	t.Run("Deaths", func(t *testing.T) { testDeaths(t, c) })
+	t.Run("Sabotage", func(t *testing.T) { testSabotage(t, c) })
+	// Nothing in it depends on the balancer: once is enough.
+	t.Run("LongDeath", func(t *testing.T) { testLongDeath(t, c) })
+}
+
+// TestSurvivalIPVS is the same with IPVS: a test of its own, so that the VM runs nothing else.
+func TestSurvivalIPVS(t *testing.T) {
+	feature.NeedSteady(t, append(feature.Mesh(), feature.IPVS)...)
+	c, done := populated(t, "ipvs")
+	defer done()
+	t.Run("Deaths", func(t *testing.T) { testDeaths(t, c) })
+	t.Run("Sabotage", func(t *testing.T) { testSabotage(t, c) })
+}
+
+// populated is a cluster with its networks, services and workloads; done takes it away.
+func populated(t *testing.T, balancer string) (c *cluster.Cluster, done func()) {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := cluster.Start(t.Context(), cluster.Config{
+	c, err = cluster.Start(t.Context(), cluster.Config{
 		Sluice: program(t), Balancer: balancer, Workload: []string{self, "serve"}, Progress: t.Logf,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
+	done = func() {
 		if t.Failed() {
 			t.Log(c.Logs())
 		}
 		if err := c.Close(); err != nil {
 			t.Error(err)
 		}
-	}()
+	}
 	if err := c.Populate(t.Context()); err != nil {
+		done()
 		t.Fatal(err)
 	}
-	t.Run("Mesh", func(t *testing.T) { testMesh(t, c) })
-	t.Run("BadInput", func(t *testing.T) { testBadInput(t, c) })
-	t.Run("Leaving", func(t *testing.T) { testLeaving(t, c) })
-	t.Run("Repair", func(t *testing.T) { testRepair(t, c) })
-	t.Run("Mutations", func(t *testing.T) { testMutations(t, c) })
+	return c, done
 }

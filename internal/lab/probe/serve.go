@@ -34,6 +34,8 @@ const BigSize = 5 << 20
 //	/big    BigSize bytes
 //	/count  how many bytes the request's body had
 //	/heard  the datagrams that came to HiddenPort, one a line
+//	/paced  a Transfer
+//	/sum    length and hash of the request's body
 //
 // Over UDP it answers with who, whom, and the datagram's length.
 type Server struct {
@@ -117,6 +119,7 @@ func (s *Server) handler() http.Handler {
 		defer s.mu.Unlock()
 		fmt.Fprintln(w, strings.Join(s.heard, "\n"))
 	})
+	transfers(mux)
 	return mux
 }
 

@@ -15,10 +15,11 @@ import (
 type state string
 
 const (
-	passed  state = "ok"
-	failed  state = "FAIL"
-	skipped state = "skip"
-	later   state = "later" // skipped here because it needs the VM
+	passed   state = "ok"
+	failed   state = "FAIL"
+	skipped  state = "skip"
+	later    state = "later"         // skipped here because it needs the VM
+	steadily state = "later, steady" // skipped here because it needs the steady one
 )
 
 // name is one test or subtest; an empty test is the package itself.
@@ -100,6 +101,9 @@ func (r *results) end(e event, said string, out io.Writer) {
 	if s == skipped && strings.Contains(said, feature.SkipPrefix) {
 		s = later
 	}
+	if s == skipped && strings.Contains(said, feature.SteadyPrefix) {
+		s = steadily
+	}
 	if e.Test != "" {
 		r.tests[n] = s
 		if s == failed || s == skipped {
@@ -137,18 +141,18 @@ func (r *results) anyFailed() bool {
 	return false
 }
 
-// group is the top-level tests of one package that have something to run in the VM.
+// group is the top-level tests of one package that have something to run in one of the VMs.
 type group struct {
 	pkg   string
 	tests []string
 }
 
-// putOff lists what is still to be run in the VM, sorted.
-func (r *results) putOff() []group {
+// putOff lists what is still to be run in the VM, or in the steady one, sorted.
+func (r *results) putOff(to state) []group {
 	byPkg := map[string][]string{}
 	for n, s := range r.tests {
 		top, _, _ := strings.Cut(n.test, "/")
-		if s == later && !slices.Contains(byPkg[n.pkg], top) {
+		if s == to && !slices.Contains(byPkg[n.pkg], top) {
 			byPkg[n.pkg] = append(byPkg[n.pkg], top)
 		}
 	}

@@ -9,6 +9,7 @@ package runtests
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -22,6 +23,7 @@ type Config struct {
 	Checks   []string // shell commands beside the tests; each counts as one
 	Packages []string // as go test takes them
 	Runner   string   // what go test -exec runs tests by, with its flags, in a VM
+	Steady   string   // the same for a VM whose time is instructions
 	Out      io.Writer
 }
 
@@ -38,18 +40,25 @@ func Run(ctx context.Context, c Config) (bool, error) {
 	if err := c.goTest(ctx, all, c.Packages...); err != nil {
 		return false, err
 	}
-	for _, p := range all.putOff() {
-		fmt.Fprintf(c.Out, "== in the VM: %s: %s\n", p.pkg, strings.Join(p.tests, " "))
-		in := newResults()
-		err := c.goTest(ctx, in, "-exec", c.Runner, "-run", "^("+strings.Join(p.tests, "|")+")$", p.pkg)
-		if err != nil {
-			return false, err
-		}
-		all.merge(p, in)
+	if err := errors.Join(c.inVM(ctx, all, later, c.Runner), c.inVM(ctx, all, steadily, c.Steady)); err != nil {
+		return false, err
 	}
 	s := all.summary()
 	s.print(c.Out, time.Since(start))
 	return s.failed == 0, nil
+}
+
+// inVM runs what was put off to one kind of VM.
+func (c Config) inVM(ctx context.Context, all *results, to state, runner string) error {
+	for _, p := range all.putOff(to) {
+		fmt.Fprintf(c.Out, "== in the VM: %s: %s\n", p.pkg, strings.Join(p.tests, " "))
+		in := newResults()
+		if err := c.goTest(ctx, in, "-exec", runner, "-run", "^("+strings.Join(p.tests, "|")+")$", p.pkg); err != nil {
+			return err
+		}
+		all.merge(p, in)
+	}
+	return nil
 }
 
 // check runs one shell command and shows what it said if it failed.

@@ -1,6 +1,7 @@
 package runtests
 
 import (
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -11,8 +12,8 @@ import (
 // TestMergeOfBothRuns reads the events of a run here and of its part in the VM.
 func TestMergeOfBothRuns(t *testing.T) {
 	here, out := readFile(t, "here.json")
-	if want := []group{{"example.org/m/ipvs", []string{"TestTable", "TestWeight"}}}; !slices.EqualFunc(here.putOff(), want, sameGroup) {
-		t.Fatalf("put off: %v, want %v", here.putOff(), want)
+	if want := []group{{"example.org/m/ipvs", []string{"TestTable", "TestWeight"}}}; !slices.EqualFunc(here.putOff(later), want, sameGroup) {
+		t.Fatalf("put off: %v, want %v", here.putOff(later), want)
 	}
 	for _, want := range []string{"ok    example.org/m/good", "FAIL  example.org/m/plan TestBroken", "broken_test.go:7: 1 != 2", "syntax error"} {
 		if !strings.Contains(out, want) {
@@ -27,7 +28,7 @@ func TestMergeOfBothRuns(t *testing.T) {
 	}
 
 	vm, _ := readFile(t, "vm.json")
-	here.merge(here.putOff()[0], vm)
+	here.merge(here.putOff(later)[0], vm)
 	s := here.summary()
 	if s.passed != 4 || s.failed != 4 || s.inVM != 3 {
 		t.Errorf("after the VM: %+v", s)
@@ -79,3 +80,18 @@ func readFile(t *testing.T, file string) (*results, string) {
 }
 
 func sameGroup(a, b group) bool { return a.pkg == b.pkg && slices.Equal(a.tests, b.tests) }
+
+func TestTimesGoToTheSteadyVM(t *testing.T) {
+	r := newResults()
+	r.end(event{Action: "skip", Package: "p", Test: "TestTime"}, "needs steady VM: IPVS", io.Discard)
+	r.end(event{Action: "skip", Package: "p", Test: "TestWeight"}, "needs VM: IPVS", io.Discard)
+	if got := r.putOff(steadily); !slices.EqualFunc(got, []group{{"p", []string{"TestTime"}}}, sameGroup) {
+		t.Errorf("put off to the steady VM: %v, want TestTime", got)
+	}
+	if got := r.putOff(later); !slices.EqualFunc(got, []group{{"p", []string{"TestWeight"}}}, sameGroup) {
+		t.Errorf("put off to the other: %v, want TestWeight", got)
+	}
+	if s := r.summary(); s.failed != 2 || len(s.notRun) != 2 {
+		t.Errorf("before they ran: %+v, want both to have run nowhere", s)
+	}
+}

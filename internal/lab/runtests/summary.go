@@ -34,7 +34,7 @@ func (r *results) summary() summary {
 		case passed, failed:
 		case skipped:
 			s.notRun = append(s.notRun, n.pkg+" "+n.test+": skipped")
-		case later:
+		case later, steadily:
 			s.notRun = append(s.notRun, n.pkg+" "+n.test+": put off to the VM and not run there")
 		}
 	}

@@ -46,6 +46,9 @@ func writeInitramfs(path string, k kernel, o Options) error {
 		Hostname: host, Kernel: k.version, Modules: k.modules(),
 		Command: o.Command, Dir: o.Dir, Env: append(slices.Clone(o.Env), EnvInside+"=1"), Outputs: o.Outputs,
 	}
+	if o.Steady {
+		s.Env = append(s.Env, EnvSteady+"=1")
+	}
 	f, err := os.Create(path)
 	if err != nil {
 		return err

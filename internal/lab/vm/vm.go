@@ -34,6 +34,9 @@ const Failed = 125
 // guest.
 const EnvInside = "SLUICE_VM"
 
+// EnvSteady is the variable that is 1 there where Options.Steady is set.
+const EnvSteady = "SLUICE_VM_STEADY"
+
 // Options is one run.
 type Options struct {
 	Command []string // looked up in the guest, by the PATH of Env

@@ -15,6 +15,7 @@ import (
 func main() {
 	c := runtests.Config{Out: os.Stdout}
 	flag.StringVar(&c.Runner, "runner", "", "`command` that runs a test binary in the VM")
+	flag.StringVar(&c.Steady, "steady", "", "`command` that does so in a VM whose time is instructions")
 	flag.Func("check", "shell `command` that must succeed too; may be repeated", func(command string) error {
 		c.Checks = append(c.Checks, command)
 		return nil

@@ -19,8 +19,8 @@ const usage = `usage: sluicevm [-t SECONDS] [-m MEMORY] [-1] [-o DIR]... COMMAND
        sluicevm auto [the same]                                             natively if this kernel can carry the mesh
        sluicevm probe                                                       print what this kernel lacks; exit 3 if anything
 
-The command starts in this directory with this environment (and SLUICE_VM=1), as root.
-Its output and exit status are sluicevm's; 125 says that the VM itself failed.
+The command starts in this directory with this environment (and SLUICE_VM=1, with -1 also SLUICE_VM_STEADY=1),
+as root. Its output and exit status are sluicevm's; 125 says that the VM itself failed.
   -t  time limit (300)   -m  memory (4G)   -o  writes below DIR reach the host, all others are thrown away
   -1  one processor whose time advances by instructions: measurements compare however busy this machine is
 In "go test -exec sluicevm" profiles and coverage come out by themselves.`
