@@ -38,7 +38,7 @@ func Judge(f *Facts) []Check {
 	for _, judge := range []func(*Facts) []Check{
 		features, programs, rights, // what the host can do
 		runDir, dataDir, leftovers, // what is kept on it
-		ports, tunnels, underlay, mtu, overlaps, // the network around it
+		ports, tunnels, underlay, mtu, overlaps, firewalls, // the network around it
 		reverseFilter, forwarding, conntrack, neighbours, // its settings
 		clock, unread,
 		agent, peers, problems, repairs, planned, // what the agent knows

@@ -23,6 +23,7 @@ func host() *Facts {
 		Underlay:   Underlay{Addr: netip.MustParseAddr("192.0.2.1"), Device: "eth0", MTU: 1500},
 		Occupied:   []Occupied{{netip.MustParsePrefix("192.0.2.0/24"), "route dev eth0"}},
 		Claims:     []Claim{{netip.MustParsePrefix("169.254.77.0/24"), UseUplink, "the uplink"}, {netip.MustParsePrefix("10.192.16.0/20"), UseNetwork, "network back"}, {netip.MustParsePrefix("10.192.0.0/10"), UsePool, "the pool"}},
+		Firewalls:  []Firewall{{Table: "iptables table filter", Chains: []string{"FORWARD"}, Forward: Let}},
 		Forwarding: []Forwarding{{"net/ipv4/ip_forward", "1", "0"}},
 		Conntrack:  []Conntrack{{"host", 10, 1000}, {"ingress-sbox", 20, 1000}},
 		Neighbours: []Neighbours{{"ipv4", 100, 1024}},
@@ -57,6 +58,9 @@ func TestJudge(t *testing.T) {
 	}{
 		{"feature", func(f *Facts) { f.Features[0].Missing = "no such device type" }, "fail kernel VXLAN: cannot be used: no such device type", "modprobe vxlan"},
 		{"spare feature", func(f *Facts) { f.Features[0].Missing, f.Features[0].Spare = "no", true }, "warn kernel VXLAN: cannot be used, and nothing uses it now: no", "modprobe"},
+		{"firewall that nobody opened", func(f *Facts) { f.Firewalls[0].Forward = Forbidden }, "fail forwarding by iptables table filter: it drops what no rule names (FORWARD)", "sluice status"},
+		{"firewall that cannot be read", func(f *Facts) { f.Firewalls[0].Unread = "no iptables" }, "warn forwarding by iptables table filter: its rules cannot be read: no iptables", "sl-ingress"},
+		{"closed port", func(f *Facts) { f.Firewalls[0].Closed = []Closed{{"tcp/7956", "ufw allow 7956/tcp"}} }, "warn receiving by iptables table filter: it may drop tcp/7956", "ufw allow 7956/tcp"},
 		{"no nft", func(f *Facts) { f.Programs[0] = Program{Name: "nft"} }, "fail program nft: there is none", "apt-get install nftables"},
 		{"old nft", func(f *Facts) { f.Programs[0].Version = "1.0.5" }, "fail program nft: /usr/sbin/nft is version 1.0.5", "1.0.6"},
 		{"odd nft", func(f *Facts) { f.Programs[0].Version = "" }, "fail program nft: /usr/sbin/nft is version unknown", "1.0.6"},

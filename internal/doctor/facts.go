@@ -20,6 +20,8 @@ type Facts struct {
 	Occupied []Occupied
 	Claims   []Claim
 
+	Firewalls []Firewall // of other programs
+
 	ReverseFilter []Filter
 	Forwarding    []Forwarding
 	Conntrack     []Conntrack

@@ -64,6 +64,7 @@ func Inspect(q Inspection) doctor.Facts {
 	i.look("tunnels", i.tunnels)
 	i.look("underlay", i.underlay)
 	i.look("routes", i.occupied)
+	i.look("firewalls", inHost(i.firewalls))
 	i.look("rp_filter", inHost(i.reverseFilter))
 	i.look("forwarding", inHost(i.forwarding))
 	i.look("conntrack", i.conntrack)
@@ -75,6 +76,22 @@ func (i *inspector) look(what string, f func() error) {
 	if err := f(); err != nil {
 		i.facts.Unread = append(i.facts.Unread, doctor.Unread{What: what, Why: err.Error()})
 	}
+}
+
+// firewalls looks at other programs' rules, for the ports that other nodes have to reach.
+func (i *inspector) firewalls() error {
+	found, err := Firewalls(PortUse{"udp", i.VXLANPort}, PortUse{"tcp", i.GossipPort}, PortUse{"udp", i.GossipPort})
+	for _, w := range found {
+		seen := doctor.Firewall{Table: w.Table, Chains: w.Chains, Forward: doctor.Forward(w.Forward)}
+		if w.Unread != nil {
+			seen.Unread = w.Unread.Error()
+		}
+		for _, c := range w.Closed {
+			seen.Closed = append(seen.Closed, doctor.Closed{Port: c.PortUse.String(), Open: c.Open})
+		}
+		i.facts.Firewalls = append(i.facts.Firewalls, seen)
+	}
+	return err
 }
 
 // openOwn opens the network namespace of the calling thread.
