@@ -113,7 +113,7 @@ func (t *foreignTable) baseChains(h hook) []string {
 // say of: it is dropped, and where, or accepted, or it goes on behind the chain.
 type fate struct {
 	spot spot // of drops
-	end   verdict
+	end  verdict
 }
 
 // walk tells a chain's fate. known are those that were asked for already.
