@@ -202,7 +202,7 @@ func testUser(t *testing.T, c *cluster.Cluster) {
 		}},
 		{"our own table alone", func() error { _, err := n1.Run(t.Context(), "nft", "delete", "table", "inet", "sluice"); return err }},
 	} {
-		t.Run(event.name, func(t *testing.T) { upholds(t, c, four, six, event.do) })
+		t.Run(event.name, func(t *testing.T) { staysDropped(t, c, four, six, event.do) })
 	}
 	if _, err := n1.Run(t.Context(), "nft", "flush", "chain", "inet", "sluice-user", "user"); err != nil {
 		t.Fatal(err)
@@ -213,9 +213,9 @@ func testUser(t *testing.T, c *cluster.Cluster) {
 	})
 }
 
-// upholds wants no answer for the dropped client from before the event until others
+// staysDropped wants no answer for the dropped client from before the event until others
 // were served again for a while.
-func upholds(t *testing.T, c *cluster.Cluster, dropped, served netip.AddrPort, event func() error) {
+func staysDropped(t *testing.T, c *cluster.Cluster, dropped, served netip.AddrPort, event func() error) {
 	t.Helper()
 	stop, done := make(chan struct{}), make(chan int)
 	go func() {
