@@ -80,7 +80,8 @@ func differencesOf(op kernel.Op) ([]trace.Difference, error) {
 		if op.Verb == kernel.Delete {
 			return []trace.Difference{trace.StrayBackend(op.Sandbox, o, says)}, nil
 		}
-	case plan.Link, plan.Addr, plan.Neigh, plan.FDBEntry, plan.Sysctl, plan.VirtualServer, plan.Timeouts, plan.Flow:
+	case plan.Link, plan.Addr, plan.Neigh, plan.FDBEntry, plan.Sysctl, plan.VirtualServer, plan.Timeouts, plan.Flow,
+		kernel.UserTable, kernel.Pass:
 	default:
 		return nil, fmt.Errorf("explain %q: what it is about is not known", says)
 	}
@@ -114,7 +115,7 @@ func elementDifferences(sandbox string, change kernel.ElementChange) []trace.Dif
 func (e *evidence) node(n *mesh.Node) trace.Node {
 	node := trace.Node{Name: e.label(n), Addr: n.Addr, Mounted: filepath.Join(DefaultRunDir, "netns")}
 	if n.ID != e.self.ID {
-		node.Plan = Compile(mesh.Local{ID: n.ID}, e.snap)
+		node.Plan = Compile(mesh.Local{ID: n.ID, Held: n.Held}, e.snap)
 		return node
 	}
 	node.Plan, node.Mounted = e.plan, e.mounted

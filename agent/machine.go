@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/sluice-mesh/sluice/internal/doctor"
 	"github.com/sluice-mesh/sluice/internal/kernel"
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
@@ -16,6 +17,8 @@ type Machine interface {
 	// Drifted carries what others changed of what is ours, as far as the kernel tells.
 	// It is never closed.
 	Drifted() <-chan []kernel.Drift
+	// Echo makes what other nodes' kernels are asked with.
+	Echo() kernel.Echoer
 	// Pin keeps the network namespace that the file is as the sandbox name. It is
 	// refused where the file is none, or is the host's own.
 	Pin(name, path string) error
@@ -30,6 +33,10 @@ type Machine interface {
 	Advertised() ([]string, error)
 	// OwnBridges are the host's bridges whose subnets other nodes may have too.
 	OwnBridges() ([]string, error)
+	// Held are those of the ports that somebody else on the host has.
+	Held(ports []kernel.Port) ([]kernel.Holding, error)
+	// Captured are the ports that the host captures now, whoever planned it.
+	Captured() ([]kernel.Port, error)
 	// Unrouted are the host's devices that forwarded nothing before this agent ran, by family.
 	Unrouted() (four, six []string, err error)
 	// HostAddrs are the host's own addresses with their devices.
@@ -47,6 +54,7 @@ type system struct {
 	open    func(runDir string) (Machine, error)
 	watch   func(ctx context.Context, pid int) (<-chan struct{}, error) // closed when the process has ended
 	now     func() time.Time
+	inspect func(kernel.Inspection) doctor.Facts // looks at the host
 
 	supervisor func() (*supervisor, error) // nil where there is none
 }
@@ -62,9 +70,9 @@ func realSystem() system {
 			}
 			return k, nil
 		},
-		watch: kernel.WatchPID,
-		now:   time.Now,
-
+		watch:      kernel.WatchPID,
+		now:        time.Now,
+		inspect:    kernel.Inspect,
 		supervisor: ownSupervisor,
 	}
 }

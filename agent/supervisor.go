@@ -73,13 +73,13 @@ func (r *reporter) run(ctx context.Context) error {
 		return nil
 	}
 	for r.alive(ctx) != nil {
-		if !pause(ctx, askAgain) {
+		if !sleep(ctx, askAgain) {
 			return nil
 		}
 	}
 	r.send(daemon.SdNotifyReady)
 	for {
-		if !pause(ctx, r.beat(ctx)) {
+		if !sleep(ctx, r.beat(ctx)) {
 			r.send(daemon.SdNotifyStopping)
 			return nil
 		}
@@ -164,8 +164,8 @@ func (v view) summary(own mesh.NodeID) string {
 	return text
 }
 
-// pause waits; false where ctx ended first.
-func pause(ctx context.Context, d time.Duration) bool {
+// sleep waits; false where ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-ctx.Done():
 		return false

@@ -74,15 +74,15 @@ func TestAgentTellsItsSupervisor(t *testing.T) {
 func newReporter(b *boss, fail *error) *reporter {
 	return &reporter{
 		supervisor: &supervisor{tell: b.tell, patience: 30 * time.Second},
-		status:     newStatus(time.Now), now: time.Now, log: slog.New(slog.DiscardHandler),
+		status:     newStatus(time.Now, nil), now: time.Now, log: slog.New(slog.DiscardHandler),
 		check: func(context.Context) error { return *fail },
 	}
 }
 
 // rounds end every few seconds until ctx does.
 func rounds(ctx context.Context, s *status) {
-	for pause(ctx, 5*time.Second) {
-		s.round(newStatus(time.Now).last)
+	for sleep(ctx, 5*time.Second) {
+		s.round(newStatus(time.Now, nil).last)
 	}
 }
 

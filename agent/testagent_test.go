@@ -16,6 +16,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	grpcstatus "google.golang.org/grpc/status"
 
+	"github.com/sluice-mesh/sluice/internal/doctor"
+	"github.com/sluice-mesh/sluice/internal/kernel"
 	"github.com/sluice-mesh/sluice/mesh"
 	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
 )
@@ -25,6 +27,7 @@ type testAgent struct {
 	tb        testing.TB
 	cfg       Config
 	machine   *fakeMachine
+	kernel    Machine // what the agent is given: machine, where it is nil
 	processes *processes
 	boss      *supervisor // nil: none
 	cancel    context.CancelFunc
@@ -45,13 +48,7 @@ func newTestAgent(tb testing.TB, n int) *testAgent {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { os.RemoveAll(dir) })
-	a := &testAgent{
-		tb: tb, machine: newFakeMachine(tb, nodeAddr(n)), processes: &processes{},
-		cfg: Config{
-			DataDir: filepath.Join(dir, "data"), RunDir: filepath.Join(dir, "run"), Name: fmt.Sprintf("n%d", n),
-			Log: slog.New(slog.NewTextHandler(tb.Output(), nil)), Version: "test",
-		},
-	}
+	a := agentIn(tb, n, dir)
 	a.start()
 	tb.Cleanup(func() {
 		if a.cancel != nil {
@@ -61,13 +58,31 @@ func newTestAgent(tb testing.TB, n int) *testAgent {
 	return a
 }
 
+// agentIn is an agent that is not started and has all its files in dir.
+func agentIn(tb testing.TB, n int, dir string) *testAgent {
+	tb.Helper()
+	return &testAgent{
+		tb: tb, machine: newFakeMachine(tb, nodeAddr(n)), processes: &processes{},
+		cfg: Config{
+			DataDir: filepath.Join(dir, "data"), RunDir: filepath.Join(dir, "run"), Name: fmt.Sprintf("n%d", n),
+			Log: slog.New(slog.NewTextHandler(tb.Output(), nil)), Version: "test",
+		},
+	}
+}
+
 func (a *testAgent) system() system {
 	return system{
 		missing: func() []string { return nil },
 		hasIPVS: func() bool { return true },
-		open:    func(string) (Machine, error) { return a.machine, nil },
+		open: func(string) (Machine, error) {
+			if a.kernel != nil {
+				return a.kernel, nil
+			}
+			return a.machine, nil
+		},
 		watch:   a.processes.watch,
 		now:     time.Now,
+		inspect: func(q kernel.Inspection) doctor.Facts { return someFacts(q) },
 
 		supervisor: func() (*supervisor, error) { return a.boss, nil },
 	}

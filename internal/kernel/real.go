@@ -17,14 +17,18 @@ import (
 
 // Kernel is the running kernel, seen from the network namespace in which New
 // was called: that one is the host. Its methods are for one goroutine at a time,
-// but for those of pin.go, host.go and monitor.go, which may be called beside them.
+// but for those of pin.go, host.go, held.go and monitor.go, which may be called beside them.
 type Kernel struct {
 	netnsDir string // where sandboxes are mounted
 	host     *namespace
 	open     map[string]*namespace // by sandbox, the host not included
 	settings *settings             // the host's, from before we changed them
+	kept     *keptUser             // the administrator's rules
+	loaded   bool                  // the round under way has loaded a table into the host
 	own      *writers
 	monitor  *monitor
+	stages   stages  // nil but in tests
+	holders  holders // of ports that others have
 }
 
 // netnsName is the directory in RUN_DIR where sandboxes are mounted.
@@ -56,7 +60,14 @@ func New(runDir string) (*Kernel, error) {
 		host.close()
 		return nil, err
 	}
-	k := &Kernel{netnsDir: filepath.Join(dir, netnsName), host: host, open: map[string]*namespace{}, settings: stored, own: &writers{}}
+	kept, err := openUser(dir, stored.home)
+	if err != nil {
+		host.close()
+		return nil, err
+	}
+	k := &Kernel{
+		netnsDir: filepath.Join(dir, netnsName), host: host, open: map[string]*namespace{}, settings: stored, kept: kept, own: &writers{},
+	}
 	host.own = k.own
 	if k.monitor, err = newMonitor(host, k.netnsDir, k.own); err != nil {
 		host.close()
@@ -80,7 +91,15 @@ func (k *Kernel) Close() error {
 func (k *Kernel) Apply(ctx context.Context, want *plan.Plan) Report {
 	k.monitor.hold()
 	defer k.monitor.release()
-	return apply(ctx, k, want)
+	k.loaded = false
+	report := apply(ctx, k, want)
+	if ctx.Err() != nil {
+		return report
+	}
+	if err := k.keepUser(userIn(want)); err != nil {
+		report.Failed = append(report.Failed, Failure{plan.HostSandbox + ": user rules", reasonOf(err), err})
+	}
+	return report
 }
 
 // Diff implements Applier.
@@ -110,10 +129,10 @@ func kindOf(name string) (plan.Kind, bool) {
 }
 
 // sandboxes implements machine. A file that is no mounted namespace (the machine
-// was rebooted, somebody unmounted it) counts as absent; one that cannot be looked
-// at does not, or a new namespace would be mounted over a living one.
-func (k *Kernel) sandboxes() (map[string]plan.Kind, error) {
-	found := map[string]plan.Kind{plan.HostSandbox: plan.KindHost}
+// was rebooted, somebody unmounted it) is a husk; one that cannot be looked
+// at is none, or a new namespace would be mounted over a living one.
+func (k *Kernel) sandboxes() (map[string]place, error) {
+	found := map[string]place{plan.HostSandbox: {kind: plan.KindHost}}
 	entries, err := os.ReadDir(k.netnsDir)
 	if err != nil && !os.IsNotExist(err) {
 		return nil, fmt.Errorf("list sandboxes: %w", err)
@@ -128,9 +147,8 @@ func (k *Kernel) sandboxes() (map[string]plan.Kind, error) {
 			fd.Close()
 		}
 		known := k.open[e.Name()]
-		if !absent(err) && (err != nil || known == nil || known.id == id) {
-			found[e.Name()] = kind
-		}
+		another := err == nil && known != nil && known.id != id
+		found[e.Name()] = place{kind: kind, husk: absent(err) || another}
 	}
 	return found, nil
 }
@@ -152,7 +170,7 @@ func (k *Kernel) namespace(sandbox string) (*namespace, error) {
 	if err != nil {
 		return nil, err
 	}
-	n.own = k.own
+	n.own, n.stages = k.own, k.stages
 	k.open[sandbox] = n
 	return n, nil
 }
@@ -178,6 +196,10 @@ func (k *Kernel) observe(s step, want *plan.Sandbox) (have observed, err error) 
 		have.Routes, err = n.observeRoutes()
 	case stepNFT:
 		have.tables, err = n.observeNFT(want.Tables)
+	case stepUser:
+		have.user, err = k.observeUser()
+	case stepPass:
+		have.foreign, err = n.observeForeign(want.Passages)
 	case stepIPVS:
 		if n.kind == plan.KindNetwork || n.kind == plan.KindIngress {
 			have.Virtual, have.Backends, have.Timeouts, err = n.observeIPVS()
@@ -190,6 +212,13 @@ func (k *Kernel) observe(s step, want *plan.Sandbox) (have observed, err error) 
 
 // do implements machine.
 func (k *Kernel) do(op Op) error {
+	k.stages.around("before", op)
+	err := k.doOp(op)
+	k.stages.around("after", op)
+	return err
+}
+
+func (k *Kernel) doOp(op Op) error {
 	if o, ok := op.Object.(Namespace); ok {
 		return k.doNamespace(op, o)
 	}
@@ -219,7 +248,12 @@ func (k *Kernel) do(op Op) error {
 	case plan.Flow:
 		return n.doFlow(o)
 	case TableLoad, ElementChange:
+		k.loaded = k.loaded || n == k.host
 		return n.doNFT(op)
+	case UserTable:
+		return k.doUser(op.Verb, o)
+	case Pass:
+		return n.doPass(op.Verb, o)
 	default:
 		return n.doIPVS(op)
 	}
@@ -232,7 +266,7 @@ func (k *Kernel) doNamespace(op Op, o Namespace) error {
 		return k.removeNamespace(op.Sandbox)
 	}
 	if known := k.open[op.Sandbox]; known != nil {
-		return mount(known.fd, k.Path(op.Sandbox)) // it lost its mount, and nothing else
+		return k.mount(known.fd, op.Sandbox) // it lost its mount, and nothing else
 	}
 	if o.Kind == plan.KindEndpoint {
 		return &Refusal{plan.SandboxGone, "the endpoint's namespace is not there", "detach the endpoint and attach it again"}
@@ -242,7 +276,8 @@ func (k *Kernel) doNamespace(op Op, o Namespace) error {
 		return err
 	}
 	defer fd.Close()
-	return mount(fd, k.Path(op.Sandbox))
+	k.stages.reach("namespace made")
+	return k.mount(fd, op.Sandbox)
 }
 
 // removeNamespace takes our links out first: the kernel clears a dead namespace
@@ -256,5 +291,6 @@ func (k *Kernel) removeNamespace(sandbox string) error {
 	} else if errors.Is(err, errNoSandbox) {
 		err = nil
 	}
-	return errors.Join(err, unmount(k.Path(sandbox)))
+	k.stages.reach("links removed")
+	return errors.Join(err, k.unmount(sandbox))
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
@@ -31,7 +32,8 @@ type Left struct {
 
 // OwnFile tells whether a name in the run directory is one that this package uses.
 func OwnFile(name string) bool {
-	return name == netnsName || name == SettingsName || name == SettingsName+settingsMaking
+	name = strings.TrimSuffix(name, making)
+	return name == netnsName || name == SettingsName || name == UserRulesName
 }
 
 // Reset undoes all that Apply and Pin ever did on this host: what carries our mark
@@ -55,6 +57,7 @@ func (k *Kernel) Reset(ctx context.Context) (ResetReport, error) {
 	if err := ctx.Err(); err != nil {
 		return report, err
 	}
+	k.leaveUser(&report)
 	k.sweep(&report)
 	failed := len(report.Failed)
 	if err := k.host.do(func() error { return k.restore(&report) }); err != nil {
@@ -70,6 +73,24 @@ func (k *Kernel) Reset(ctx context.Context) (ResetReport, error) {
 
 func (r *ResetReport) fail(object string, err error) {
 	r.Failed = append(r.Failed, Failure{Object: object, Reason: reasonOf(err), Err: err})
+}
+
+// leaveUser names what the administrator has in the table that was made for him:
+// the rules are his, and go on as they are. One without rules is gone by now.
+func (k *Kernel) leaveUser(report *ResetReport) {
+	s, err := k.host.observeUser()
+	switch {
+	case isMissing(err):
+	case err != nil:
+		report.fail("host: user", err)
+	case s.table:
+		report.Left = append(report.Left, Left{
+			"host: nft table inet " + plan.UserTable, "it holds rules of yours, which go on as they are; nft delete table inet " + plan.UserTable + " removes them",
+		})
+	}
+	if k.kept.owed {
+		report.Left = append(report.Left, Left{k.kept.path, "it holds rules of yours that were flushed and could not be loaded again"})
+	}
 }
 
 // sweep removes what is left where sandboxes are mounted: the files of namespaces
@@ -123,7 +144,7 @@ func (k *Kernel) restore(report *ResetReport) error {
 		now, ok := have[s.Key]
 		switch {
 		case !ok: // went with its device
-		case now == s.Before, now == s.Ours:
+		case now == s.Before, now == s.Ours, s.Restoring:
 			wishes = append(wishes, wish{s, s.Before, now != s.Before})
 		default:
 			wishes = append(wishes, wish{s, now, false})
@@ -132,7 +153,10 @@ func (k *Kernel) restore(report *ResetReport) error {
 			})
 		}
 	}
-	wrong := grant(wishes)
+	if err := k.settings.restoring(wishes); err != nil {
+		return err
+	}
+	wrong := k.grant(wishes)
 	for _, w := range wishes {
 		switch err := wrong[w.Key]; {
 		case err != nil:
@@ -148,7 +172,7 @@ var errNotKept = errors.New("restore: something sets it back at once")
 
 // grant writes until all is as wished, and returns by key why something is not.
 // One setting changes others, so those that come first may be wrong again afterwards.
-func grant(wishes []wish) (wrong map[string]error) {
+func (k *Kernel) grant(wishes []wish) (wrong map[string]error) {
 	const passes = 3
 	for range passes {
 		wrong = map[string]error{}
@@ -161,6 +185,7 @@ func grant(wishes []wish) (wrong map[string]error) {
 			case !ok || now == w.value:
 			default:
 				wrong[w.Key] = cmp.Or(writeSysctl(plan.Sysctl{Key: w.Key, Value: w.value}), errNotKept)
+				k.stages.reach("setting restored")
 			}
 		}
 		if len(wrong) == 0 {

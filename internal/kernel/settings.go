@@ -19,8 +19,8 @@ import (
 // SettingsName is the file in RUN_DIR that says what the host's settings were.
 const SettingsName = "settings.json"
 
-// settingsMaking ends the file's name while it is written.
-const settingsMaking = ".new"
+// making ends the name of a file of ours in RUN_DIR while it is written.
+const making = ".new"
 
 // SettingsDamaged is the reason of a refusal by New: the earlier values of the
 // host's settings cannot be read.
@@ -32,6 +32,10 @@ type Setting struct {
 	Key    string `json:"key"`    // path below /proc/sys
 	Before string `json:"before"` // the value that was overwritten
 	Ours   string `json:"ours"`   // the value since then
+
+	// Restoring: a reset has begun to put things back, and until it has ended the
+	// value says nothing about anybody's will.
+	Restoring bool `json:"restoring,omitempty"`
 }
 
 // settings remembers the host's settings from before they are changed. The file
@@ -41,6 +45,8 @@ type settings struct {
 	path string
 	home hostID
 	list []Setting // in the order of the changes
+
+	stages stages
 }
 
 // hostID tells one life of a network namespace from every other: a file that
@@ -117,12 +123,29 @@ func (s *settings) remember(changes []Setting) error {
 		switch {
 		case i < 0:
 			list = append(list, c)
-		case c.Before != list[i].Ours:
+		case c.Before != list[i].Ours && !list[i].Restoring:
 			list[i] = c
 		default:
-			list[i].Ours = c.Ours
+			list[i].Ours, list[i].Restoring = c.Ours, false
 		}
 	}
+	return s.keep(list)
+}
+
+// restoring notes that from now on the settings get these values, where it is not
+// known yet. A reset that dies and is begun again then goes on where it was:
+// switching forwarding off changes others on the way.
+func (s *settings) restoring(wishes []wish) error {
+	list := slices.Clone(s.list)
+	for _, w := range wishes {
+		i := slices.IndexFunc(list, func(have Setting) bool { return have.Key == w.Key })
+		list[i].Before, list[i].Restoring = w.value, true
+	}
+	return s.keep(list)
+}
+
+// keep makes list what is remembered, on the disk too.
+func (s *settings) keep(list []Setting) error {
 	if slices.Equal(list, s.list) {
 		return nil
 	}
@@ -148,17 +171,24 @@ func (s *settings) write(list []Setting) error {
 	if err != nil {
 		return err
 	}
-	dir := filepath.Dir(s.path)
+	return replaceFile(s.path, append(text, '\n'), s.stages)
+}
+
+// replaceFile replaces a file at once, making its directory where there is none:
+// whoever reads it finds the old one or the new one, also after a crash.
+func replaceFile(path string, text []byte, at stages) error {
+	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	making := s.path + settingsMaking
-	if err := writeSynced(making, append(text, '\n')); err != nil {
+	if err := writeSynced(path+making, text); err != nil {
 		return err
 	}
-	if err := os.Rename(making, s.path); err != nil {
+	at.reach("file written")
+	if err := os.Rename(path+making, path); err != nil {
 		return err
 	}
+	at.reach("file in place")
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -177,10 +207,11 @@ func writeSynced(file string, text []byte) error {
 
 // forget removes the file.
 func (s *settings) forget() error {
-	for _, file := range []string{s.path, s.path + settingsMaking} {
+	for _, file := range []string{s.path, s.path + making} {
 		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove the earlier settings: %w", err)
 		}
+		s.stages.reach("settings file removed")
 	}
 	s.list = nil
 	return nil
@@ -211,7 +242,7 @@ func changesWith(o plan.Sysctl) ([]Setting, error) {
 		}
 		for _, key := range matching(f.Key, have) {
 			if key != o.Key && key != aliasOfForward {
-				changes = append(changes, Setting{key, have[key], f.Value})
+				changes = append(changes, Setting{Key: key, Before: have[key], Ours: f.Value})
 			}
 		}
 	}
@@ -220,7 +251,7 @@ func changesWith(o plan.Sysctl) ([]Setting, error) {
 		return nil, err
 	}
 	if before, ok := have[o.Key]; ok { // otherwise setting it will tell
-		changes = append(changes, Setting{o.Key, before, o.Value})
+		changes = append(changes, Setting{Key: o.Key, Before: before, Ours: o.Value})
 	}
 	return changes, nil
 }

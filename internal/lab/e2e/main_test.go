@@ -79,6 +79,9 @@ func testCluster(t *testing.T, balancer string) {
 	t.Run("BadInput", func(t *testing.T) { testBadInput(t, c) })
 	t.Run("Leaving", func(t *testing.T) { testLeaving(t, c) })
 	t.Run("Repair", func(t *testing.T) { testRepair(t, c) })
+	t.Run("Doctor", func(t *testing.T) { testDoctor(t, c) })
+	t.Run("Held", func(t *testing.T) { testHeld(t, c) })
+	t.Run("Pulse", func(t *testing.T) { testPulse(t, c) })
 	t.Run("Mutations", func(t *testing.T) { testMutations(t, c) })
 	t.Run("Explain", func(t *testing.T) { testExplain(t, c) })
 }
@@ -86,22 +89,22 @@ func testCluster(t *testing.T, balancer string) {
 // TestSurvival is what becomes of requests while agents die and objects vanish. It
 // counts requests a second and milliseconds: a VM for it is one where those mean something.
 func TestSurvival(t *testing.T) {
-	t.Run("nft", func(t *testing.T) {
-		feature.NeedSteady(t, feature.Mesh()...)
-		c, done := populated(t, "nft")
-		defer done()
-		t.Run("Deaths", func(t *testing.T) { testDeaths(t, c) })
-		t.Run("Sabotage", func(t *testing.T) { testSabotage(t, c) })
-		// Nothing in it depends on the balancer: once is enough.
-		t.Run("LongDeath", func(t *testing.T) { testLongDeath(t, c) })
-	})
-	t.Run("ipvs", func(t *testing.T) {
-		feature.NeedSteady(t, append(feature.Mesh(), feature.IPVS)...)
-		c, done := populated(t, "ipvs")
-		defer done()
-		t.Run("Deaths", func(t *testing.T) { testDeaths(t, c) })
-		t.Run("Sabotage", func(t *testing.T) { testSabotage(t, c) })
-	})
+	feature.NeedSteady(t, feature.Mesh()...)
+	c, done := populated(t, "nft")
+	defer done()
+	t.Run("Deaths", func(t *testing.T) { testDeaths(t, c) })
+	t.Run("Sabotage", func(t *testing.T) { testSabotage(t, c) })
+	// Nothing in it depends on the balancer: once is enough.
+	t.Run("LongDeath", func(t *testing.T) { testLongDeath(t, c) })
+}
+
+// TestSurvivalIPVS is the same with IPVS: a test of its own, so that the VM runs nothing else.
+func TestSurvivalIPVS(t *testing.T) {
+	feature.NeedSteady(t, append(feature.Mesh(), feature.IPVS)...)
+	c, done := populated(t, "ipvs")
+	defer done()
+	t.Run("Deaths", func(t *testing.T) { testDeaths(t, c) })
+	t.Run("Sabotage", func(t *testing.T) { testSabotage(t, c) })
 }
 
 // populated is a cluster with its networks, services and workloads; done takes it away.

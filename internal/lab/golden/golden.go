@@ -14,9 +14,6 @@ import (
 
 var update = flag.Bool("update", false, "rewrite golden files") //nolint:gochecknoglobals // a flag is read by the testing package's parser
 
-// Updating tells whether files are to be rewritten.
-func Updating() bool { return *update }
-
 // Equal fails t unless got is the text of testdata/TESTNAME.golden.
 func Equal(t *testing.T, got string) {
 	t.Helper()
