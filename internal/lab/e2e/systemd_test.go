@@ -83,7 +83,7 @@ func bootSystemd(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(string(score)), "\n")
 	t.Logf("systemd-analyze security (%v): %s", err, lines[len(lines)-1])
 	// -1: what takes seconds there, as the watchdog's patience does, must not depend on how busy this machine is.
-	c := exec.CommandContext(t.Context(), runner, "-1", "-systemd", "-t", "840", self, "-test.run=^TestSystemd$", "-test.v")
+	c := exec.CommandContext(t.Context(), runner, "-1", "-systemd", "-t", "1200", self, "-test.run=^TestSystemd$", "-test.v")
 	c.Env = append(os.Environ(), "SLUICE_BIN="+program(t))
 	c.Stdout, c.Stderr = t.Output(), t.Output()
 	if err := c.Run(); err != nil {

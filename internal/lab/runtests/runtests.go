@@ -76,7 +76,7 @@ func (c Config) check(ctx context.Context, r *results, command string) {
 
 // goTest runs go test and reads its events into r. That tests failed is no error.
 func (c Config) goTest(ctx context.Context, r *results, args ...string) error {
-	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json", "-count=1", "-timeout=15m"}, args...)...)
+	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json", "-count=1", "-timeout=30m"}, args...)...)
 	cmd.Stderr = os.Stderr
 	events, err := cmd.StdoutPipe()
 	if err != nil {
