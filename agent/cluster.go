@@ -23,6 +23,7 @@ type cluster struct {
 	now     func() time.Time
 	log     *slog.Logger
 	changed chan struct{} // holds one token while there is something new
+	heard   chan struct{} // holds one token while gossip has found a node alive or silent
 	started time.Time
 
 	mu      sync.Mutex
@@ -64,7 +65,7 @@ type clusterConfig struct {
 func newCluster(cfg clusterConfig, content *saved) *cluster {
 	c := &cluster{
 		store: cfg.Store, own: cfg.Own, gossip: cfg.Gossip, now: cfg.Now, log: cfg.Log,
-		changed: make(chan struct{}, 1), started: cfg.Now(),
+		changed: make(chan struct{}, 1), heard: make(chan struct{}, 1), started: cfg.Now(),
 		dirty: map[mesh.Key]bool{}, left: map[mesh.Key]error{}, seen: map[mesh.NodeID]observation{},
 	}
 	if content.Secret == nil {
@@ -102,10 +103,12 @@ func (c *cluster) take(records []mesh.Record) {
 }
 
 // wake makes the loop look.
-func (c *cluster) wake() {
+func (c *cluster) wake() { signal(c.changed) }
+
+func signal(token chan<- struct{}) {
 	select {
-	case c.changed <- struct{}{}:
-	default: // it will look anyway
+	case token <- struct{}{}:
+	default: // whoever waits for it will look anyway
 	}
 }
 

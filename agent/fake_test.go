@@ -24,6 +24,7 @@ type fakeMachine struct {
 	dir  string
 
 	drifts chan []kernel.Drift // nobody sends unless a test does
+	echo   fakeEcho
 
 	mu      sync.Mutex
 	applied []*plan.Plan

@@ -16,6 +16,8 @@ type Machine interface {
 	// Drifted carries what others changed of what is ours, as far as the kernel tells.
 	// It is never closed.
 	Drifted() <-chan []kernel.Drift
+	// Echo makes what other nodes' kernels are asked with.
+	Echo() kernel.Echoer
 	// Pin keeps the network namespace that the file is as the sandbox name. It is
 	// refused where the file is none, or is the host's own.
 	Pin(name, path string) error

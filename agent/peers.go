@@ -75,6 +75,7 @@ func (c *cluster) observe(id mesh.NodeID, o observation) {
 	}
 	o.since = c.now()
 	c.seen[id] = o
+	signal(c.heard)
 	c.log.Info("a node changed", "node", id, "alive", o.alive)
 }
 

@@ -25,6 +25,7 @@ type testAgent struct {
 	tb        testing.TB
 	cfg       Config
 	machine   *fakeMachine
+	kernel    Machine // what the agent is given: machine, where it is nil
 	processes *processes
 	cancel    context.CancelFunc
 	done      chan error
@@ -44,13 +45,7 @@ func newTestAgent(tb testing.TB, n int) *testAgent {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { os.RemoveAll(dir) })
-	a := &testAgent{
-		tb: tb, machine: newFakeMachine(tb, nodeAddr(n)), processes: &processes{},
-		cfg: Config{
-			DataDir: filepath.Join(dir, "data"), RunDir: filepath.Join(dir, "run"), Name: fmt.Sprintf("n%d", n),
-			Log: slog.New(slog.NewTextHandler(tb.Output(), nil)), Version: "test",
-		},
-	}
+	a := agentIn(tb, n, dir)
 	a.start()
 	tb.Cleanup(func() {
 		if a.cancel != nil {
@@ -60,13 +55,30 @@ func newTestAgent(tb testing.TB, n int) *testAgent {
 	return a
 }
 
+// agentIn is an agent that is not started and has all its files in dir.
+func agentIn(tb testing.TB, n int, dir string) *testAgent {
+	tb.Helper()
+	return &testAgent{
+		tb: tb, machine: newFakeMachine(tb, nodeAddr(n)), processes: &processes{},
+		cfg: Config{
+			DataDir: filepath.Join(dir, "data"), RunDir: filepath.Join(dir, "run"), Name: fmt.Sprintf("n%d", n),
+			Log: slog.New(slog.NewTextHandler(tb.Output(), nil)), Version: "test",
+		},
+	}
+}
+
 func (a *testAgent) system() system {
 	return system{
 		missing: func() []string { return nil },
 		hasIPVS: func() bool { return true },
-		open:    func(string) (Machine, error) { return a.machine, nil },
-		watch:   a.processes.watch,
-		now:     time.Now,
+		open: func(string) (Machine, error) {
+			if a.kernel != nil {
+				return a.kernel, nil
+			}
+			return a.machine, nil
+		},
+		watch: a.processes.watch,
+		now:   time.Now,
 	}
 }
 

@@ -165,4 +165,8 @@ type Local struct {
 	Unrouted4  []string   // devices of the host that forwarded no IPv4 before the agent ran: nothing passes between them
 	Unrouted6  []string   // the same for IPv6
 	Held       []HeldPort // published ports that somebody else on the host has: not captured here
+
+	// Gone are the nodes that nothing can be sent to from here: neither their agent nor
+	// their kernel answers. Their records stay, and so do the ways to them.
+	Gone map[NodeID]bool
 }

@@ -25,7 +25,14 @@ func nodeOne() *sluicev1.Node {
 func nodeTwo() *sluicev1.Node {
 	return &sluicev1.Node{
 		Id: "00000000000000a2", Name: "two", Address: "2001:db8::2", VxlanPort: 4789, Mtu: 1500, Slot: 4242,
-		State: sluicev1.NodeState_NODE_STATE_SILENT, Since: at(2),
+		State: sluicev1.NodeState_NODE_STATE_GONE, Since: at(2),
+	}
+}
+
+func nodeThree() *sluicev1.Node {
+	return &sluicev1.Node{
+		Id: "00000000000000a3", Name: "three", Address: "192.0.2.3", VxlanPort: 4789, Mtu: 1500, Slot: 7,
+		State: sluicev1.NodeState_NODE_STATE_AGENT_DOWN, Endpoints: 1, Since: at(4),
 	}
 }
 
@@ -71,7 +78,7 @@ func TestJoin(t *testing.T) {
 
 func TestNodeList(t *testing.T) {
 	checkForms(t, map[string]any{"ListNodes": &sluicev1.ListNodesResponse{
-		Nodes: []*sluicev1.Node{nodeOne(), nodeTwo()},
+		Nodes: []*sluicev1.Node{nodeOne(), nodeThree(), nodeTwo()},
 	}}, "node", "ls")
 }
 

@@ -12,11 +12,18 @@ import (
 
 // machine is what the steps act on: the real kernel, or the fake.
 type machine interface {
-	// sandboxes lists the namespaces that are there, the host's included.
-	sandboxes() (map[string]plan.Kind, error)
+	// sandboxes lists where namespaces are or were, the host's included.
+	sandboxes() (map[string]place, error)
 	// observe fills in what s looks at. want says what is worth asking for.
 	observe(s step, want *plan.Sandbox) (observed, error)
 	do(op Op) error
+}
+
+// place is where a sandbox is mounted. A husk is one that lost its namespace: what
+// a process leaves that died while it mounted or unmounted, and a reboot.
+type place struct {
+	kind plan.Kind
+	husk bool
 }
 
 // step is one kernel subsystem's place in the order of a round.
@@ -111,7 +118,7 @@ func (r *round) walk(want *plan.Plan) {
 		return
 	}
 	for _, s := range want.Sandboxes {
-		if _, ok := have[s.Name]; !ok {
+		if at, ok := have[s.Name]; !ok || at.husk {
 			r.run(Op{Add, s.Name, Namespace{s.Kind}})
 		}
 	}
@@ -195,9 +202,9 @@ func (r *round) step(s step, want *plan.Sandbox) {
 	}
 }
 
-// strays removes what belongs to no sandbox of the plan: namespaces of ours,
-// and in the host all that carries our mark where the plan says nothing of it.
-func (r *round) strays(want *plan.Plan, have map[string]plan.Kind) {
+// strays removes what belongs to no sandbox of the plan: namespaces of ours and
+// husks, and in the host all that carries our mark where the plan says nothing of it.
+func (r *round) strays(want *plan.Plan, have map[string]place) {
 	names := make([]string, 0, len(have))
 	for name := range have {
 		if !slices.ContainsFunc(want.Sandboxes, func(s *plan.Sandbox) bool { return s.Name == name }) {
@@ -206,15 +213,15 @@ func (r *round) strays(want *plan.Plan, have map[string]plan.Kind) {
 	}
 	// From the host inwards, as deletions go.
 	slices.SortFunc(names, func(a, b string) int {
-		ka, kb := plan.Sandbox{Name: a, Kind: have[a]}, plan.Sandbox{Name: b, Kind: have[b]}
+		ka, kb := plan.Sandbox{Name: a, Kind: have[a].kind}, plan.Sandbox{Name: b, Kind: have[b].kind}
 		return plan.CompareSandbox(&kb, &ka)
 	})
 	for _, name := range names {
-		if have[name] == plan.KindHost {
+		if have[name].kind == plan.KindHost {
 			r.clear(&plan.Sandbox{Name: name, Kind: plan.KindHost})
 			continue
 		}
-		r.run(Op{Delete, name, Namespace{have[name]}})
+		r.run(Op{Delete, name, Namespace{have[name].kind}})
 	}
 }
 

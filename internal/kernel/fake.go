@@ -65,10 +65,10 @@ func (f *Fake) Text() string {
 }
 
 // sandboxes implements machine.
-func (f *Fake) sandboxes() (map[string]plan.Kind, error) {
-	found := map[string]plan.Kind{}
+func (f *Fake) sandboxes() (map[string]place, error) {
+	found := map[string]place{}
 	for name, s := range f.spaces {
-		found[name] = s.Kind
+		found[name] = place{kind: s.Kind}
 	}
 	return found, nil
 }

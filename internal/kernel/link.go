@@ -139,12 +139,14 @@ func (k *Kernel) doLink(n *namespace, verb Verb, want plan.Link) error {
 		if err := n.link.LinkDel(have); err != nil {
 			return fmt.Errorf("remove the old device: %w", err)
 		}
+		k.stages.reach("old device removed")
 		err = absent
 	}
 	if err != nil {
 		if err := k.makeLink(n, want); err != nil {
 			return err
 		}
+		k.stages.reach("device made")
 		if have, err = n.link.LinkByName(want.Name); err != nil {
 			return fmt.Errorf("find the new link: %w", err)
 		}
@@ -209,16 +211,19 @@ func (n *namespace) setLink(have netlink.Link, want plan.Link) error {
 		if err := n.link.LinkSetAlias(have, plan.LinkAlias); err != nil {
 			return fmt.Errorf("set alias: %w", err)
 		}
+		n.stages.reach("alias set")
 	}
 	if attrs.MTU != want.MTU {
 		if err := n.link.LinkSetMTU(have, want.MTU); err != nil {
 			return fmt.Errorf("set MTU: %w", err)
 		}
+		n.stages.reach("MTU set")
 	}
 	if mac := hardware(want.MAC); mac != nil && attrs.HardwareAddr.String() != mac.String() {
 		if err := n.link.LinkSetHardwareAddr(have, mac); err != nil {
 			return fmt.Errorf("set MAC address: %w", err)
 		}
+		n.stages.reach("MAC address set")
 	}
 	if attrs.Flags&net.FlagUp == 0 {
 		if err := n.link.LinkSetUp(have); err != nil {
@@ -238,6 +243,7 @@ func (n *namespace) removeLinks() error {
 	for _, l := range links {
 		if n.ours(l) {
 			errs = append(errs, n.link.LinkDel(l))
+			n.stages.reach("a device removed")
 		}
 	}
 	return errors.Join(errs...)

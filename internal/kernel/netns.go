@@ -28,6 +28,8 @@ type namespace struct {
 	ipvs  ipvsState
 	flows map[plan.Flow]bool // to which there may be flows; nil: not known
 	own   *writers           // told of programs that change rules; nil where nobody watches
+
+	stages stages
 }
 
 // nsID identifies a namespace for as long as it lives.
@@ -161,8 +163,9 @@ func loopbackUp() error {
 	return h.LinkSetUp(lo)
 }
 
-// mount pins an open namespace at path, making the file.
-func mount(fd netns.NsHandle, path string) error {
+// mount pins an open namespace as a sandbox, making the file.
+func (k *Kernel) mount(fd netns.NsHandle, sandbox string) error {
+	path := k.Path(sandbox)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
@@ -171,6 +174,7 @@ func mount(fd netns.NsHandle, path string) error {
 		return err
 	}
 	f.Close()
+	k.stages.reach("file made")
 	source := fmt.Sprintf("/proc/self/fd/%d", fd)
 	if err := unix.Mount(source, path, "", unix.MS_BIND, ""); err != nil {
 		return errors.Join(fmt.Errorf("pin namespace at %s: %w", path, err), os.Remove(path))
@@ -179,11 +183,13 @@ func mount(fd netns.NsHandle, path string) error {
 }
 
 // unmount is the inverse of mount; a file that is not mounted is removed too.
-func unmount(path string) error {
+func (k *Kernel) unmount(sandbox string) error {
+	path := k.Path(sandbox)
 	err := unix.Unmount(path, unix.MNT_DETACH)
 	if err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOENT) {
 		return fmt.Errorf("unpin namespace at %s: %w", path, err)
 	}
+	k.stages.reach("unmounted")
 	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/nftables"
@@ -95,9 +96,10 @@ func (n *namespace) loadTable(t *plan.Table) error {
 		return fmt.Errorf("load table %s %s: %w", t.Family, plan.TableName, err)
 	}
 	text := loadText(t, n.deviceStamp(t))
-	if err := n.do(func() error { return runNFT(text, n.own) }); err != nil {
+	if err := n.do(func() error { return n.runNFT(text) }); err != nil {
 		return fmt.Errorf("load table %s %s: %w", t.Family, plan.TableName, err)
 	}
+	n.stages.reach("table loaded")
 	if err := n.markRules(t.Family); err != nil {
 		return fmt.Errorf("mark table %s %s: %w", t.Family, plan.TableName, err)
 	}
@@ -160,18 +162,22 @@ func (n *namespace) deviceStamp(t *plan.Table) string {
 }
 
 // runNFT gives one transaction to the nft program in the calling thread's
-// namespace, which the child inherits, and tells own of the process.
-func runNFT(text string, own *writers) error {
+// namespace, which the child inherits, and tells n.own of the process.
+func (n *namespace) runNFT(text string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), nftLoadWait)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "nft", "-f", "-")
 	cmd.Stdin = strings.NewReader(text)
 	cmd.WaitDelay = time.Second
+	// It ends with the agent, or it could load rules over those of the next one. The
+	// signal follows the starting thread, which waits here.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Start()
 	if err == nil {
-		own.add(cmd.Process.Pid)
+		n.own.add(cmd.Process.Pid)
+		n.stages.reach("nft started")
 		err = cmd.Wait()
 	}
 	switch {

@@ -35,7 +35,7 @@ func (k *Kernel) Pin(sandbox, path string) error {
 	if owner != "" {
 		return bad("it is in use as sandbox " + owner)
 	}
-	return mount(fd, k.Path(sandbox))
+	return k.mount(fd, sandbox)
 }
 
 // PinPID pins the network namespace of a process.

@@ -25,6 +25,7 @@ type Kernel struct {
 	settings *settings             // the host's, from before we changed them
 	own      *writers
 	monitor  *monitor
+	stages   stages  // nil but in tests
 	holders  holders // of ports that others have
 }
 
@@ -111,10 +112,10 @@ func kindOf(name string) (plan.Kind, bool) {
 }
 
 // sandboxes implements machine. A file that is no mounted namespace (the machine
-// was rebooted, somebody unmounted it) counts as absent; one that cannot be looked
-// at does not, or a new namespace would be mounted over a living one.
-func (k *Kernel) sandboxes() (map[string]plan.Kind, error) {
-	found := map[string]plan.Kind{plan.HostSandbox: plan.KindHost}
+// was rebooted, somebody unmounted it) is a husk; one that cannot be looked
+// at is none, or a new namespace would be mounted over a living one.
+func (k *Kernel) sandboxes() (map[string]place, error) {
+	found := map[string]place{plan.HostSandbox: {kind: plan.KindHost}}
 	entries, err := os.ReadDir(k.netnsDir)
 	if err != nil && !os.IsNotExist(err) {
 		return nil, fmt.Errorf("list sandboxes: %w", err)
@@ -129,9 +130,8 @@ func (k *Kernel) sandboxes() (map[string]plan.Kind, error) {
 			fd.Close()
 		}
 		known := k.open[e.Name()]
-		if !absent(err) && (err != nil || known == nil || known.id == id) {
-			found[e.Name()] = kind
-		}
+		another := err == nil && known != nil && known.id != id
+		found[e.Name()] = place{kind: kind, husk: absent(err) || another}
 	}
 	return found, nil
 }
@@ -153,7 +153,7 @@ func (k *Kernel) namespace(sandbox string) (*namespace, error) {
 	if err != nil {
 		return nil, err
 	}
-	n.own = k.own
+	n.own, n.stages = k.own, k.stages
 	k.open[sandbox] = n
 	return n, nil
 }
@@ -191,6 +191,13 @@ func (k *Kernel) observe(s step, want *plan.Sandbox) (have observed, err error) 
 
 // do implements machine.
 func (k *Kernel) do(op Op) error {
+	k.stages.around("before", op)
+	err := k.doOp(op)
+	k.stages.around("after", op)
+	return err
+}
+
+func (k *Kernel) doOp(op Op) error {
 	if o, ok := op.Object.(Namespace); ok {
 		return k.doNamespace(op, o)
 	}
@@ -233,7 +240,7 @@ func (k *Kernel) doNamespace(op Op, o Namespace) error {
 		return k.removeNamespace(op.Sandbox)
 	}
 	if known := k.open[op.Sandbox]; known != nil {
-		return mount(known.fd, k.Path(op.Sandbox)) // it lost its mount, and nothing else
+		return k.mount(known.fd, op.Sandbox) // it lost its mount, and nothing else
 	}
 	if o.Kind == plan.KindEndpoint {
 		return &Refusal{plan.SandboxGone, "the endpoint's namespace is not there", "detach the endpoint and attach it again"}
@@ -243,7 +250,8 @@ func (k *Kernel) doNamespace(op Op, o Namespace) error {
 		return err
 	}
 	defer fd.Close()
-	return mount(fd, k.Path(op.Sandbox))
+	k.stages.reach("namespace made")
+	return k.mount(fd, op.Sandbox)
 }
 
 // removeNamespace takes our links out first: the kernel clears a dead namespace
@@ -257,5 +265,6 @@ func (k *Kernel) removeNamespace(sandbox string) error {
 	} else if errors.Is(err, errNoSandbox) {
 		err = nil
 	}
-	return errors.Join(err, unmount(k.Path(sandbox)))
+	k.stages.reach("links removed")
+	return errors.Join(err, k.unmount(sandbox))
 }

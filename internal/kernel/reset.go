@@ -123,7 +123,7 @@ func (k *Kernel) restore(report *ResetReport) error {
 		now, ok := have[s.Key]
 		switch {
 		case !ok: // went with its device
-		case now == s.Before, now == s.Ours:
+		case now == s.Before, now == s.Ours, s.Restoring:
 			wishes = append(wishes, wish{s, s.Before, now != s.Before})
 		default:
 			wishes = append(wishes, wish{s, now, false})
@@ -132,7 +132,10 @@ func (k *Kernel) restore(report *ResetReport) error {
 			})
 		}
 	}
-	wrong := grant(wishes)
+	if err := k.settings.restoring(wishes); err != nil {
+		return err
+	}
+	wrong := k.grant(wishes)
 	for _, w := range wishes {
 		switch err := wrong[w.Key]; {
 		case err != nil:
@@ -148,7 +151,7 @@ var errNotKept = errors.New("restore: something sets it back at once")
 
 // grant writes until all is as wished, and returns by key why something is not.
 // One setting changes others, so those that come first may be wrong again afterwards.
-func grant(wishes []wish) (wrong map[string]error) {
+func (k *Kernel) grant(wishes []wish) (wrong map[string]error) {
 	const passes = 3
 	for range passes {
 		wrong = map[string]error{}
@@ -161,6 +164,7 @@ func grant(wishes []wish) (wrong map[string]error) {
 			case !ok || now == w.value:
 			default:
 				wrong[w.Key] = cmp.Or(writeSysctl(plan.Sysctl{Key: w.Key, Value: w.value}), errNotKept)
+				k.stages.reach("setting restored")
 			}
 		}
 		if len(wrong) == 0 {

@@ -45,20 +45,20 @@ func ownersHost(t *testing.T) {
 	t.Helper()
 	sh(t, `
 		sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_dad=0 # an address that is tentative would change by itself
-		ip link set lo up
-		ip link add eth0 type bridge
-		ip address add 192.0.2.11/24 dev eth0
-		ip address add 2001:db8::11/64 dev eth0 nodad
-		ip link set eth0 up
-		ip route add 198.51.100.0/24 via 192.0.2.1
-		ip rule add from 203.0.113.0/24 lookup 7
-		ip link add heeds type bridge
-		ip link add ignores type bridge
-		sysctl -qw net.ipv6.conf.heeds.accept_ra=2 net.ipv6.conf.ignores.accept_ra=0
-		sysctl -qw net.ipv4.conf.ignores.forwarding=1 net.ipv6.conf.ignores.forwarding=1 net.ipv4.conf.all.accept_redirects=0
-		nft add table inet theirs
-		nft add chain inet theirs in '{ type filter hook input priority 0; policy accept; }'
-		nft add rule inet theirs in tcp dport 25 drop`)
+		ip -b - <<-EOF
+			link set lo up
+			link add eth0 type bridge
+			address add 192.0.2.11/24 dev eth0
+			address add 2001:db8::11/64 dev eth0 nodad
+			link set eth0 up
+			route add 198.51.100.0/24 via 192.0.2.1
+			rule add from 203.0.113.0/24 lookup 7
+			link add heeds type bridge
+			link add ignores type bridge
+		EOF
+		sysctl -qw net.ipv6.conf.heeds.accept_ra=2 net.ipv6.conf.ignores.accept_ra=0 \
+			net.ipv4.conf.ignores.forwarding=1 net.ipv6.conf.ignores.forwarding=1 net.ipv4.conf.all.accept_redirects=0
+		nft 'table inet theirs { chain in { type filter hook input priority 0; policy accept; tcp dport 25 drop; }; };'`)
 }
 
 // held is a plan as this kernel can hold it, on a host whose cards hear of their

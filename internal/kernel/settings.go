@@ -32,6 +32,10 @@ type Setting struct {
 	Key    string `json:"key"`    // path below /proc/sys
 	Before string `json:"before"` // the value that was overwritten
 	Ours   string `json:"ours"`   // the value since then
+
+	// Restoring: a reset has begun to put things back, and until it has ended the
+	// value says nothing about anybody's will.
+	Restoring bool `json:"restoring,omitempty"`
 }
 
 // settings remembers the host's settings from before they are changed. The file
@@ -41,6 +45,8 @@ type settings struct {
 	path string
 	home hostID
 	list []Setting // in the order of the changes
+
+	stages stages
 }
 
 // hostID tells one life of a network namespace from every other: a file that
@@ -117,12 +123,29 @@ func (s *settings) remember(changes []Setting) error {
 		switch {
 		case i < 0:
 			list = append(list, c)
-		case c.Before != list[i].Ours:
+		case c.Before != list[i].Ours && !list[i].Restoring:
 			list[i] = c
 		default:
-			list[i].Ours = c.Ours
+			list[i].Ours, list[i].Restoring = c.Ours, false
 		}
 	}
+	return s.keep(list)
+}
+
+// restoring notes that from now on the settings get these values, where it is not
+// known yet. A reset that dies and is begun again then goes on where it was:
+// switching forwarding off changes others on the way.
+func (s *settings) restoring(wishes []wish) error {
+	list := slices.Clone(s.list)
+	for _, w := range wishes {
+		i := slices.IndexFunc(list, func(have Setting) bool { return have.Key == w.Key })
+		list[i].Before, list[i].Restoring = w.value, true
+	}
+	return s.keep(list)
+}
+
+// keep makes list what is remembered, on the disk too.
+func (s *settings) keep(list []Setting) error {
 	if slices.Equal(list, s.list) {
 		return nil
 	}
@@ -156,9 +179,11 @@ func (s *settings) write(list []Setting) error {
 	if err := writeSynced(making, append(text, '\n')); err != nil {
 		return err
 	}
+	s.stages.reach("settings written")
 	if err := os.Rename(making, s.path); err != nil {
 		return err
 	}
+	s.stages.reach("settings in place")
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -181,6 +206,7 @@ func (s *settings) forget() error {
 		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove the earlier settings: %w", err)
 		}
+		s.stages.reach("settings file removed")
 	}
 	s.list = nil
 	return nil
@@ -211,7 +237,7 @@ func changesWith(o plan.Sysctl) ([]Setting, error) {
 		}
 		for _, key := range matching(f.Key, have) {
 			if key != o.Key && key != aliasOfForward {
-				changes = append(changes, Setting{key, have[key], f.Value})
+				changes = append(changes, Setting{Key: key, Before: have[key], Ours: f.Value})
 			}
 		}
 	}
@@ -220,7 +246,7 @@ func changesWith(o plan.Sysctl) ([]Setting, error) {
 		return nil, err
 	}
 	if before, ok := have[o.Key]; ok { // otherwise setting it will tell
-		changes = append(changes, Setting{o.Key, before, o.Value})
+		changes = append(changes, Setting{Key: o.Key, Before: before, Ours: o.Value})
 	}
 	return changes, nil
 }

@@ -22,13 +22,30 @@ import (
 func plans(tb testing.TB) map[string]*plan.Plan {
 	tb.Helper()
 	found := map[string]*plan.Plan{"nothing": {}}
-	for name, build := range scene.All() {
-		w := scene.New(tb, 3)
-		build(w)
-		found[name] = agent.Compile(mesh.Local{ID: scene.NodeID(1)}, w.State.Snapshot())
-		found[name+", nft"] = agent.Compile(mesh.Local{ID: scene.NodeID(1), Balancer: mesh.BalancerNFT}, w.State.Snapshot())
+	for name := range scene.All() {
+		found[name] = planOf(tb, name)
+		found[name+withNFT] = planOf(tb, name+withNFT)
 	}
 	return found
+}
+
+// withNFT ends the name of a state whose services are balanced by nft.
+const withNFT = ", nft"
+
+// planOf is one of them.
+func planOf(tb testing.TB, state string) *plan.Plan {
+	tb.Helper()
+	if state == "nothing" {
+		return &plan.Plan{}
+	}
+	local := mesh.Local{ID: scene.NodeID(1)}
+	state, byNFT := strings.CutSuffix(state, withNFT)
+	if byNFT {
+		local.Balancer = mesh.BalancerNFT
+	}
+	w := scene.New(tb, 3)
+	scene.All()[state](w)
+	return agent.Compile(local, w.State.Snapshot())
 }
 
 func names(plans map[string]*plan.Plan) []string {
@@ -97,7 +114,7 @@ func TestFakeStates(t *testing.T) {
 }
 
 // settled leaves out what a plan does not put back: the host's own settings,
-// which reset restores.
+// which reset restores, and those of the one balancer when the other took its place.
 func settled(text string) string {
 	var lines []string
 	host := false
@@ -105,7 +122,9 @@ func settled(text string) string {
 		if strings.HasPrefix(line, "sandbox ") {
 			host = strings.HasPrefix(line, "sandbox host")
 		}
-		if !host || !strings.HasPrefix(line, "  sysctl") {
+		balancers := strings.HasPrefix(line, "  sysctl   net/ipv4/vs/") || strings.HasPrefix(line, "  ipvs     timeouts") ||
+			strings.HasPrefix(line, "  sysctl   net/netfilter/nf_conntrack_tcp_loose")
+		if !balancers && (!host || !strings.HasPrefix(line, "  sysctl")) {
 			lines = append(lines, line)
 		}
 	}
@@ -175,12 +194,15 @@ func holdable(p *plan.Plan) *plan.Plan {
 	return p
 }
 
-// pinWorkloads makes the namespaces of the plan's endpoints and pins them, as
-// attaching would.
+// pinWorkloads makes namespaces for the plan's endpoints that have none and pins
+// them, as attaching would.
 func pinWorkloads(tb testing.TB, k *kernel.Kernel, p *plan.Plan) []*kernel.Workload {
 	tb.Helper()
 	var workloads []*kernel.Workload
 	for _, e := range endpoints(p) {
+		if k.Pinned(e) {
+			continue
+		}
 		w, err := kernel.NewWorkload()
 		if err != nil {
 			tb.Fatal(err)

@@ -27,16 +27,22 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// NodeState is how gossip sees a node.
+// NodeState is how a node is seen from the one that answers: its agent by gossip, its
+// kernel by an echo through the tunnel.
 type NodeState int32
 
 const (
 	// Never sent.
 	NodeState_NODE_STATE_UNSPECIFIED NodeState = 0
-	// It answers.
+	// Its agent answers.
 	NodeState_NODE_STATE_ALIVE NodeState = 1
-	// It does not answer; its kernel may still carry packets.
+	// Its agent does not answer, and its kernel has not been asked yet, cannot be, or need
+	// not be as it has no endpoint in the mesh. Nothing is removed.
 	NodeState_NODE_STATE_SILENT NodeState = 2
+	// Its agent does not answer, its kernel does: its endpoints stay in use.
+	NodeState_NODE_STATE_AGENT_DOWN NodeState = 3
+	// Neither answers: its endpoints are not used until one of them does.
+	NodeState_NODE_STATE_GONE NodeState = 4
 )
 
 // Enum value maps for NodeState.
@@ -45,11 +51,15 @@ var (
 		0: "NODE_STATE_UNSPECIFIED",
 		1: "NODE_STATE_ALIVE",
 		2: "NODE_STATE_SILENT",
+		3: "NODE_STATE_AGENT_DOWN",
+		4: "NODE_STATE_GONE",
 	}
 	NodeState_value = map[string]int32{
 		"NODE_STATE_UNSPECIFIED": 0,
 		"NODE_STATE_ALIVE":       1,
 		"NODE_STATE_SILENT":      2,
+		"NODE_STATE_AGENT_DOWN":  3,
+		"NODE_STATE_GONE":        4,
 	}
 )
 
@@ -407,7 +417,7 @@ type Node struct {
 	Mtu uint32 `protobuf:"varint,5,opt,name=mtu,proto3" json:"mtu,omitempty"`
 	// Its number in the data path; 0: not yet claimed.
 	Slot uint32 `protobuf:"varint,6,opt,name=slot,proto3" json:"slot,omitempty"`
-	// How gossip sees it.
+	// How it is seen.
 	State NodeState `protobuf:"varint,7,opt,name=state,proto3,enum=sluice.v1.NodeState" json:"state,omitempty"`
 	// Whether it is the node that answers.
 	Self bool `protobuf:"varint,8,opt,name=self,proto3" json:"self,omitempty"`
@@ -662,11 +672,13 @@ const file_sluice_v1_cluster_proto_rawDesc = "" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1a\n" +
 	"\bprotocol\x18\x03 \x01(\tR\bprotocol\x12\x1c\n" +
 	"\tpublished\x18\x04 \x01(\rR\tpublished\x12\x16\n" +
-	"\x06holder\x18\x05 \x01(\tR\x06holder*T\n" +
+	"\x06holder\x18\x05 \x01(\tR\x06holder*\x84\x01\n" +
 	"\tNodeState\x12\x1a\n" +
 	"\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10NODE_STATE_ALIVE\x10\x01\x12\x15\n" +
-	"\x11NODE_STATE_SILENT\x10\x022\xca\x01\n" +
+	"\x11NODE_STATE_SILENT\x10\x02\x12\x19\n" +
+	"\x15NODE_STATE_AGENT_DOWN\x10\x03\x12\x13\n" +
+	"\x0fNODE_STATE_GONE\x10\x042\xca\x01\n" +
 	"\x0eClusterService\x127\n" +
 	"\x04Init\x12\x16.sluice.v1.InitRequest\x1a\x17.sluice.v1.InitResponse\x127\n" +
 	"\x04Join\x12\x16.sluice.v1.JoinRequest\x1a\x17.sluice.v1.JoinResponse\x12F\n" +
