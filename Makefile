@@ -13,6 +13,8 @@ GO_BUILD := go build -trimpath -buildvcs=auto -ldflags '-s -w'
 RUNNER := .build/sluicevm
 BIN := .build/bin
 T ?= 30s
+DESTDIR ?=
+PREFIX ?= /usr/local
 PROTO := proto/sluice
 
 .PHONY: help
@@ -28,6 +30,12 @@ go:
 .PHONY: build
 build: go ## build .build/sluice, one static program
 	@$(GO_BUILD) -o .build/sluice ./cmd/sluice
+
+.PHONY: install
+install: build ## program and systemd unit, below DESTDIR
+	@install -D -m 755 .build/sluice $(DESTDIR)$(PREFIX)/bin/sluice
+	@install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	@sed 's|/usr/local/bin/|$(PREFIX)/bin/|' deploy/systemd/sluice.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/sluice.service
 
 .PHONY: runner
 runner: go

@@ -33,6 +33,10 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	if err := refuseSecondAgent(cfg.Socket); err != nil {
 		return err
 	}
+	boss, err := sys.supervisor()
+	if err != nil {
+		return err
+	}
 	// --- above: only reading; below: the machine is changed ---------------------
 	store, content, err := openStore(cfg.DataDir)
 	if err != nil {
@@ -51,10 +55,16 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	if err != nil {
 		return err
 	}
+	starts, err := store.countStart()
+	if err != nil {
+		return err
+	}
+	events := newEvents(sys.now, starts, eventRoom)
+	events.add(AgentStarted, "node "+own.Name, "version "+cfg.Version)
 	cluster := newCluster(clusterConfig{
-		Store: store, Own: own, Gossip: netip.AddrPortFrom(own.Addr, cfg.GossipPort), Now: sys.now, Log: cfg.Log,
+		Store: store, Own: own, Gossip: netip.AddrPortFrom(own.Addr, cfg.GossipPort), Now: sys.now, Events: events, Log: cfg.Log,
 	}, content)
-	status := newStatus(sys.now)
+	status := newStatus(sys.now, events)
 	ctx, cancel := context.WithCancel(ctx)
 	loop := newLoop(cluster, machine, status, cfg.Log)
 	loop.balancer = balancer
@@ -74,11 +84,15 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	if err != nil {
 		return err
 	}
-	api := &api{config: cfg, cluster: cluster, loop: loop, status: status, endpoints: endpoints}
+	api := &api{config: cfg, cluster: cluster, loop: loop, status: status, endpoints: endpoints, events: events, inspect: sys.inspect}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return loop.run(ctx) })
 	group.Go(func() error { return loop.pulse.run(ctx) })
 	group.Go(func() error { return serve(ctx, api.server(cfg.Log), listener, stopLimit) })
+	if boss != nil {
+		r := &reporter{supervisor: boss, own: own.ID, status: status, now: sys.now, check: checkAPI(cfg.Socket), log: cfg.Log}
+		group.Go(func() error { return r.run(ctx) })
+	}
 	cfg.Log.Info("the agent runs", "node", own.ID, "name", own.Name, "address", own.Addr, "socket", cfg.Socket, "balancer", balancer)
 	return group.Wait()
 }

@@ -20,7 +20,7 @@ import (
 // when the agent ends.
 func TestHangingMachine(t *testing.T) {
 	c, _ := member(t, scene.New(t, 1), &clock{at: time.Unix(1000, 0)})
-	l := newLoop(c, newFakeMachine(t, nodeAddr(1)), newStatus(time.Now), slog.New(slog.DiscardHandler))
+	l := newLoop(c, newFakeMachine(t, nodeAddr(1)), newStatus(time.Now, nil), slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
 	inside, release, done := make(chan struct{}), make(chan struct{}), make(chan error, 2)
 	go func() {

@@ -22,6 +22,7 @@ type cluster struct {
 	gossip  netip.AddrPort
 	now     func() time.Time
 	log     *slog.Logger
+	events  *events       // nil where nobody asks for them
 	changed chan struct{} // holds one token while there is something new
 	heard   chan struct{} // holds one token while gossip has found a node alive or silent
 	started time.Time
@@ -58,13 +59,14 @@ type clusterConfig struct {
 	Own    mesh.Node
 	Gossip netip.AddrPort
 	Now    func() time.Time
+	Events *events // may be nil
 	Log    *slog.Logger
 }
 
 // newCluster takes up what the store held. Nothing is sent before resume.
 func newCluster(cfg clusterConfig, content *saved) *cluster {
 	c := &cluster{
-		store: cfg.Store, own: cfg.Own, gossip: cfg.Gossip, now: cfg.Now, log: cfg.Log,
+		store: cfg.Store, own: cfg.Own, gossip: cfg.Gossip, now: cfg.Now, events: cfg.Events, log: cfg.Log,
 		changed: make(chan struct{}, 1), heard: make(chan struct{}, 1), started: cfg.Now(),
 		dirty: map[mesh.Key]bool{}, left: map[mesh.Key]error{}, seen: map[mesh.NodeID]observation{},
 	}
@@ -216,9 +218,11 @@ func (c *cluster) horizon() uint64 {
 func (c *cluster) mergeLocked(records []mesh.Record) []mesh.Record {
 	var fresh []mesh.Record
 	for _, r := range records {
+		was, _ := c.state.Get(r.Key())
 		if c.state.Merge(r) {
 			delete(c.left, r.Key())
 			r, _ = c.state.Get(r.Key()) // maybe with another claim
+			c.merged(was, r)
 			fresh = append(fresh, r)
 			c.snap = nil
 		}

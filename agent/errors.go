@@ -69,7 +69,9 @@ func codeOf(reason mesh.Reason) codes.Code {
 		return codes.NotFound
 	case mesh.NameTaken, mesh.PortTaken, mesh.SubnetTaken, InCluster, NamespaceTaken:
 		return codes.AlreadyExists
-	case mesh.PoolExhausted:
+	case EventsGone:
+		return codes.OutOfRange
+	case mesh.PoolExhausted, TooSlow:
 		return codes.ResourceExhausted
 	case mesh.Unsupported:
 		return codes.Unimplemented

@@ -80,7 +80,8 @@ func differencesOf(op kernel.Op) ([]trace.Difference, error) {
 		if op.Verb == kernel.Delete {
 			return []trace.Difference{trace.StrayBackend(op.Sandbox, o, says)}, nil
 		}
-	case plan.Link, plan.Addr, plan.Neigh, plan.FDBEntry, plan.Sysctl, plan.VirtualServer, plan.Timeouts, plan.Flow:
+	case plan.Link, plan.Addr, plan.Neigh, plan.FDBEntry, plan.Sysctl, plan.VirtualServer, plan.Timeouts, plan.Flow,
+		kernel.UserTable, kernel.Pass:
 	default:
 		return nil, fmt.Errorf("explain %q: what it is about is not known", says)
 	}

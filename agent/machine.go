@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/sluice-mesh/sluice/internal/doctor"
 	"github.com/sluice-mesh/sluice/internal/kernel"
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
@@ -53,6 +54,9 @@ type system struct {
 	open    func(runDir string) (Machine, error)
 	watch   func(ctx context.Context, pid int) (<-chan struct{}, error) // closed when the process has ended
 	now     func() time.Time
+	inspect func(kernel.Inspection) doctor.Facts // looks at the host
+
+	supervisor func() (*supervisor, error) // nil where there is none
 }
 
 func realSystem() system {
@@ -66,7 +70,9 @@ func realSystem() system {
 			}
 			return k, nil
 		},
-		watch: kernel.WatchPID,
-		now:   time.Now,
+		watch:      kernel.WatchPID,
+		now:        time.Now,
+		inspect:    kernel.Inspect,
+		supervisor: ownSupervisor,
 	}
 }

@@ -149,6 +149,7 @@ func (c *cluster) commit(secret trust.Secret, g *gossip.Gossip, records []mesh.R
 	c.mergeLocked(records)
 	clear(c.dirty)
 	c.phase, c.members, c.secret = inside, g, &secret
+	c.events.add(NodeJoined, "node "+c.own.Name, "this node entered the cluster")
 	return records, nil
 }
 

@@ -76,6 +76,7 @@ func (c *cluster) observe(id mesh.NodeID, o observation) {
 	o.since = c.now()
 	c.seen[id] = o
 	signal(c.heard)
+	c.noteHeard(id, o)
 	c.log.Info("a node changed", "node", id, "alive", o.alive)
 }
 

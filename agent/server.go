@@ -18,6 +18,8 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
 
+	"github.com/sluice-mesh/sluice/internal/doctor"
+	"github.com/sluice-mesh/sluice/internal/kernel"
 	"github.com/sluice-mesh/sluice/mesh"
 	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
 )
@@ -31,6 +33,8 @@ type api struct {
 	loop      *loop
 	status    *status
 	endpoints *endpoints
+	events    *events
+	inspect   func(kernel.Inspection) doctor.Facts
 }
 
 // applyLimit is how long a call waits until the kernel follows its write. The
@@ -58,12 +62,14 @@ func (a *api) member() (*mesh.Snapshot, error) {
 }
 
 func (a *api) server(log *slog.Logger) *grpc.Server {
-	s := grpc.NewServer(grpc.ChainUnaryInterceptor(survive(log), refuse))
+	s := grpc.NewServer(grpc.ChainUnaryInterceptor(survive(log), refuse), grpc.ChainStreamInterceptor(surviveStream(log), refuseStream))
 	sluicev1.RegisterClusterServiceServer(s, &clusterServer{api: a})
 	sluicev1.RegisterNetworkServiceServer(s, &networkServer{api: a})
 	sluicev1.RegisterServiceServiceServer(s, &serviceServer{api: a})
 	sluicev1.RegisterEndpointServiceServer(s, &endpointServer{api: a})
 	sluicev1.RegisterStatusServiceServer(s, &statusServer{api: a})
+	sluicev1.RegisterEventServiceServer(s, &eventServer{api: a})
+	sluicev1.RegisterDoctorServiceServer(s, &doctorServer{api: a})
 	grpc_health_v1.RegisterHealthServer(s, health.NewServer())
 	reflection.Register(s)
 	return s

@@ -17,7 +17,8 @@ import (
 // status is what the last round reached: the answer to "is it programmed?" for
 // every object. Safe for concurrent use.
 type status struct {
-	now func() time.Time
+	now    func() time.Time
+	events *events
 
 	mu       sync.Mutex
 	last     outcome
@@ -49,9 +50,9 @@ type problem struct {
 
 type problemKey struct{ object, reason string }
 
-func newStatus(now func() time.Time) *status {
+func newStatus(now func() time.Time, e *events) *status {
 	return &status{
-		now: now, last: outcome{snap: (&mesh.State{}).Snapshot(), plan: &plan.Plan{}},
+		now: now, events: e, last: outcome{snap: (&mesh.State{}).Snapshot(), plan: &plan.Plan{}},
 		problems: map[problemKey]problem{}, next: make(chan struct{}),
 	}
 }
@@ -71,6 +72,7 @@ func (s *status) round(o outcome) {
 		}
 		s.problems[p.problemKey] = p
 	}
+	s.events.problems(before, s.problems)
 	close(s.next)
 	s.next = make(chan struct{})
 }

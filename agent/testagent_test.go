@@ -16,6 +16,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	grpcstatus "google.golang.org/grpc/status"
 
+	"github.com/sluice-mesh/sluice/internal/doctor"
+	"github.com/sluice-mesh/sluice/internal/kernel"
 	"github.com/sluice-mesh/sluice/mesh"
 	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
 )
@@ -27,6 +29,7 @@ type testAgent struct {
 	machine   *fakeMachine
 	kernel    Machine // what the agent is given: machine, where it is nil
 	processes *processes
+	boss      *supervisor // nil: none
 	cancel    context.CancelFunc
 	done      chan error
 
@@ -77,8 +80,11 @@ func (a *testAgent) system() system {
 			}
 			return a.machine, nil
 		},
-		watch: a.processes.watch,
-		now:   time.Now,
+		watch:   a.processes.watch,
+		now:     time.Now,
+		inspect: func(q kernel.Inspection) doctor.Facts { return someFacts(q) },
+
+		supervisor: func() (*supervisor, error) { return a.boss, nil },
 	}
 }
 

@@ -27,6 +27,8 @@ func Compile(local mesh.Local, p *plan.Plan) {
 		plan.Sysctl{Key: "net/ipv4/ip_forward", Value: "1"},
 		plan.Sysctl{Key: "net/ipv6/conf/all/forwarding", Value: "1"},
 	)
+	host.User.Base = "type filter hook forward priority filter - 10; policy accept;"
+	host.Pass(plan.WayOutHosts + "*")
 	table := host.Table("inet")
 	bridges := table.Set("own_bridges", plan.FieldIface)
 	for _, name := range local.OwnBridges {

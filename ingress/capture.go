@@ -76,6 +76,7 @@ func (b *builder) hostFirewall() {
 	table.Chain("forward", "").Rule(
 		fmt.Sprintf(`iifname "%s" ct state new,invalid counter drop`, plan.UplinkHost), // the sandbox begins nothing
 	)
+	b.host.Pass(plan.UplinkHost)
 	b.guards(table)
 }
 

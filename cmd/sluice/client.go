@@ -52,9 +52,25 @@ func ask[C, Q, R any](ctx context.Context, c call, client func(grpc.ClientConnIn
 	method func(C, context.Context, Q, ...grpc.CallOption) (R, error), req Q,
 ) (R, error) {
 	var none R
-	path, err := c.app.socket(c.what)
+	conn, d, err := c.connect()
 	if err != nil {
 		return none, err
+	}
+	defer func() { _ = conn.Close() }()
+	ctx, cancel := context.WithTimeout(ctx, c.limit)
+	defer cancel()
+	resp, err := method(client(conn), ctx, req)
+	if err != nil {
+		return none, c.explain(err, d)
+	}
+	return resp, nil
+}
+
+// connect makes the connection that a call goes over, without waiting for it.
+func (c call) connect() (*grpc.ClientConn, *dialer, error) {
+	path, err := c.app.socket(c.what)
+	if err != nil {
+		return nil, nil, err
 	}
 	d := &dialer{path: path}
 	conn, err := grpc.NewClient("passthrough:///sluice",
@@ -66,16 +82,9 @@ func ask[C, Q, R any](ctx context.Context, c call, client func(grpc.ClientConnIn
 		// the wait, and its message is the right one.
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 2 * c.limit}))
 	if err != nil {
-		return none, &failure{what: c.what, why: err.Error(), do: "give another --host"}
+		return nil, nil, &failure{what: c.what, why: err.Error(), do: "give another --host"}
 	}
-	defer func() { _ = conn.Close() }()
-	ctx, cancel := context.WithTimeout(ctx, c.limit)
-	defer cancel()
-	resp, err := method(client(conn), ctx, req)
-	if err != nil {
-		return none, c.explain(err, d)
-	}
-	return resp, nil
+	return conn, d, nil
 }
 
 // socket is the path of the agent's socket.
@@ -166,17 +175,17 @@ func (c call) unreachable(d *dialer) *failure {
 		}
 	case errors.Is(err, fs.ErrPermission):
 		return &failure{
-			what: c.what, why: fmt.Sprintf("no permission to speak to the agent at %s", host),
+			cause: err, what: c.what, why: fmt.Sprintf("no permission to speak to the agent at %s", host),
 			do: "run this as root, or as a member of group sluice, which must exist when the agent starts",
 		}
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return &failure{
-			what: c.what, why: "no agent answers at " + host,
+			cause: err, what: c.what, why: "no agent answers at " + host,
 			do: "start it with \"sluice agent\", or name another with --host",
 		}
 	default:
 		return &failure{
-			what: c.what, why: fmt.Sprintf("no agent answers at %s: %v", host, err),
+			cause: err, what: c.what, why: fmt.Sprintf("no agent answers at %s: %v", host, err),
 			do: "name its socket with --host",
 		}
 	}

@@ -21,6 +21,8 @@ type failure struct {
 	why  string // one clause
 	do   string // one clause: what to do about it; "" where why says it already
 	gone bool   // the agent does not know the object (any more)
+
+	cause error // why there was no connection; nil otherwise
 }
 
 // Error is "what: why: what to do".
@@ -31,6 +33,9 @@ func (f *failure) Error() string {
 	}
 	return text
 }
+
+// Unwrap is why there was no connection, where that is what failed.
+func (f *failure) Unwrap() error { return f.cause }
 
 // exitStatus ends the command line with a status and no message.
 type exitStatus int

@@ -57,6 +57,7 @@ func askingLines() map[string]string {
 		"status":          "status",
 		"plan":            "plan --diff",
 		"explain":         "explain n1:8080",
+		"events":          "events",
 	}
 }
 
@@ -67,7 +68,7 @@ func eachAsking(t *testing.T, host string) string {
 	lines := askingLines()
 	for _, verb := range everyVerb() {
 		line, asks := lines[verb]
-		if !asks && !slices.Contains([]string{"agent", "reset", "man", "version"}, verb) {
+		if !asks && !slices.Contains([]string{"agent", "doctor", "reset", "man", "version"}, verb) {
 			t.Errorf("%s: no line to test it with", verb)
 		}
 		if !asks {
@@ -103,6 +104,7 @@ func apiMethods() []string {
 	for _, file := range []protoreflect.FileDescriptor{
 		sluicev1.File_sluice_v1_cluster_proto, sluicev1.File_sluice_v1_network_proto,
 		sluicev1.File_sluice_v1_service_proto, sluicev1.File_sluice_v1_status_proto,
+		sluicev1.File_sluice_v1_events_proto,
 	} {
 		for i := range file.Services().Len() {
 			methods := file.Services().Get(i).Methods()

@@ -46,6 +46,8 @@ func startAgent(t *testing.T, answers map[string]any) *fakeAgent {
 	sluicev1.RegisterServiceServiceServer(server, sluicev1.UnimplementedServiceServiceServer{})
 	sluicev1.RegisterEndpointServiceServer(server, sluicev1.UnimplementedEndpointServiceServer{})
 	sluicev1.RegisterStatusServiceServer(server, sluicev1.UnimplementedStatusServiceServer{})
+	sluicev1.RegisterEventServiceServer(server, fakeEvents{agent: f})
+	sluicev1.RegisterDoctorServiceServer(server, sluicev1.UnimplementedDoctorServiceServer{})
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	t.Cleanup(func() {

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sluice-mesh/sluice/agent"
+	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
 )
 
 // app is one command line: what its verbs share. Tests put other things in the
@@ -19,6 +20,7 @@ type app struct {
 	host       string        // --host as given; "": SLUICE_HOST, then defaultHost
 	patience   time.Duration // limit of a call
 	runAgent   func(context.Context, agent.Config) error
+	doctor     func(agent.DoctorConfig) (*sluicev1.ExamineResponse, error)
 	reset      func(context.Context, agent.ResetConfig) (*agent.ResetReport, error)
 	confirm    func(ctx context.Context, in io.Reader, out io.Writer, question string) (bool, error)
 	workloads  workloads
@@ -27,7 +29,7 @@ type app struct {
 
 func newApp() *app {
 	return &app{
-		patience: 30 * time.Second, runAgent: agent.Run, reset: agent.Reset, confirm: confirm,
+		patience: 30 * time.Second, runAgent: agent.Run, doctor: agent.Doctor, reset: agent.Reset, confirm: confirm,
 		workloads: machine{}, foreground: inForeground,
 	}
 }
@@ -53,7 +55,7 @@ func (a *app) root() *cobra.Command {
 		group("service", "The services and their published ports",
 			a.serviceCreate(), a.serviceUpdate(), a.serviceList(), a.serviceInspect(), a.serviceRemove()),
 		group("endpoint", "The workloads that serve", a.endpointAttach(), a.endpointDrain(), a.endpointDetach(), a.endpointList()),
-		a.runVerb(), a.statusVerb(), a.planVerb(), a.explainVerb(), a.resetVerb(), a.manVerb(), versionVerb())
+		a.runVerb(), a.statusVerb(), a.planVerb(), a.explainVerb(), a.eventsVerb(), a.doctorVerb(), a.resetVerb(), a.manVerb(), versionVerb())
 	root.SilenceErrors = true
 	root.SilenceUsage = true
 	root.PersistentFlags().StringVar(&a.host, "host", "",

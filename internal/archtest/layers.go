@@ -31,7 +31,8 @@ func layers() []layer {
 		compiler("ingress"),
 		{path: "mesh/gossip", ours: []string{"mesh"}, why: "gossip carries records and does not know what they are for"},
 		{path: "bridge/dns", ours: []string{"mesh"}, why: "names come from a snapshot alone"},
-		{path: "internal/kernel", ours: []string{"internal/plan"}, why: "the kernel package sees plans and never a service"},
+		{path: "internal/doctor", std: true, why: "judging is pure: who gathers the facts is no matter to it"},
+		{path: "internal/kernel", ours: []string{"internal/plan", "internal/doctor"}, why: "the kernel package sees plans and never a service"},
 		{path: "internal/trace", ours: []string{"internal/plan"}, std: true, why: "a packet's way follows from the plan alone"},
 		{path: "internal/trust", std: true, why: "what guards the cluster must be small enough to read"},
 		{path: "proto/...", ours: []string{"proto/..."}, why: "the wire's types are translated in agent, and used nowhere as nouns"},
@@ -39,7 +40,7 @@ func layers() []layer {
 			path: "agent/...",
 			ours: []string{
 				"agent/...", "mesh/...", "bridge/...", "overlay", "ingress", "internal/plan", "internal/kernel",
-				"internal/trace", "internal/trust", "proto/...",
+				"internal/trace", "internal/trust", "internal/doctor", "proto/...",
 			},
 			why: "the agent wires the product together; the lab is for tests",
 		},

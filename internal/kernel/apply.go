@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
@@ -29,10 +30,12 @@ type place struct {
 // step is one kernel subsystem's place in the order of a round.
 type step string
 
-// The subsystems. Links come first in all sandboxes, since a veth has an end in
+// The subsystems. The administrator's own rules come first, before anything answers.
+// Links come next in all sandboxes, since a veth has an end in
 // two of them; then the others, sandbox by sandbox, so that what makes a port
 // answer (the host's table) comes last.
 const (
+	stepUser   step = "user"
 	stepLinks  step = "links"
 	stepSysctl step = "sysctl"
 	stepAddr   step = "addr"
@@ -42,6 +45,7 @@ const (
 	stepNFT    step = "nft"
 	stepIPVS   step = "ipvs"
 	stepFlows  step = "flows"
+	stepPass   step = "passage"
 )
 
 // laterSteps are what is done in one sandbox when all have their links. In our own
@@ -51,7 +55,7 @@ func laterSteps(kind plan.Kind) []step {
 	wiring := []step{stepSysctl, stepAddr, stepNeigh, stepFDB, stepRoute}
 	switch kind {
 	case plan.KindHost:
-		return append(wiring, stepNFT)
+		return append(wiring, stepPass, stepNFT)
 	case plan.KindEndpoint:
 		return wiring
 	default:
@@ -62,6 +66,8 @@ func laterSteps(kind plan.Kind) []step {
 // diff is pure: what it takes to get from have to want in one subsystem.
 func (s step) diff(want *plan.Sandbox, have observed) []Op {
 	switch s {
+	case stepUser:
+		return diffUser(want, have.user)
 	case stepLinks:
 		return diffLinks(want, have.Links)
 	case stepSysctl:
@@ -80,6 +86,8 @@ func (s step) diff(want *plan.Sandbox, have observed) []Op {
 		return diffIPVS(want, have)
 	case stepFlows:
 		return diffFlows(want, have.Flows)
+	case stepPass:
+		return diffPassages(want.Name, want.Passages, have.foreign)
 	default:
 		return nil
 	}
@@ -123,6 +131,11 @@ func (r *round) walk(want *plan.Plan) {
 		}
 	}
 	for _, s := range want.Sandboxes {
+		if s.Kind == plan.KindHost {
+			r.step(stepUser, s)
+		}
+	}
+	for _, s := range want.Sandboxes {
 		r.step(stepLinks, s)
 	}
 	r.hostRules(want)
@@ -159,6 +172,7 @@ func (r *round) hostRules(want *plan.Plan) {
 			if !r.readyBehind(want) {
 				load.Table = load.Table.Bare()
 			}
+			r.userFirst(s)
 			r.run(Op{Add, s.Name, load})
 		}
 	}
@@ -180,6 +194,15 @@ func (r *round) readyBehind(want *plan.Plan) bool {
 	return r.ctx.Err() == nil && len(r.report.Failed) == 0
 }
 
+// userFirst looks at the administrator's rules again, as late as can be before
+// a table of ours comes: all may have been flushed since the round began.
+func (r *round) userFirst(host *plan.Sandbox) {
+	told := func(f Failure) bool { return strings.HasPrefix(f.Object, host.Name+": user") }
+	if !r.dry && !slices.ContainsFunc(r.report.Failed, told) {
+		r.step(stepUser, host)
+	}
+}
+
 // step brings one subsystem of one sandbox to what the plan says.
 func (r *round) step(s step, want *plan.Sandbox) {
 	if r.lost[want.Name] || r.ctx.Err() != nil {
@@ -197,6 +220,9 @@ func (r *round) step(s step, want *plan.Sandbox) {
 		if op.Verb == Delete {
 			r.late = append(r.late, op)
 			continue
+		}
+		if _, ok := op.Object.(TableLoad); ok && want.Kind == plan.KindHost {
+			r.userFirst(want)
 		}
 		r.run(op)
 	}
@@ -228,7 +254,7 @@ func (r *round) strays(want *plan.Plan, have map[string]place) {
 // clear takes everything of ours out of a sandbox that stays.
 func (r *round) clear(empty *plan.Sandbox) {
 	r.late = nil
-	for _, s := range append([]step{stepLinks}, laterSteps(empty.Kind)...) {
+	for _, s := range append([]step{stepUser, stepLinks}, laterSteps(empty.Kind)...) {
 		r.step(s, empty)
 	}
 	slices.Reverse(r.late)

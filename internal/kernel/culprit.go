@@ -46,6 +46,10 @@ func kindOfObject(op Op) string {
 		return string(stepRoute)
 	case TableLoad, ElementChange:
 		return string(stepNFT)
+	case UserTable:
+		return string(stepUser)
+	case Pass:
+		return string(stepPass)
 	default:
 		return string(stepIPVS)
 	}

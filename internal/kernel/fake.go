@@ -24,6 +24,8 @@ type Fake struct {
 type fakeSpace struct {
 	plan.Sandbox                   // Tables with their elements
 	settings     map[string]string // sysctl
+	foreign      []*foreignTable
+	user         bool // the administrator's table is there, without rules
 }
 
 // NewFake returns a machine with a host that has one card, eth0.
@@ -86,6 +88,10 @@ func (f *Fake) observe(s step, want *plan.Sandbox) (have observed, err error) {
 		for _, t := range space.Tables {
 			have.tables = append(have.tables, loadedTable{family: t.Family, sum: skeletonSum(t), intact: true, sets: t.Sets})
 		}
+	case stepUser:
+		have.user = userState{table: space.user, chain: space.user, bare: space.user}
+	case stepPass:
+		have.foreign = space.foreign
 	default:
 		have.Sandbox = space.Sandbox
 		have.Links = slices.Clone(space.Links)
@@ -136,6 +142,11 @@ func (f *Fake) do(op Op) error {
 		return s.loadTable(op.Verb, o.Table)
 	case ElementChange:
 		return s.changeElements(o)
+	case UserTable:
+		s.user = op.Verb != Delete
+		return nil
+	case Pass:
+		return s.pass(op.Verb, o)
 	default:
 		return fmt.Errorf("%T: %w", op.Object, syscall.EINVAL)
 	}

@@ -63,6 +63,8 @@ type observed struct {
 	plan.Sandbox                   // Links, Addrs, Routes, Neighs, FDB, Virtual, Backends, Timeouts, Flows
 	settings     map[string]string // sysctl: key -> value, of the keys that were asked for, "*" expanded
 	tables       []loadedTable     // nft
+	foreign      []*foreignTable   // other programs'
+	user         userState
 }
 
 // loadedTable is one of our nft tables as the kernel holds it. Rules cannot be

@@ -182,13 +182,17 @@ func (n *namespace) runNFT(text string) error {
 	}
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
-		return &Refusal{plan.FeatureMissing, "there is no nft program", "install the package nftables, 1.0.6 or newer"}
+		return noNFTProgram()
 	case ctx.Err() != nil:
 		return fmt.Errorf("run nft: no end within %s", nftLoadWait)
 	case err != nil:
 		return fmt.Errorf("run nft: %w: %s", err, firstError(out.Bytes()))
 	}
 	return nil
+}
+
+func noNFTProgram() error {
+	return &Refusal{plan.FeatureMissing, "there is no nft program", "install the package nftables, 1.0.6 or newer"}
 }
 
 // firstError is the line that says what nft did not like; more follow it.

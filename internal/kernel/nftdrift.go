@@ -55,20 +55,41 @@ func (w *watcher) hearNFT(buffer []byte, own *writers, note func(Drift)) error {
 			return
 		}
 		if m.Header.Type&0xff != unix.NFT_MSG_NEWGEN {
-			name, _ := attribute(m.Data, nfgenLength, tableName)
-			w.table = w.table || text(name) == plan.TableName
+			w.meet(m)
 			return
 		}
-		if w.table && !own.has(m.Header.Pid) {
-			note(Drift{Sandbox: w.name, Kind: string(stepNFT), By: nftWriter(m)})
+		if !own.has(m.Header.Pid) {
+			for _, kind := range w.touched {
+				note(Drift{Sandbox: w.name, Kind: string(kind), By: nftWriter(m)})
+			}
 		}
-		w.table = false
+		w.touched = nil
 	})
 	if lost {
-		w.table = false
+		w.touched = nil
 		note(Drift{Sandbox: w.name})
 	}
 	return err
+}
+
+// meet keeps what an event of the transaction under way is about. In the host others'
+// chains and rules are of interest too: they may drop what we forward. Those that only
+// translate addresses do not.
+func (w *watcher) meet(m syscall.NetlinkMessage) {
+	name, _ := attribute(m.Data, nfgenLength, tableName)
+	kind := step("")
+	switch table := text(name); {
+	case table == plan.TableName:
+		kind = stepNFT
+	case w.kind != plan.KindHost || table == "nat" || table == "raw":
+	case table == plan.UserTable:
+		kind = stepUser
+	case m.Header.Type&0xff <= unix.NFT_MSG_DELRULE: // tables, chains, rules; sets come after
+		kind = stepPass
+	}
+	if kind != "" && !slices.Contains(w.touched, kind) {
+		w.touched = append(w.touched, kind)
+	}
 }
 
 // nftWriter is who made a transaction; the kernel tells the name with it.

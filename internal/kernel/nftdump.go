@@ -59,6 +59,11 @@ type kernelChain struct {
 // readChains reads the chains of our table of a family, and counts and sums their
 // rules. Rules are not understood: the library stops at what it does not know.
 func (n *namespace) readChains(f nftables.TableFamily) (map[string]kernelChain, error) {
+	return n.chainsOf(f, plan.TableName)
+}
+
+// chainsOf is readChains of any table.
+func (n *namespace) chainsOf(f nftables.TableFamily, of string) (map[string]kernelChain, error) {
 	chains := map[string]kernelChain{}
 	reply, err := n.askNFT(unix.NFT_MSG_GETCHAIN, f, nfnetlink.Dump, nil)
 	if err != nil {
@@ -69,11 +74,11 @@ func (n *namespace) readChains(f nftables.TableFamily) (map[string]kernelChain, 
 		if err != nil {
 			return nil, fmt.Errorf("list chains: %w", err)
 		}
-		if table == plan.TableName {
+		if table == of {
 			chains[name] = chain
 		}
 	}
-	reply, err = n.askNFT(unix.NFT_MSG_GETRULE, f, nfnetlink.Dump, tableAttribute(unix.NFTA_RULE_TABLE))
+	reply, err = n.askNFT(unix.NFT_MSG_GETRULE, f, nfnetlink.Dump, nameAttribute(unix.NFTA_RULE_TABLE, of))
 	if err != nil {
 		return nil, fmt.Errorf("list rules: %w", err)
 	}
@@ -82,7 +87,7 @@ func (n *namespace) readChains(f nftables.TableFamily) (map[string]kernelChain, 
 		if err != nil {
 			return nil, fmt.Errorf("list rules: %w", err)
 		}
-		if table == plan.TableName {
+		if table == of {
 			c := chains[name]
 			c.rules++
 			c.sum = sha256.Sum256(append(c.sum[:], expressions...))
@@ -93,7 +98,7 @@ func (n *namespace) readChains(f nftables.TableFamily) (map[string]kernelChain, 
 }
 
 func (n *namespace) readSetNames(f nftables.TableFamily) (map[string]bool, error) {
-	reply, err := n.askNFT(unix.NFT_MSG_GETSET, f, nfnetlink.Dump, tableAttribute(unix.NFTA_SET_TABLE))
+	reply, err := n.askNFT(unix.NFT_MSG_GETSET, f, nfnetlink.Dump, nameAttribute(unix.NFTA_SET_TABLE, plan.TableName))
 	if err != nil {
 		return nil, fmt.Errorf("list sets: %w", err)
 	}
@@ -110,11 +115,11 @@ func (n *namespace) readSetNames(f nftables.TableFamily) (map[string]bool, error
 	return names, nil
 }
 
-// tableAttribute limits a dump to our table.
-func tableAttribute(kind uint16) []byte {
+// nameAttribute limits a dump to what is in the table.
+func nameAttribute(kind uint16, table string) []byte {
 	ae := nfnetlink.NewAttributeEncoder()
-	ae.String(kind, plan.TableName)
-	b, _ := ae.Encode() // one short string always fits
+	ae.String(kind, table)
+	b, _ := ae.Encode() // a name always fits
 	return b
 }
 

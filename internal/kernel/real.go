@@ -23,6 +23,8 @@ type Kernel struct {
 	host     *namespace
 	open     map[string]*namespace // by sandbox, the host not included
 	settings *settings             // the host's, from before we changed them
+	kept     *keptUser             // the administrator's rules
+	loaded   bool                  // the round under way has loaded a table into the host
 	own      *writers
 	monitor  *monitor
 	stages   stages  // nil but in tests
@@ -58,7 +60,14 @@ func New(runDir string) (*Kernel, error) {
 		host.close()
 		return nil, err
 	}
-	k := &Kernel{netnsDir: filepath.Join(dir, netnsName), host: host, open: map[string]*namespace{}, settings: stored, own: &writers{}}
+	kept, err := openUser(dir, stored.home)
+	if err != nil {
+		host.close()
+		return nil, err
+	}
+	k := &Kernel{
+		netnsDir: filepath.Join(dir, netnsName), host: host, open: map[string]*namespace{}, settings: stored, kept: kept, own: &writers{},
+	}
 	host.own = k.own
 	if k.monitor, err = newMonitor(host, k.netnsDir, k.own); err != nil {
 		host.close()
@@ -82,7 +91,15 @@ func (k *Kernel) Close() error {
 func (k *Kernel) Apply(ctx context.Context, want *plan.Plan) Report {
 	k.monitor.hold()
 	defer k.monitor.release()
-	return apply(ctx, k, want)
+	k.loaded = false
+	report := apply(ctx, k, want)
+	if ctx.Err() != nil {
+		return report
+	}
+	if err := k.keepUser(userIn(want)); err != nil {
+		report.Failed = append(report.Failed, Failure{plan.HostSandbox + ": user rules", reasonOf(err), err})
+	}
+	return report
 }
 
 // Diff implements Applier.
@@ -179,6 +196,10 @@ func (k *Kernel) observe(s step, want *plan.Sandbox) (have observed, err error) 
 		have.Routes, err = n.observeRoutes()
 	case stepNFT:
 		have.tables, err = n.observeNFT(want.Tables)
+	case stepUser:
+		have.user, err = k.observeUser()
+	case stepPass:
+		have.foreign, err = n.observeForeign(want.Passages)
 	case stepIPVS:
 		if n.kind == plan.KindNetwork || n.kind == plan.KindIngress {
 			have.Virtual, have.Backends, have.Timeouts, err = n.observeIPVS()
@@ -227,7 +248,12 @@ func (k *Kernel) doOp(op Op) error {
 	case plan.Flow:
 		return n.doFlow(o)
 	case TableLoad, ElementChange:
+		k.loaded = k.loaded || n == k.host
 		return n.doNFT(op)
+	case UserTable:
+		return k.doUser(op.Verb, o)
+	case Pass:
+		return n.doPass(op.Verb, o)
 	default:
 		return n.doIPVS(op)
 	}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
@@ -31,7 +32,8 @@ type Left struct {
 
 // OwnFile tells whether a name in the run directory is one that this package uses.
 func OwnFile(name string) bool {
-	return name == netnsName || name == SettingsName || name == SettingsName+settingsMaking
+	name = strings.TrimSuffix(name, making)
+	return name == netnsName || name == SettingsName || name == UserRulesName
 }
 
 // Reset undoes all that Apply and Pin ever did on this host: what carries our mark
@@ -55,6 +57,7 @@ func (k *Kernel) Reset(ctx context.Context) (ResetReport, error) {
 	if err := ctx.Err(); err != nil {
 		return report, err
 	}
+	k.leaveUser(&report)
 	k.sweep(&report)
 	failed := len(report.Failed)
 	if err := k.host.do(func() error { return k.restore(&report) }); err != nil {
@@ -70,6 +73,24 @@ func (k *Kernel) Reset(ctx context.Context) (ResetReport, error) {
 
 func (r *ResetReport) fail(object string, err error) {
 	r.Failed = append(r.Failed, Failure{Object: object, Reason: reasonOf(err), Err: err})
+}
+
+// leaveUser names what the administrator has in the table that was made for him:
+// the rules are his, and go on as they are. One without rules is gone by now.
+func (k *Kernel) leaveUser(report *ResetReport) {
+	s, err := k.host.observeUser()
+	switch {
+	case isMissing(err):
+	case err != nil:
+		report.fail("host: user", err)
+	case s.table:
+		report.Left = append(report.Left, Left{
+			"host: nft table inet " + plan.UserTable, "it holds rules of yours, which go on as they are; nft delete table inet " + plan.UserTable + " removes them",
+		})
+	}
+	if k.kept.owed {
+		report.Left = append(report.Left, Left{k.kept.path, "it holds rules of yours that were flushed and could not be loaded again"})
+	}
 }
 
 // sweep removes what is left where sandboxes are mounted: the files of namespaces

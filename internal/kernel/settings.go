@@ -19,8 +19,8 @@ import (
 // SettingsName is the file in RUN_DIR that says what the host's settings were.
 const SettingsName = "settings.json"
 
-// settingsMaking ends the file's name while it is written.
-const settingsMaking = ".new"
+// making ends the name of a file of ours in RUN_DIR while it is written.
+const making = ".new"
 
 // SettingsDamaged is the reason of a refusal by New: the earlier values of the
 // host's settings cannot be read.
@@ -171,19 +171,24 @@ func (s *settings) write(list []Setting) error {
 	if err != nil {
 		return err
 	}
-	dir := filepath.Dir(s.path)
+	return replaceFile(s.path, append(text, '\n'), s.stages)
+}
+
+// replaceFile replaces a file at once, making its directory where there is none:
+// whoever reads it finds the old one or the new one, also after a crash.
+func replaceFile(path string, text []byte, at stages) error {
+	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	making := s.path + settingsMaking
-	if err := writeSynced(making, append(text, '\n')); err != nil {
+	if err := writeSynced(path+making, text); err != nil {
 		return err
 	}
-	s.stages.reach("settings written")
-	if err := os.Rename(making, s.path); err != nil {
+	at.reach("file written")
+	if err := os.Rename(path+making, path); err != nil {
 		return err
 	}
-	s.stages.reach("settings in place")
+	at.reach("file in place")
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -202,7 +207,7 @@ func writeSynced(file string, text []byte) error {
 
 // forget removes the file.
 func (s *settings) forget() error {
-	for _, file := range []string{s.path, s.path + settingsMaking} {
+	for _, file := range []string{s.path, s.path + making} {
 		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove the earlier settings: %w", err)
 		}

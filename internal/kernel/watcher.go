@@ -21,13 +21,13 @@ import (
 // library that closes a subscription at the first lost event would make a gap of
 // what is only a reason to look at everything.
 type watcher struct {
-	name  string
-	kind  plan.Kind
-	id    nsID
-	route int                // socket; -1 where there is none
-	nft   int                // socket; -1 where there is none
-	links map[int32]seenLink // by index
-	table bool               // an event of the nft transaction under way was about our tables
+	name    string
+	kind    plan.Kind
+	id      nsID
+	route   int                // socket; -1 where there is none
+	nft     int                // socket; -1 where there is none
+	links   map[int32]seenLink // by index
+	touched []step             // what the nft transaction under way is about
 }
 
 // seenLink is what was last heard of a device.

@@ -37,6 +37,8 @@ type Sandbox struct {
 	Backends []Backend
 	Flows    []Flow   // where the sandbox balances by conntrack
 	Timeouts Timeouts // of IPVS; the zero value where the sandbox has none
+	Passages []Passage
+	User     User
 }
 
 // Kind says whose namespace a sandbox is and so what of it may be changed.

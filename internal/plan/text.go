@@ -51,6 +51,9 @@ func (s *Sandbox) sort() {
 		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port))
 	})
 	slices.SortFunc(s.Flows, CompareFlow)
+	slices.SortFunc(s.Passages, func(a, b Passage) int {
+		return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.Direction, b.Direction))
+	})
 	slices.SortFunc(s.Tables, func(a, b *Table) int { return cmp.Compare(a.Family, b.Family) })
 	for _, t := range s.Tables {
 		for _, set := range t.Sets {
@@ -91,6 +94,10 @@ func (s *Sandbox) text(b *strings.Builder) {
 	lines(b, s.Virtual)
 	lines(b, s.Backends)
 	lines(b, s.Flows)
+	lines(b, s.Passages)
+	if s.User != (User{}) {
+		fmt.Fprintf(b, "  %s\n", s.User)
+	}
 	for _, t := range s.Tables {
 		t.lines(b)
 	}

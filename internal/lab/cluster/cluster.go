@@ -55,6 +55,9 @@ type Config struct {
 	Workload []string // command that serves: probe.Listen and Run, its name as one more argument
 	Progress func(format string, args ...any)
 	Prepared func(ctx context.Context, c *Cluster) error // called before an agent is started; may be nil
+	// Unit is the systemd service that is the agent of n1: n1 is then this machine itself, in
+	// the namespace that Start is called in. Empty: n1 is as the others.
+	Unit string
 }
 
 // Cluster is three nodes and what is around them. Its methods are called by one goroutine at a time.
@@ -145,11 +148,16 @@ func (c *Cluster) host(name string, last byte) (Host, error) {
 	if err != nil {
 		return Host{}, err
 	}
+	return c.plug(s, name, last)
+}
+
+// plug puts a namespace on the link.
+func (c *Cluster) plug(s *space.Space, name string, last byte) (Host, error) {
 	four, six := c.underlay4(last), c.underlay6(last)
 	if err := c.lan.Plug("lan", "to-"+name, s, "eth0", four, six); err != nil {
 		return Host{}, err
 	}
-	err = errors.Join(
+	err := errors.Join(
 		s.Route(netip.MustParsePrefix("0.0.0.0/0"), c.underlay4(1).Addr()),
 		s.Route(netip.MustParsePrefix("::/0"), c.underlay6(1).Addr()),
 	)
@@ -159,12 +167,17 @@ func (c *Cluster) host(name string, last byte) (Host, error) {
 func (c *Cluster) hosts(context.Context) error {
 	c.Progress("three nodes and a client on one link")
 	for i, name := range []string{"n1", "n2", "n3"} {
-		h, err := c.host(name, byte(11+i))
+		make := c.host
+		if i == 0 && c.Unit != "" {
+			make = c.thisMachine
+		}
+		h, err := make(name, byte(11+i))
 		if err != nil {
 			return err
 		}
 		c.Nodes = append(c.Nodes, &Node{Host: h, Dir: filepath.Join(c.Dir, name), sluice: c.Sluice, balancer: c.Balancer})
 	}
+	c.Nodes[0].unit = c.Unit
 	var err error
 	c.Client, err = c.host("client", 100)
 	return err

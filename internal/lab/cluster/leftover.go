@@ -25,6 +25,11 @@ func (c *Cluster) Close() error {
 	for _, p := range c.processes() {
 		errs = append(errs, p.stop())
 	}
+	for _, n := range c.Nodes {
+		if n.unit != "" {
+			errs = append(errs, n.stopUnit())
+		}
+	}
 	// While the namespaces still exist, so that nobody else can have their numbers.
 	errs = append(errs, c.inhabited())
 	for _, s := range c.spaces {

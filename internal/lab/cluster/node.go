@@ -30,6 +30,7 @@ type Node struct {
 	sluice   string // path of the program
 	balancer string
 	agent    *process
+	unit     string // the systemd service that is the agent in the place of a process; "" for none
 }
 
 // Result is what one call of the program printed, and its exit status.
@@ -39,10 +40,20 @@ type Result struct {
 }
 
 // DataDir and RunDir are the agent's.
-func (n *Node) DataDir() string { return filepath.Join(n.Dir, "data") }
+func (n *Node) DataDir() string {
+	if n.unit != "" {
+		return "/var/lib/sluice"
+	}
+	return filepath.Join(n.Dir, "data")
+}
 
 // RunDir is where the agent's socket and sandboxes are.
-func (n *Node) RunDir() string { return filepath.Join(n.Dir, "run") }
+func (n *Node) RunDir() string {
+	if n.unit != "" {
+		return "/run/sluice"
+	}
+	return filepath.Join(n.Dir, "run")
+}
 
 // Socket is where the agent answers, as --host takes it.
 func (n *Node) Socket() string { return "unix://" + filepath.Join(n.RunDir(), "sluice.sock") }
@@ -56,6 +67,9 @@ func (n *Node) AgentArgs() []string {
 }
 
 func (n *Node) startAgent(ctx context.Context) error {
+	if n.unit != "" {
+		return n.startUnit(ctx)
+	}
 	for _, dir := range []string{n.DataDir(), n.RunDir()} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("start agent of %s: %w", n.Name, err)
@@ -76,7 +90,12 @@ func (n *Node) startAgent(ctx context.Context) error {
 }
 
 // StopAgent ends the node's agent and waits for that.
-func (n *Node) StopAgent() error { return n.agent.stop() }
+func (n *Node) StopAgent() error {
+	if n.unit != "" {
+		return n.stopUnit()
+	}
+	return n.agent.stop()
+}
 
 // Command is the program, to be started in the node's namespace, speaking to the node's agent.
 func (n *Node) Command(ctx context.Context, args ...string) *exec.Cmd {

@@ -25,6 +25,9 @@ const (
 	Egress     Feature = "nftables egress hook"
 	WireGuard  Feature = "WireGuard"
 	Netem      Feature = "netem"
+
+	IPTables       Feature = "iptables with nftables" // the programs, and what they need in the kernel
+	LegacyIPTables Feature = "iptables-legacy"
 )
 
 // Mesh lists what the routing mesh needs.
@@ -82,6 +85,10 @@ func (f Feature) try() error {
 		return netlink.LinkAdd(&netlink.Wireguard{LinkAttrs: netlink.LinkAttrs{Name: "probewg"}})
 	case Netem:
 		return tryNetem()
+	case IPTables:
+		return tryIPTables("iptables-nft", "ip6tables-nft")
+	case LegacyIPTables:
+		return tryIPTables("iptables-legacy", "ip6tables-legacy")
 	}
 	return fmt.Errorf("unknown feature %q", string(f))
 }
@@ -94,6 +101,15 @@ func tryNetem() error {
 	return netlink.QdiscReplace(netlink.NewNetem(
 		netlink.QdiscAttrs{LinkIndex: lo.Attrs().Index, Parent: netlink.HANDLE_ROOT, Handle: netlink.MakeHandle(1, 0)},
 		netlink.NetemQdiscAttrs{Latency: 1000}))
+}
+
+func tryIPTables(programs ...string) error {
+	for _, p := range programs {
+		if said, err := exec.Command(p, "-A", "FORWARD", "-m", "comment", "--comment", "probe", "-j", "REJECT").CombinedOutput(); err != nil {
+			return fmt.Errorf("run %s: %w: %s", p, err, bytes.TrimSpace(said))
+		}
+	}
+	return nil
 }
 
 // ruleset has one rule of every kind that a plan's ordinary tables use.

@@ -54,9 +54,10 @@ func Take(ctx context.Context, dir string, run Run) ([]string, error) {
 
 var (
 	// Timers of bridges run, and traffic makes entries.
-	timers = regexp.MustCompile(` (hello|tcn|topology_change|gc)_timer +[0-9.]+|fdb_n_learned [0-9]+`)
-	// volatile are settings that count, or that the kernel tunes by itself.
-	volatile = regexp.MustCompile(`^/proc/sys/net/netfilter/nf_conntrack_(count|buckets):`)
+	timers = regexp.MustCompile(` (hello|tcn|topology_change|gc|hold|message_age|forward_delay)_timer +[0-9.]+|fdb_n_learned [0-9]+`)
+	// volatile are settings that count, or that the kernel tunes by itself, and what a bridge
+	// has learned from traffic: entries without a state.
+	volatile = regexp.MustCompile(`^/proc/sys/net/netfilter/nf_conntrack_(count|buckets):|^[0-9a-f:]{17} dev \S+ (vlan \d+ )?master \S+ *\n?$`)
 )
 
 // cleaned is a line without what changes by itself; "" where nothing is left.

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// ParseArgs reads "[-t SECONDS] [-m MEMORY] [-1] [-o DIR]... COMMAND [ARG...]"
+// ParseArgs reads "[-t SECONDS] [-m MEMORY] [-1] [-systemd] [-o DIR]... COMMAND [ARG...]"
 // for a command that starts in dir with env. Where the command is a Go test
 // binary (as under "go test -exec"), the directories into which its flags and
 // GOCOVERDIR make it write are outputs too.
@@ -21,6 +21,7 @@ func ParseArgs(args []string, dir string, env []string) (Options, error) {
 	limit := flags.Float64("t", 300, "")
 	flags.StringVar(&o.Memory, "m", "4G", "")
 	flags.BoolVar(&o.Steady, "1", false, "")
+	flags.BoolVar(&o.Systemd, "systemd", false, "")
 	flags.Func("o", "", func(dir string) error {
 		o.Outputs = append(o.Outputs, dir)
 		return nil

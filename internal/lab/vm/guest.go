@@ -15,17 +15,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// InGuest says whether this process is the first of a guest, and must call Guest.
+// InGuest says whether this process is the first of a guest, or systemd's service
+// there, and must call Guest.
 func InGuest() bool {
 	if os.Getpid() != 1 {
-		return false // the common case, without a look at the disk
+		return inService() // the common case, without a look at the disk
 	}
 	_, err := os.Stat(specFile)
 	return err == nil
 }
 
 // Guest is all that the first process of a guest does: it makes the root,
-// runs the command, tells the host and powers the machine off.
+// runs the command, tells the host and powers the machine off. Under systemd the
+// service does what follows the making of the root.
 func Guest() {
 	g := guest{}
 	status, err := g.run()
@@ -47,16 +49,14 @@ type guest struct {
 }
 
 func (g *guest) run() (int, error) {
-	text, err := os.ReadFile(specFile)
-	if err != nil {
+	if inService() {
+		if err := g.read(serviceSpec); err != nil {
+			return 0, err
+		}
+	} else if err := g.boot(); err != nil {
 		return 0, err
 	}
-	if err := json.Unmarshal(text, &g.spec); err != nil {
-		return 0, err
-	}
-	if err := g.reachDevices(); err != nil {
-		return 0, err
-	}
+	var err error
 	if g.control, err = openPort(portControl); err != nil {
 		return 0, err
 	}
@@ -68,13 +68,34 @@ func (g *guest) run() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := g.makeRoot(); err != nil {
-		return 0, fmt.Errorf("make root: %w", err)
-	}
-	if err := g.settle(); err != nil {
-		return 0, fmt.Errorf("settle in: %w", err)
+	if !inService() {
+		if err := g.makeRoot(); err != nil {
+			return 0, fmt.Errorf("make root: %w", err)
+		}
+		if err := g.settle(); err != nil {
+			return 0, fmt.Errorf("settle in: %w", err)
+		}
+		if g.Systemd {
+			return 0, g.becomeSystemd() // which opens the ports again
+		}
 	}
 	return g.command(stdout, stderr)
+}
+
+func (g *guest) read(specFile string) error {
+	text, err := os.ReadFile(specFile)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, &g.spec)
+}
+
+// boot is what comes before there is a way to the host.
+func (g *guest) boot() error {
+	if err := g.read(specFile); err != nil {
+		return err
+	}
+	return g.reachDevices()
 }
 
 // reachDevices loads the modules that lead to ports and root.

@@ -23,6 +23,7 @@ type spec struct {
 	Dir      string
 	Env      []string
 	Outputs  []string
+	Systemd  bool
 }
 
 // specFile is where the guest finds its spec.
@@ -44,7 +45,7 @@ func writeInitramfs(path string, k kernel, o Options) error {
 	}
 	s := spec{
 		Hostname: host, Kernel: k.version, Modules: k.modules(),
-		Command: o.Command, Dir: o.Dir, Env: append(slices.Clone(o.Env), EnvInside+"=1"), Outputs: o.Outputs,
+		Command: o.Command, Dir: o.Dir, Env: append(slices.Clone(o.Env), EnvInside+"=1"), Outputs: o.Outputs, Systemd: o.Systemd,
 	}
 	if o.Steady {
 		s.Env = append(s.Env, EnvSteady+"=1")

@@ -48,8 +48,11 @@ type Options struct {
 	// Steady counts time by instructions on one processor: a run takes the same
 	// guest time however busy the host is, and so results compare.
 	Steady bool
-	Stdout io.Writer
-	Stderr io.Writer
+	// Systemd makes systemd the guest's first process: it starts what every service
+	// depends on, and the command as a service of its own.
+	Systemd bool
+	Stdout  io.Writer
+	Stderr  io.Writer
 }
 
 // Run boots a machine, runs the command and gives its exit status. An error says

@@ -12,13 +12,13 @@ import (
 func TestParseArgs(t *testing.T) {
 	env := []string{"A=1", "GOCOVERDIR=cov"}
 	o, err := ParseArgs([]string{
-		"-t", "1.5", "-1", "-o", "x", "-o", "/y", "/tmp/a.test", "-test.v", "-test.outputdir=/out",
+		"-t", "1.5", "-1", "-systemd", "-o", "x", "-o", "/y", "/tmp/a.test", "-test.v", "-test.outputdir=/out",
 		"-test.coverprofile=c.out", "-test.gocoverdir=g", "-test.testlogfile=/b/log", "-t", "9",
 	}, "/home/me", env)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.Limit != 1500*time.Millisecond || !o.Steady || o.Memory != "4G" || o.Dir != "/home/me" {
+	if o.Limit != 1500*time.Millisecond || !o.Steady || !o.Systemd || o.Memory != "4G" || o.Dir != "/home/me" {
 		t.Errorf("%+v", o)
 	}
 	if want := []string{"-t", "9"}; !slices.Equal(o.Command[len(o.Command)-2:], want) {

@@ -15,7 +15,7 @@ import (
 	"github.com/sluice-mesh/sluice/internal/lab/vm"
 )
 
-const usage = `usage: sluicevm [-t SECONDS] [-m MEMORY] [-1] [-o DIR]... COMMAND [ARG...]   run COMMAND in a VM
+const usage = `usage: sluicevm [-t SECONDS] [-m MEMORY] [-1] [-systemd] [-o DIR]... COMMAND [ARG...]   run COMMAND in a VM
        sluicevm auto [the same]                                             natively if this kernel can carry the mesh
        sluicevm probe                                                       print what this kernel lacks; exit 3 if anything
 
@@ -23,6 +23,7 @@ The command starts in this directory with this environment (and SLUICE_VM=1, wit
 as root. Its output and exit status are sluicevm's; 125 says that the VM itself failed.
   -t  time limit (300)   -m  memory (4G)   -o  writes below DIR reach the host, all others are thrown away
   -1  one processor whose time advances by instructions: measurements compare however busy this machine is
+  -systemd  boots systemd, COMMAND is a service of it
 In "go test -exec sluicevm" profiles and coverage come out by themselves.`
 
 // lacking is the exit status of probe where something is missing.
