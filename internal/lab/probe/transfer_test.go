@@ -11,7 +11,7 @@ import (
 
 func TestTransfer(t *testing.T) {
 	near, _ := link(t)
-	c := probe.Client{Place: near, Wait: time.Second}
+	c := probe.Client{Place: near, Wait: 10 * time.Second}
 	to, whole := at(far4, probe.TargetPort), probe.Transfer{Size: 1 << 20, Over: 300 * time.Millisecond}
 	for name, do := range map[string]func() error{
 		"pull": func() error { return c.Pull(to, "far", whole) },
@@ -32,7 +32,7 @@ func TestTransfer(t *testing.T) {
 
 func TestTransferIsCut(t *testing.T) {
 	near, far := link(t)
-	c := probe.Client{Place: near, Wait: 100 * time.Millisecond}
+	c := probe.Client{Place: near, Wait: 300 * time.Millisecond}
 	ended := make(chan error, 1)
 	go func() {
 		ended <- c.Pull(at(far4, probe.TargetPort), "far", probe.Transfer{Size: 1 << 20, Over: time.Second})
