@@ -274,7 +274,9 @@ func TestKilledAtIPVS(t *testing.T) {
 		{name: "IPVS fresh", before: "nothing", deed: "two services", next: "two services", ipvs: true, others: 8},
 		{name: "IPVS changes", before: "two services", deed: "draining", next: "draining", ipvs: true, others: 8},
 		{name: "IPVS goes", before: "three networks", deed: "nothing", next: "nothing", ipvs: true, others: 8},
-	}, func(stage string) bool { return strings.Contains(stage, ": ipvs ") || strings.Contains(stage, ": backend ") })
+	}, func(stage string) bool {
+		return strings.Contains(stage, ": ipvs ") || strings.Contains(stage, ": backend ")
+	})
 }
 
 // A program that the process had started does not go on after it: it would load
