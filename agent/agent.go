@@ -83,6 +83,7 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	api := &api{config: cfg, cluster: cluster, loop: loop, status: status, endpoints: endpoints, events: events, inspect: sys.inspect}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return loop.run(ctx) })
+	group.Go(func() error { return loop.pulse.run(ctx) })
 	group.Go(func() error { return serve(ctx, api.server(cfg.Log), listener, stopLimit) })
 	cfg.Log.Info("the agent runs", "node", own.ID, "name", own.Name, "address", own.Addr, "socket", cfg.Socket, "balancer", balancer)
 	return group.Wait()

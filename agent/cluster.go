@@ -24,6 +24,7 @@ type cluster struct {
 	log     *slog.Logger
 	events  *events       // nil where nobody asks for them
 	changed chan struct{} // holds one token while there is something new
+	heard   chan struct{} // holds one token while gossip has found a node alive or silent
 	started time.Time
 
 	mu      sync.Mutex
@@ -66,7 +67,7 @@ type clusterConfig struct {
 func newCluster(cfg clusterConfig, content *saved) *cluster {
 	c := &cluster{
 		store: cfg.Store, own: cfg.Own, gossip: cfg.Gossip, now: cfg.Now, events: cfg.Events, log: cfg.Log,
-		changed: make(chan struct{}, 1), started: cfg.Now(),
+		changed: make(chan struct{}, 1), heard: make(chan struct{}, 1), started: cfg.Now(),
 		dirty: map[mesh.Key]bool{}, left: map[mesh.Key]error{}, seen: map[mesh.NodeID]observation{},
 	}
 	if content.Secret == nil {
@@ -104,10 +105,12 @@ func (c *cluster) take(records []mesh.Record) {
 }
 
 // wake makes the loop look.
-func (c *cluster) wake() {
+func (c *cluster) wake() { signal(c.changed) }
+
+func signal(token chan<- struct{}) {
 	select {
-	case c.changed <- struct{}{}:
-	default: // it will look anyway
+	case token <- struct{}{}:
+	default: // whoever waits for it will look anyway
 	}
 }
 

@@ -114,7 +114,7 @@ func elementDifferences(sandbox string, change kernel.ElementChange) []trace.Dif
 func (e *evidence) node(n *mesh.Node) trace.Node {
 	node := trace.Node{Name: e.label(n), Addr: n.Addr, Mounted: filepath.Join(DefaultRunDir, "netns")}
 	if n.ID != e.self.ID {
-		node.Plan = Compile(mesh.Local{ID: n.ID}, e.snap)
+		node.Plan = Compile(mesh.Local{ID: n.ID, Held: n.Held}, e.snap)
 		return node
 	}
 	node.Plan, node.Mounted = e.plan, e.mounted

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -23,13 +24,17 @@ type fakeMachine struct {
 	dir  string
 
 	drifts chan []kernel.Drift // nobody sends unless a test does
+	echo   fakeEcho
 
 	mu      sync.Mutex
 	applied []*plan.Plan
-	fail    string        // objects that contain it are refused
-	hold    chan struct{} // Apply waits until it is closed
-	broken  []kernel.Op   // what the next Apply finds changed and puts back
-	differ  []kernel.Op   // what Diff says
+	fail    string                 // objects that contain it are refused
+	hold    chan struct{}          // Apply waits until it is closed
+	broken  []kernel.Op            // what the next Apply finds changed and puts back
+	differ  []kernel.Op            // what Diff says
+	others  map[kernel.Port]string // who else has which port
+	blind   error                  // what Held says besides
+	flushed bool                   // somebody took our sets away
 }
 
 func newFakeMachine(tb testing.TB, addr string) *fakeMachine {
@@ -73,7 +78,7 @@ func (m *fakeMachine) Apply(ctx context.Context, want *plan.Plan) kernel.Report 
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.applied = append(m.applied, want)
+	m.applied, m.flushed = append(m.applied, want), false
 	planned := map[string]bool{}
 	report := kernel.Report{Done: m.broken}
 	m.broken = nil
@@ -119,6 +124,60 @@ func (m *fakeMachine) setDiffer(ops ...kernel.Op) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.differ = ops
+}
+
+// occupy lets somebody else on the host have a port; by "" ends that.
+func (m *fakeMachine) occupy(port kernel.Port, by string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.others == nil {
+		m.others = map[kernel.Port]string{}
+	}
+	m.others[port] = by
+}
+
+func (m *fakeMachine) Held(ports []kernel.Port) ([]kernel.Holding, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var held []kernel.Holding
+	for _, p := range ports {
+		if by := m.others[p]; by != "" {
+			held = append(held, kernel.Holding{Port: p, By: by})
+		}
+	}
+	return held, m.blind
+}
+
+// Captured tells of publications on all addresses only.
+func (m *fakeMachine) Captured() ([]kernel.Port, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var ports []kernel.Port
+	if len(m.applied) == 0 || m.flushed {
+		return nil, nil
+	}
+	for _, text := range captured(m.applied[len(m.applied)-1]) {
+		proto, number, _ := strings.Cut(text, " . ")
+		port, err := strconv.ParseUint(number, 10, 16)
+		if err != nil {
+			return nil, err
+		}
+		ports = append(ports, kernel.Port{Proto: proto, Number: uint16(port)})
+	}
+	return ports, nil
+}
+
+// captured are the ports of the set that makes them answer, "tcp . 8080".
+func captured(p *plan.Plan) []string {
+	var keys []string
+	for _, s := range p.Sandboxes {
+		if s.Kind == plan.KindHost {
+			for _, e := range s.Table("inet").Set(plan.Published).Elements {
+				keys = append(keys, e.Key)
+			}
+		}
+	}
+	return keys
 }
 
 func (m *fakeMachine) pinned() []string {

@@ -17,19 +17,25 @@ import (
 type loop struct {
 	cluster *cluster
 	status  *status
+	pulse   *pulse
 	log     *slog.Logger
 	stopped chan struct{} // closed when run has returned
 
 	busy    chan struct{} // holds one token while the machine is looked at or changed; taken before the cluster's lock
 	machine Machine
-	bridges []string // the last that could be read
+	bridges []string   // the last that could be read
+	local   mesh.Local // what the last plan was compiled from, besides the snapshot
+	held    heldPorts
 	repair  repair
 
 	balancer mesh.Balancer // set before run
 }
 
 func newLoop(c *cluster, m Machine, s *status, log *slog.Logger) *loop {
-	return &loop{cluster: c, machine: m, status: s, log: log, stopped: make(chan struct{}), busy: make(chan struct{}, 1)}
+	return &loop{
+		cluster: c, machine: m, status: s, log: log, pulse: newPulse(c, s.snapshot, m.Echo(), log),
+		stopped: make(chan struct{}), busy: make(chan struct{}, 1),
+	}
 }
 
 const (
@@ -110,6 +116,7 @@ func (l *loop) round(ctx context.Context, heard []kernel.Drift) ended {
 	defer l.release()
 	snap, refused, settling := l.cluster.settle()
 	p, looking := l.compile(snap)
+	settling = errors.Join(settling, l.cluster.tellHeld(l.held.now))
 	report := l.machine.Apply(ctx, p)
 	if ctx.Err() != nil {
 		return ended{} // cut off in the middle: the report says nothing
@@ -124,12 +131,13 @@ func (l *loop) round(ctx context.Context, heard []kernel.Drift) ended {
 	for _, op := range report.Done {
 		l.log.Debug("applied", "op", op.String())
 	}
-	repaired := l.repair.of(snap.Rev, l.bridges, report)
+	l.held.applied(snap, report)
+	repaired := l.repair.of(snap.Rev, l.local, report)
 	for _, op := range repaired {
 		l.log.Info("repaired", "op", op.String(), "by", culprit(heard, op))
 		l.status.events.repaired(op, culprit(heard, op))
 	}
-	l.status.round(outcome{snap: snap, plan: p, report: report, refused: refused, left: l.cluster.leftOut(), err: err, repaired: len(repaired)})
+	l.status.round(outcome{snap: snap, plan: p, report: report, refused: refused, left: l.cluster.leftOut(), peers: l.pulse.problems(), err: err, repaired: len(repaired)})
 	return ended{complete: err == nil && len(report.Failed) == 0, worked: len(report.Done)+len(report.Failed) > 0}
 }
 
@@ -141,9 +149,12 @@ func (l *loop) compile(snap *mesh.Snapshot) (*plan.Plan, error) {
 	}
 	advertised, unread := l.machine.Advertised()
 	four, six, unknown := l.machine.Unrouted()
-	return Compile(mesh.Local{
-		ID: l.cluster.own.ID, Balancer: l.balancer, Advertised: advertised, OwnBridges: l.bridges, Unrouted4: four, Unrouted6: six,
-	}, snap), errors.Join(err, unread, unknown)
+	unseen := l.held.look(l.machine, snap)
+	l.local = mesh.Local{
+		ID: l.cluster.own.ID, Balancer: l.balancer, Advertised: advertised, OwnBridges: l.bridges,
+		Unrouted4: four, Unrouted6: six, Held: l.held.now, Gone: l.pulse.gone(),
+	}
+	return Compile(l.local, snap), errors.Join(err, unread, unknown, unseen)
 }
 
 // take takes the machine in hand, or gives up when ctx ends: who has it may hang in the kernel.

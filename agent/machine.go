@@ -17,6 +17,8 @@ type Machine interface {
 	// Drifted carries what others changed of what is ours, as far as the kernel tells.
 	// It is never closed.
 	Drifted() <-chan []kernel.Drift
+	// Echo makes what other nodes' kernels are asked with.
+	Echo() kernel.Echoer
 	// Pin keeps the network namespace that the file is as the sandbox name. It is
 	// refused where the file is none, or is the host's own.
 	Pin(name, path string) error
@@ -31,6 +33,10 @@ type Machine interface {
 	Advertised() ([]string, error)
 	// OwnBridges are the host's bridges whose subnets other nodes may have too.
 	OwnBridges() ([]string, error)
+	// Held are those of the ports that somebody else on the host has.
+	Held(ports []kernel.Port) ([]kernel.Holding, error)
+	// Captured are the ports that the host captures now, whoever planned it.
+	Captured() ([]kernel.Port, error)
 	// Unrouted are the host's devices that forwarded nothing before this agent ran, by family.
 	Unrouted() (four, six []string, err error)
 	// HostAddrs are the host's own addresses with their devices.

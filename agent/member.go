@@ -158,7 +158,7 @@ func (c *cluster) commit(secret trust.Secret, g *gossip.Gossip, records []mesh.R
 func (c *cluster) ownNode() *mesh.Node {
 	own := c.own
 	if have, ok := c.state.Get(mesh.NodeRecord(&own).Key()); ok && have.Node != nil {
-		own.Slot, own.SlotClaim, own.Blocks = have.Node.Slot, have.Node.SlotClaim, have.Node.Blocks
+		own.Slot, own.SlotClaim, own.Blocks, own.Held = have.Node.Slot, have.Node.SlotClaim, have.Node.Blocks, have.Node.Held
 	}
 	return &own
 }

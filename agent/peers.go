@@ -75,7 +75,8 @@ func (c *cluster) observe(id mesh.NodeID, o observation) {
 	}
 	o.since = c.now()
 	c.seen[id] = o
-	c.heard(id, o)
+	c.tellHeard(id, o)
+	signal(c.heard)
 	c.log.Info("a node changed", "node", id, "alive", o.alive)
 }
 

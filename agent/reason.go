@@ -19,5 +19,7 @@ const (
 	DataVersion    mesh.Reason = "DataVersion"    // the store is of another version
 	RunDirInUse    mesh.Reason = "RunDirInUse"    // another agent answers on the socket
 	BadConfig      mesh.Reason = "BadConfig"      // a setting of the agent
+	TunnelSilent   mesh.Reason = "TunnelSilent"   // gossip hears the node, its kernel does not answer through the tunnel
+	EchoFailed     mesh.Reason = "EchoFailed"     // other nodes' kernels cannot be asked from here
 	FeatureMissing mesh.Reason = "FeatureMissing" // the kernel cannot do what the mesh needs
 )

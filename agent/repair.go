@@ -1,32 +1,34 @@
 package agent
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/sluice-mesh/sluice/internal/kernel"
+	"github.com/sluice-mesh/sluice/mesh"
 )
 
 // repair tells what a round put back from what it brought anew: the plan is the
 // one of the round before, so somebody else made the difference. For one
 // goroutine at a time.
 type repair struct {
-	began   bool
-	rev     uint64
-	bridges []string
-	failed  map[string]bool // objects that the round before could not do
+	began  bool
+	rev    uint64
+	local  string          // what else than the snapshot the plan was compiled from, in words
+	failed map[string]bool // objects that the round before could not do
 }
 
-// of returns the ops of a round that repaired something. rev and bridges are
+// of returns the ops of a round that repaired something. rev and local are
 // what the round's plan was compiled from.
-func (r *repair) of(rev uint64, bridges []string, report kernel.Report) []kernel.Op {
+func (r *repair) of(rev uint64, local mesh.Local, report kernel.Report) []kernel.Op {
 	before := *r
-	r.began, r.rev, r.bridges, r.failed = true, rev, slices.Clone(bridges), map[string]bool{}
+	r.began, r.rev, r.local, r.failed = true, rev, fmt.Sprintf("%+v", local), map[string]bool{}
 	for _, f := range report.Failed {
 		r.failed[f.Object] = true
 	}
-	if !before.began || before.rev != rev || !slices.Equal(before.bridges, bridges) {
+	if !before.began || before.rev != rev || before.local != r.local {
 		return nil
 	}
 	return slices.DeleteFunc(slices.Clone(report.Done), func(op kernel.Op) bool { return before.late(op) })

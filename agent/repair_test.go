@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluice-mesh/sluice/internal/kernel"
 	"github.com/sluice-mesh/sluice/internal/plan"
+	"github.com/sluice-mesh/sluice/mesh"
 )
 
 // logbook is a log that can be read while it is written.
@@ -93,10 +94,10 @@ func TestRepairOf(t *testing.T) {
 		{"another sandbox had failed", failed("ingress-sbox: namespace ingress"), 1, "br0", 2},
 	} {
 		var r repair
-		if got := r.of(1, []string{"br0"}, c.before); len(got) > 0 {
+		if got := r.of(1, mesh.Local{OwnBridges: []string{"br0"}}, c.before); len(got) > 0 {
 			t.Errorf("%s: the first round repaired %v", c.name, got)
 		}
-		if got := r.of(c.rev, []string{c.bridge}, both); len(got) != c.want {
+		if got := r.of(c.rev, mesh.Local{OwnBridges: []string{c.bridge}}, both); len(got) != c.want {
 			t.Errorf("%s: repaired %v, want %d", c.name, got, c.want)
 		}
 	}

@@ -29,6 +29,7 @@ func (s *serviceServer) CreateService(ctx context.Context, req *sluicev1.CreateS
 	if err != nil {
 		return nil, err
 	}
+	s.hearHolders(ctx, ports)
 	service, err := s.service(string(id))
 	if err != nil {
 		return nil, err

@@ -15,6 +15,7 @@ func (s *serviceServer) UpdateService(ctx context.Context, req *sluicev1.UpdateS
 		return nil, err
 	}
 	var id mesh.ServiceID
+	var fresh []mesh.PublishedPort
 	err = s.write(ctx, func(snap *mesh.Snapshot) ([]mesh.Record, error) {
 		have := snap.ServiceNamed(req.GetService())
 		if have == nil {
@@ -28,16 +29,23 @@ func (s *serviceServer) UpdateService(ctx context.Context, req *sluicev1.UpdateS
 		if next.Scheduler == have.Scheduler && slices.Equal(next.Networks, have.Networks) && slices.Equal(next.Publish, have.Publish) {
 			return nil, nil
 		}
+		fresh = publishedAnew(have, next)
 		return []mesh.Record{mesh.ServiceRecord(next)}, nil
 	})
 	if err != nil {
 		return nil, err
 	}
+	s.hearHolders(ctx, fresh)
 	service, err := s.service(string(id))
 	if err != nil {
 		return nil, err
 	}
 	return &sluicev1.UpdateServiceResponse{Service: service}, nil
+}
+
+// publishedAnew are the ports that next publishes and have does not.
+func publishedAnew(have, next *mesh.Service) []mesh.PublishedPort {
+	return slices.DeleteFunc(slices.Clone(next.Publish), func(p mesh.PublishedPort) bool { return slices.Contains(have.Publish, p) })
 }
 
 // serviceChange is what an update asks for, read but not yet compared with
@@ -101,7 +109,7 @@ func (c serviceChange) apply(snap *mesh.Snapshot, have *mesh.Service) (*mesh.Ser
 	if err := next.Validate(); err != nil {
 		return nil, err
 	}
-	fresh := slices.DeleteFunc(slices.Clone(next.Publish), func(p mesh.PublishedPort) bool { return slices.Contains(have.Publish, p) })
+	fresh := publishedAnew(have, &next)
 	if err := c.reserved(snap, fresh); err != nil {
 		return nil, err
 	}

@@ -35,6 +35,7 @@ type outcome struct {
 	report  kernel.Report
 	refused map[mesh.EndpointID]error // no room for them
 	left    map[mesh.Key]error        // stored records that cannot be used
+	peers   []problem                 // how other nodes are seen
 	err     error                     // of the round itself: disk, or a look at the host
 
 	repaired int // objects that somebody else had changed
@@ -95,6 +96,7 @@ func (o outcome) problems() []problem {
 	for k, err := range o.left {
 		add(fmt.Sprintf("record %s %s", k.Kind, k.ID), string(cmp.Or(mesh.ReasonOf(err), mesh.BadRecord)), err.Error())
 	}
+	list = append(list, o.peers...)
 	if o.err != nil {
 		add("agent", string(plan.KernelRefused), o.err.Error())
 	}
@@ -114,6 +116,13 @@ func (s *status) applied() (rev uint64, next <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.last.snap.Rev, s.next
+}
+
+// snapshot is what the last round was about; empty before the first.
+func (s *status) snapshot() *mesh.Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last.snap
 }
 
 // view is a copy of the status.

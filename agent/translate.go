@@ -15,22 +15,32 @@ import (
 
 // The functions below are all that turns mesh types into those of the API and back.
 
-func toNode(n *mesh.Node, snap *mesh.Snapshot, seen observation, self mesh.NodeID) *sluicev1.Node {
-	state := sluicev1.NodeState_NODE_STATE_SILENT
-	if seen.alive {
-		state = sluicev1.NodeState_NODE_STATE_ALIVE
-	}
+func toNode(n *mesh.Node, snap *mesh.Snapshot, seen standing, self mesh.NodeID) *sluicev1.Node {
 	return &sluicev1.Node{
 		Id: string(n.ID), Name: n.Name, Address: n.Addr.String(), VxlanPort: uint32(n.VXLANPort), Mtu: uint32(n.MTU),
-		Slot: uint32(n.Slot), State: state, Self: n.ID == self, GossipPort: uint32(n.GossipPort), Endpoints: uint32(len(snap.Local(n.ID))), Since: toTime(seen.since),
+		Slot: uint32(n.Slot), State: toNodeState(seen.presence), Self: n.ID == self, GossipPort: uint32(n.GossipPort), Endpoints: uint32(len(snap.Local(n.ID))), Since: toTime(seen.since),
+		Held: toHeld(n),
 	}
+}
+
+func toNodeState(p presence) sluicev1.NodeState {
+	switch p {
+	case presenceAlive:
+		return sluicev1.NodeState_NODE_STATE_ALIVE
+	case presenceAgentDown:
+		return sluicev1.NodeState_NODE_STATE_AGENT_DOWN
+	case presenceGone:
+		return sluicev1.NodeState_NODE_STATE_GONE
+	case presenceSilent:
+	}
+	return sluicev1.NodeState_NODE_STATE_SILENT
 }
 
 // nodes are all nodes of the cluster, sorted by name.
 func (a *api) nodes(snap *mesh.Snapshot) []*sluicev1.Node {
 	nodes := make([]*sluicev1.Node, 0, len(snap.Nodes))
 	for _, n := range snap.Nodes {
-		nodes = append(nodes, toNode(n, snap, a.cluster.liveness(n.ID), a.cluster.own.ID))
+		nodes = append(nodes, toNode(n, snap, a.loop.pulse.standing(n.ID), a.cluster.own.ID))
 	}
 	sortByName(nodes)
 	return nodes
@@ -42,7 +52,7 @@ func (a *api) ownNode(snap *mesh.Snapshot) *sluicev1.Node {
 	if n == nil {
 		n = &a.cluster.own
 	}
-	return toNode(n, snap, a.cluster.liveness(n.ID), n.ID)
+	return toNode(n, snap, a.loop.pulse.standing(n.ID), n.ID)
 }
 
 func toNetwork(n *mesh.Network, snap *mesh.Snapshot) *sluicev1.Network {
@@ -89,6 +99,9 @@ func toService(s *mesh.Service, snap *mesh.Snapshot) *sluicev1.Service {
 		out.Endpoints = append(out.Endpoints, toEndpoint(e, snap))
 	}
 	sortByName(out.Endpoints)
+	for _, h := range snap.HeldOf(s) {
+		out.Held = append(out.Held, toHeldPort(h))
+	}
 	return out
 }
 

@@ -6,17 +6,37 @@ import (
 	"strconv"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
+	"github.com/sluice-mesh/sluice/mesh"
 )
 
+// heldBy is who has a published port on this host.
+func heldBy(held []mesh.HeldPort) map[mesh.PublishedPort]string {
+	by := make(map[mesh.PublishedPort]string, len(held))
+	for _, h := range held {
+		by[h.Port()] = h.By
+	}
+	return by
+}
+
+func withoutTarget(p mesh.PublishedPort) mesh.PublishedPort {
+	p.Target = 0
+	return p
+}
+
 // capture puts the published ports into the host's sets: the one thing that
-// makes a port answer, applied last.
+// makes a port answer, applied last. A port that somebody else on the host has stays
+// theirs; all behind it is built all the same, so that the set alone is missing.
 func (b *builder) capture(fronts []Front) {
 	table := b.host.Table("inet")
-	published := table.Set("published", plan.FieldProto, plan.FieldPort)
-	at4 := table.Map("published_at4", plan.FieldIPv4, plan.FieldIPv4, plan.FieldProto, plan.FieldPort)
-	at6 := table.Map("published_at6", plan.FieldIPv6, plan.FieldIPv6, plan.FieldProto, plan.FieldPort)
+	published := table.Set(plan.Published, plan.FieldProto, plan.FieldPort)
+	at4 := table.Map(plan.PublishedAt4, plan.FieldIPv4, plan.FieldIPv4, plan.FieldProto, plan.FieldPort)
+	at6 := table.Map(plan.PublishedAt6, plan.FieldIPv6, plan.FieldIPv6, plan.FieldProto, plan.FieldPort)
 	published.Elements = slices.Grow(published.Elements, len(fronts))
 	for _, f := range fronts {
+		if by, held := b.held[withoutTarget(f.Port)]; held {
+			b.plan.Leave(plan.PortHeld, f.String(), "held by "+by+" on this node: stop it or publish another port")
+			continue
+		}
 		proto, port := string(f.Port.Proto), strconv.Itoa(int(f.Port.Published))
 		switch a := f.Port.Addr; {
 		case !a.IsValid():

@@ -54,7 +54,7 @@ func (b *builder) fronts() []Front {
 			backends[f.Service.ID] = known
 		}
 		if front.Backends = known; len(known) == 0 {
-			b.plan.Leave(plan.NoReadyEndpoint, f.String(), "connections are refused until an endpoint is attached")
+			b.plan.Leave(plan.NoReadyEndpoint, f.String(), b.whyNone(f.Service))
 		}
 		fronts = append(fronts, front)
 	}
@@ -70,6 +70,9 @@ func (b *builder) backends(s *mesh.Service) []Backend {
 		if !ok {
 			continue // not settled by its node yet; its node says so
 		}
+		if b.gone[e.Node] {
+			continue // leaveGone says so once for the node
+		}
 		if !routed(b.snap.Node(e.Node), a) {
 			b.plan.Leave(plan.NodeUnknown, "endpoint "+e.Name, "its node has not claimed the block of its address")
 			continue
@@ -81,6 +84,24 @@ func (b *builder) backends(s *mesh.Service) []Backend {
 		list = append(list, Backend{V4: a.V4, V6: a.V6, Weight: weight})
 	}
 	return list
+}
+
+// whyNone tells why a service has no backend.
+func (b *builder) whyNone(s *mesh.Service) string {
+	if slices.ContainsFunc(b.snap.EndpointsOf(s.ID), func(e *mesh.Endpoint) bool { return b.gone[e.Node] }) {
+		return "connections are refused until the node of an endpoint is back"
+	}
+	return "connections are refused until an endpoint is attached"
+}
+
+// leaveGone names the nodes whose endpoints are no backends here. What leads to them
+// stays: they are asked that way whether they are back.
+func (b *builder) leaveGone() {
+	for _, n := range b.snap.Nodes {
+		if b.gone[n.ID] {
+			b.plan.Leave(plan.NodeGone, "node "+n.Name, "neither its agent nor its kernel answers: its endpoints are not used from here")
+		}
+	}
 }
 
 func routed(n *mesh.Node, a mesh.Attachment) bool {

@@ -34,11 +34,12 @@ func Compile(local mesh.Local, snap *mesh.Snapshot, balancer Balancer, p *plan.P
 		return
 	}
 	b := builder{
-		self: self, net: net, snap: snap, plan: p, balancer: balancer,
+		self: self, net: net, snap: snap, held: heldBy(local.Held), gone: local.Gone, plan: p, balancer: balancer,
 		mtu:  mesh.OverlayMTU(snap.Nodes),
 		host: p.Host(),
 		sbox: p.Sandbox(plan.IngressSandbox, plan.KindIngress),
 	}
+	b.leaveGone()
 	fronts := b.fronts()
 	b.sandbox()
 	b.uplink(fronts)
@@ -63,6 +64,8 @@ type builder struct {
 	self     *mesh.Node
 	net      *mesh.Network
 	snap     *mesh.Snapshot
+	held     map[mesh.PublishedPort]string // who has a published port on this host; without targets
+	gone     map[mesh.NodeID]bool          // the own node is never one of them
 	plan     *plan.Plan
 	balancer Balancer
 	mtu      int

@@ -159,9 +159,14 @@ const (
 // Local is what a node's plan depends on besides the cluster's state.
 type Local struct {
 	ID         NodeID
-	Balancer   Balancer // "": ipvs
-	Advertised []string // devices of the host that learn routes from router advertisements, and would stop to
-	OwnBridges []string // bridges of the host whose subnets other nodes may have too: masqueraded on entry
-	Unrouted4  []string // devices of the host that forwarded no IPv4 before the agent ran: nothing passes between them
-	Unrouted6  []string // the same for IPv6
+	Balancer   Balancer   // "": ipvs
+	Advertised []string   // devices of the host that learn routes from router advertisements, and would stop to
+	OwnBridges []string   // bridges of the host whose subnets other nodes may have too: masqueraded on entry
+	Unrouted4  []string   // devices of the host that forwarded no IPv4 before the agent ran: nothing passes between them
+	Unrouted6  []string   // the same for IPv6
+	Held       []HeldPort // published ports that somebody else on the host has: not captured here
+
+	// Gone are the nodes that nothing can be sent to from here: neither their agent nor
+	// their kernel answers. Their records stay, and so do the ways to them.
+	Gone map[NodeID]bool
 }

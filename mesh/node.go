@@ -15,7 +15,8 @@ type Node struct {
 	MTU        int  // bytes, of the underlay device that has Addr
 	Slot       Slot // 0 until claimed
 	SlotClaim  uint64
-	Blocks     []Block // address blocks of networks with endpoints here
+	Blocks     []Block    // address blocks of networks with endpoints here
+	Held       []HeldPort // published ports that it does not answer on; see Reported
 }
 
 // Block is a part of a network's subnets that one node gives addresses from.
@@ -46,8 +47,15 @@ func (n *Node) BlocksOf(id NetworkID) []Block {
 
 func (n *Node) clone() *Node {
 	c := *n
-	c.Blocks = slices.Clone(n.Blocks)
+	c.Blocks, c.Held = slices.Clone(n.Blocks), slices.Clone(n.Held)
 	return &c
+}
+
+// WithHeld is the node with other held ports.
+func (n *Node) WithHeld(held []HeldPort) *Node {
+	c := n.clone()
+	c.Held = held
+	return c
 }
 
 // Validate refuses a node that no honest agent would write.
@@ -75,7 +83,7 @@ func (n *Node) Validate() error {
 			return Refuse(BadRecord, "update the node that wrote it", "node %s claims block %s %s", n.Name, b.V4, b.V6)
 		}
 	}
-	return nil
+	return n.validateHeld()
 }
 
 // claimedBy tells whether the node's claims were made at some time until the given one:

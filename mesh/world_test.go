@@ -123,6 +123,7 @@ func drawRecords(t *rapid.T) []Record {
 				b.Claim = min(uint64(few("block claim")), time)
 				n.Blocks = append(n.Blocks, b)
 			}
+			n.Held = drawHeld(t)
 			r = NodeRecord(n)
 		case 1:
 			n := NewIngress(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(few("subnet"))}), 16), DefaultPool(), uint64(few("seed")))

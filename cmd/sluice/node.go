@@ -42,9 +42,9 @@ func nodeTable(p *page, nodes []*sluicev1.Node) {
 	}
 }
 
-// nodeState is "alive" for NODE_STATE_ALIVE.
+// nodeState is "agent-down" for NODE_STATE_AGENT_DOWN.
 func nodeState(n *sluicev1.Node) string {
-	return strings.ToLower(strings.TrimPrefix(n.GetState().String(), "NODE_STATE_"))
+	return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(n.GetState().String(), "NODE_STATE_"), "_", "-"))
 }
 
 // moment is a cell: UTC, because the nodes of a cluster may be in several zones.

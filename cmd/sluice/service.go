@@ -26,6 +26,7 @@ func (a *app) serviceCreate() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			warnHeld(cmd, resp.GetService().GetHeld())
 			return out.print(cmd, resp, func(p *page) { serviceTable(p, []*sluicev1.Service{resp.GetService()}) })
 		},
 	}
@@ -59,6 +60,7 @@ func (a *app) serviceUpdate() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			warnHeld(cmd, resp.GetService().GetHeld())
 			return out.print(cmd, resp, func(p *page) { serviceTable(p, []*sluicev1.Service{resp.GetService()}) })
 		},
 	}
@@ -159,6 +161,9 @@ func servicePage(p *page, s *sluicev1.Service) {
 	p.row("Ports:", list(ports(s)))
 	for _, claim := range s.GetConflicts() {
 		p.row("Conflict:", claim)
+	}
+	for _, h := range s.GetHeld() {
+		p.row("Held:", heldText(h))
 	}
 	p.line("")
 	p.line(fmt.Sprintf("Endpoints: %d", len(s.GetEndpoints())))

@@ -45,6 +45,7 @@ func statusPage(p *page, s *sluicev1.GetStatusResponse) {
 			p.row(n.GetName(), n.GetAddress(), nodeState(n), moment(n.GetSince()))
 		}
 	}
+	heldTable(p, append([]*sluicev1.Node{node}, s.GetPeers()...))
 	p.line("")
 	if len(s.GetProblems()) == 0 {
 		p.line("No problems.")

@@ -25,7 +25,14 @@ func nodeOne() *sluicev1.Node {
 func nodeTwo() *sluicev1.Node {
 	return &sluicev1.Node{
 		Id: "00000000000000a2", Name: "two", Address: "2001:db8::2", VxlanPort: 4789, Mtu: 1500, Slot: 4242,
-		State: sluicev1.NodeState_NODE_STATE_SILENT, Since: at(2),
+		State: sluicev1.NodeState_NODE_STATE_GONE, Since: at(2),
+	}
+}
+
+func nodeThree() *sluicev1.Node {
+	return &sluicev1.Node{
+		Id: "00000000000000a3", Name: "three", Address: "192.0.2.3", VxlanPort: 4789, Mtu: 1500, Slot: 7,
+		State: sluicev1.NodeState_NODE_STATE_AGENT_DOWN, Endpoints: 1, Since: at(4),
 	}
 }
 
@@ -71,7 +78,7 @@ func TestJoin(t *testing.T) {
 
 func TestNodeList(t *testing.T) {
 	checkForms(t, map[string]any{"ListNodes": &sluicev1.ListNodesResponse{
-		Nodes: []*sluicev1.Node{nodeOne(), nodeTwo()},
+		Nodes: []*sluicev1.Node{nodeOne(), nodeThree(), nodeTwo()},
 	}}, "node", "ls")
 }
 
@@ -114,6 +121,33 @@ func TestServiceList(t *testing.T) {
 	checkForms(t, map[string]any{"ListServices": &sluicev1.ListServicesResponse{Services: []*sluicev1.Service{
 		{Id: "00000000000000c0", Name: "quiet", Scheduler: "mh"}, serviceWeb(),
 	}}}, "service", "ls")
+}
+
+// Nodes that do not answer are named on stderr, a line each, and nothing has failed.
+func TestServiceHeld(t *testing.T) {
+	service := serviceWeb()
+	service.Held = []*sluicev1.HeldPort{
+		{Node: "n2", Protocol: "tcp", Published: 8080, Holder: "nginx (pid 812)"},
+		{Node: "n3", Address: "2001:db8::9", Protocol: "udp", Published: 53, Holder: "Docker's rule in table ip6 nat chain DOCKER"},
+	}
+	answers := map[string]any{
+		"CreateService": &sluicev1.CreateServiceResponse{Service: service},
+		"UpdateService": &sluicev1.UpdateServiceResponse{Service: service},
+		"GetService":    &sluicev1.GetServiceResponse{Service: service},
+	}
+	f := startAgent(t, answers)
+	for _, args := range [][]string{
+		{"service", "create", "web", "--publish", "8080:80"},
+		{"service", "update", "web", "--publish-add", "8080:80", "-o", "json"},
+	} {
+		got := f.sluice(t, args...)
+		want := "sluice: n2 does not answer on 8080/tcp: held by nginx (pid 812)\n" +
+			"sluice: n3 does not answer on [2001:db8::9]:53/udp: held by Docker's rule in table ip6 nat chain DOCKER\n"
+		if got.status != 0 || got.stderr != want || !strings.Contains(got.stdout, "web") {
+			t.Errorf("%v: %+v", args, got)
+		}
+	}
+	checkForms(t, answers, "service", "inspect", "web")
 }
 
 func TestServiceInspect(t *testing.T) {
@@ -162,6 +196,15 @@ func TestStatus(t *testing.T) {
 			},
 			Sandboxes: []*sluicev1.Sandbox{{Name: "ingress-sbox", Path: "/run/sluice/netns/ingress-sbox"}},
 			Balancer:  "ipvs", Version: "v0.1.0", Repairs: 7,
+		}}, "status")
+	})
+	t.Run("held", func(t *testing.T) {
+		one, two := nodeOne(), nodeTwo()
+		one.Held = []*sluicev1.HeldPort{{Node: "one", Protocol: "tcp", Published: 8080, Holder: "nginx (pid 812)"}}
+		two.Held = []*sluicev1.HeldPort{{Node: "two", Address: "192.0.2.1", Protocol: "udp", Published: 53, Holder: "an unknown process"}}
+		checkForms(t, map[string]any{"GetStatus": &sluicev1.GetStatusResponse{
+			Node: one, InCluster: true, Peers: []*sluicev1.Node{two}, Revision: 12, AppliedRevision: 12, Applied: at(3), Balancer: "ipvs", Version: "v0.1.0",
+			Problems: []*sluicev1.Problem{{Object: "service web port tcp/8080", Reason: "PortHeld", Detail: "held by nginx (pid 812) on this node: stop it or publish another port", Since: at(4)}},
 		}}, "status")
 	})
 	t.Run("alone", func(t *testing.T) {

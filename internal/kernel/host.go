@@ -176,6 +176,9 @@ func (k *Kernel) HostAddrs() ([]plan.Addr, error) {
 // this kernel lacks, each with what to do. IP_VS is none of them (see HasIPVS).
 func Missing() []string {
 	var missing []string
+	if !hasSocketDump() {
+		missing = append(missing, "lists of sockets: load the modules tcp_diag and udp_diag")
+	}
 	if _, err := os.Stat(path.Join(procSys, "net/ipv6")); err != nil {
 		missing = append(missing, "IPv6: boot without ipv6.disable=1")
 	}

@@ -17,7 +17,7 @@ import (
 
 // Kernel is the running kernel, seen from the network namespace in which New
 // was called: that one is the host. Its methods are for one goroutine at a time,
-// but for those of pin.go, host.go and monitor.go, which may be called beside them.
+// but for those of pin.go, host.go, held.go and monitor.go, which may be called beside them.
 type Kernel struct {
 	netnsDir string // where sandboxes are mounted
 	host     *namespace
@@ -25,6 +25,7 @@ type Kernel struct {
 	settings *settings             // the host's, from before we changed them
 	own      *writers
 	monitor  *monitor
+	holders  holders // of ports that others have
 }
 
 // netnsName is the directory in RUN_DIR where sandboxes are mounted.

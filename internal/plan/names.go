@@ -29,6 +29,14 @@ const (
 	WayOut     = "out"        // a network sandbox's veth to the host
 )
 
+// The sets of the host's inet table that say which ports are captured: what makes a
+// port answer.
+const (
+	Published    = "published"     // on every address
+	PublishedAt4 = "published_at4" // on one, and the uplink's address for it
+	PublishedAt6 = "published_at6"
+)
+
 // Link-local addresses that are the same on every node.
 //
 //	169.254.77.1, fd77::1   host's end of the uplink     .2, ::2  ingress-sbox     .3 up  one per published address

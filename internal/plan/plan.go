@@ -184,8 +184,10 @@ const (
 	NoReadyEndpoint Reason = "NoReadyEndpoint" // published, nothing to send to: connections are refused
 	NameTaken       Reason = "NameTaken"       // an older claim holds the name
 	PortTaken       Reason = "PortTaken"       // an older claim holds the published port
+	PortHeld        Reason = "PortHeld"        // a process of this host, or another program's rule, has the published port
 	NotSettled      Reason = "NotSettled"      // an address, slot or block is not yet allocated
 	NodeUnknown     Reason = "NodeUnknown"     // an endpoint's node has no record (yet)
+	NodeGone        Reason = "NodeGone"        // neither agent nor kernel of a node answers: its endpoints are left out
 	AddressClash    Reason = "AddressClash"    // the uplink range has no room for one more published address
 	FeatureMissing  Reason = "FeatureMissing"  // the kernel cannot do it
 	SandboxGone     Reason = "SandboxGone"     // the namespace is no longer there

@@ -65,15 +65,17 @@ func (w *walk) capture(p *packet) error {
 }
 
 // reason is why the plan leaves out what is dialled, in brackets; empty where it
-// does not say.
+// does not say. Where the port is another's nothing else about it counts.
 func (w *walk) reason() string {
-	front := fmt.Sprintf("%s/%d", w.q.Proto, w.q.Port)
+	front, reason := fmt.Sprintf("%s/%d", w.q.Proto, w.q.Port), ""
 	for _, l := range w.q.Entry.Plan.Left {
 		if strings.HasSuffix(l.Object, " port "+front) || strings.HasSuffix(l.Object, " port "+w.q.To.String()+" "+front) {
-			return fmt.Sprintf(" (%s: %s: %s)", l.Object, l.Reason, l.Detail)
+			if reason == "" || l.Reason == plan.PortHeld {
+				reason = fmt.Sprintf(" (%s: %s: %s)", l.Object, l.Reason, l.Detail)
+			}
 		}
 	}
-	return ""
+	return reason
 }
 
 // uplink is hop 2: out of the host and into ingress-sbox, the client's address kept

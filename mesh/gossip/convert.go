@@ -11,6 +11,7 @@ func toWire(r mesh.Record) wireRecord {
 		w.Node = &wireNode{
 			ID: n.ID, Name: n.Name, Addr: n.Addr, GossipPort: n.GossipPort, VXLANPort: n.VXLANPort, MTU: n.MTU, Slot: n.Slot, SlotClaim: n.SlotClaim,
 			Blocks: each(n.Blocks, func(b mesh.Block) wireBlock { return wireBlock(b) }),
+			Held:   each(n.Held, func(h mesh.HeldPort) wireHeld { return wireHeld(h) }),
 		}
 	}
 	if s := r.Service; s != nil {
@@ -37,6 +38,7 @@ func (w wireRecord) record() mesh.Record {
 		r.Node = &mesh.Node{
 			ID: n.ID, Name: n.Name, Addr: n.Addr, GossipPort: n.GossipPort, VXLANPort: n.VXLANPort, MTU: n.MTU, Slot: n.Slot, SlotClaim: n.SlotClaim,
 			Blocks: each(n.Blocks, func(b wireBlock) mesh.Block { return mesh.Block(b) }),
+			Held:   each(n.Held, func(h wireHeld) mesh.HeldPort { return mesh.HeldPort(h) }),
 		}
 	}
 	if s := w.Service; s != nil {

@@ -118,6 +118,13 @@ type (
 		Slot       mesh.Slot   `json:"s,omitempty"`
 		SlotClaim  uint64      `json:"sc,omitempty"`
 		Blocks     []wireBlock `json:"b,omitempty"`
+		Held       []wireHeld  `json:"h,omitempty"`
+	}
+	wireHeld struct {
+		Addr      netip.Addr `json:"a,omitzero"`
+		Proto     mesh.Proto `json:"x"`
+		Published uint16     `json:"p"`
+		By        string     `json:"by"`
 	}
 	wireBlock struct {
 		Network mesh.NetworkID `json:"n"`

@@ -49,6 +49,14 @@ func records() *rapid.Generator[mesh.Record] {
 					V6: netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 7: byte(i)}), 64), Claim: rapid.Uint64().Draw(t, "claim"),
 				})
 			}
+			for i := range rapid.IntRange(0, 3).Draw(t, "held") {
+				h := mesh.HeldPort{Proto: rapid.SampledFrom([]mesh.Proto{mesh.TCP, mesh.UDP}).Draw(t, "proto"), Published: uint16(1 + i), By: rapid.StringMatching(`[ -~]{1,100}`).Draw(t, "by")}
+				if rapid.Bool().Draw(t, "on one address") {
+					h.Addr = rapid.OneOf(addr4(), addr6()).Draw(t, "addr")
+				}
+				n.Held = append(n.Held, h)
+			}
+			n.Held = mesh.Reported(n.Held)
 			r = mesh.NodeRecord(n)
 		case 1:
 			n := mesh.NewIngress(mesh.DefaultIngress(), mesh.DefaultPool(), rapid.Uint64().Draw(t, "seed"))
@@ -166,6 +174,7 @@ func TestDecodeRefuses(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add(message(goodLine(f), goodLine(f)))
 	f.Add(message([]byte(`{"k":"node","i":"a000000000000001","t":5,"w":"a000000000000001","c":1,"node":{"i":"a000000000000001","n":"n1","a":"192.0.2.1","vp":4789,"m":1500,"s":7,"b":[{"n":"0000000000000001","4":"198.18.0.0/27","6":"fd00::/64","c":3}]}}`)))
+	f.Add(message([]byte(`{"k":"node","i":"a000000000000001","t":5,"w":"a000000000000001","c":1,"node":{"i":"a000000000000001","n":"n1","a":"192.0.2.1","vp":4789,"m":1500,"h":[{"x":"tcp","p":8080,"by":"nginx (pid 812)"},{"a":"2001:db8::1","x":"udp","p":53,"by":"a rule in table ip nat chain DOCKER"}]}}`)))
 	f.Add(message([]byte(`{"k":"endpoint","i":"d000000000000001","t":5,"w":"a000000000000001","c":1,"d":true}`)))
 	f.Add([]byte{})
 	f.Add([]byte{2, '{', '}'})

@@ -107,28 +107,38 @@ func mountsBelow(dir string) ([]string, error) {
 	return list, nil
 }
 
-// holdersOf are the processes that live in one of these namespaces.
-func holdersOf(inodes map[uint64]bool) ([]string, error) {
+// pidsIn are the processes that live in one of these namespaces.
+func pidsIn(inodes map[uint64]bool) ([]int, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
-	var list []string
+	var list []int
 	for _, e := range entries {
-		if _, err := strconv.Atoi(e.Name()); err != nil {
-			continue
-		}
-		inode, err := inodeOf(filepath.Join("/proc", e.Name(), "ns", "net"))
-		if err != nil || !inodes[inode] {
-			continue // gone meanwhile, or not ours
-		}
-		command, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
 			continue
 		}
-		list = append(list, e.Name()+" "+strings.ReplaceAll(string(command), "\x00", " "))
+		inode, err := inodeOf(filepath.Join("/proc", e.Name(), "ns", "net"))
+		if err == nil && inodes[inode] { // otherwise gone meanwhile, or not ours
+			list = append(list, pid)
+		}
 	}
 	return list, nil
+}
+
+// holdersOf are these processes with their command lines.
+func holdersOf(inodes map[uint64]bool) ([]string, error) {
+	pids, err := pidsIn(inodes)
+	var list []string
+	for _, pid := range pids {
+		command, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+		if err != nil {
+			continue
+		}
+		list = append(list, strconv.Itoa(pid)+" "+strings.ReplaceAll(string(command), "\x00", " "))
+	}
+	return list, err
 }
 
 func inodeOf(path string) (uint64, error) {

@@ -26,7 +26,7 @@ type process struct {
 }
 
 func start(where *space.Space, name, log string, cmd *exec.Cmd) (*process, error) {
-	file, err := os.Create(log)
+	file, err := os.OpenFile(log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}

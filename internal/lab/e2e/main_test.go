@@ -90,5 +90,7 @@ func testCluster(t *testing.T, balancer string) {
 	t.Run("Leaving", func(t *testing.T) { testLeaving(t, c) })
 	t.Run("Repair", func(t *testing.T) { testRepair(t, c) })
 	t.Run("Doctor", func(t *testing.T) { testDoctor(t, c) })
+	t.Run("Held", func(t *testing.T) { testHeld(t, c) })
+	t.Run("Pulse", func(t *testing.T) { testPulse(t, c) })
 	t.Run("Mutations", func(t *testing.T) { testMutations(t, c) })
 }

@@ -27,16 +27,22 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// NodeState is how gossip sees a node.
+// NodeState is how a node is seen from the one that answers: its agent by gossip, its
+// kernel by an echo through the tunnel.
 type NodeState int32
 
 const (
 	// Never sent.
 	NodeState_NODE_STATE_UNSPECIFIED NodeState = 0
-	// It answers.
+	// Its agent answers.
 	NodeState_NODE_STATE_ALIVE NodeState = 1
-	// It does not answer; its kernel may still carry packets.
+	// Its agent does not answer, and its kernel has not been asked yet, cannot be, or need
+	// not be as it has no endpoint in the mesh. Nothing is removed.
 	NodeState_NODE_STATE_SILENT NodeState = 2
+	// Its agent does not answer, its kernel does: its endpoints stay in use.
+	NodeState_NODE_STATE_AGENT_DOWN NodeState = 3
+	// Neither answers: its endpoints are not used until one of them does.
+	NodeState_NODE_STATE_GONE NodeState = 4
 )
 
 // Enum value maps for NodeState.
@@ -45,11 +51,15 @@ var (
 		0: "NODE_STATE_UNSPECIFIED",
 		1: "NODE_STATE_ALIVE",
 		2: "NODE_STATE_SILENT",
+		3: "NODE_STATE_AGENT_DOWN",
+		4: "NODE_STATE_GONE",
 	}
 	NodeState_value = map[string]int32{
 		"NODE_STATE_UNSPECIFIED": 0,
 		"NODE_STATE_ALIVE":       1,
 		"NODE_STATE_SILENT":      2,
+		"NODE_STATE_AGENT_DOWN":  3,
+		"NODE_STATE_GONE":        4,
 	}
 )
 
@@ -407,7 +417,7 @@ type Node struct {
 	Mtu uint32 `protobuf:"varint,5,opt,name=mtu,proto3" json:"mtu,omitempty"`
 	// Its number in the data path; 0: not yet claimed.
 	Slot uint32 `protobuf:"varint,6,opt,name=slot,proto3" json:"slot,omitempty"`
-	// How gossip sees it.
+	// How it is seen.
 	State NodeState `protobuf:"varint,7,opt,name=state,proto3,enum=sluice.v1.NodeState" json:"state,omitempty"`
 	// Whether it is the node that answers.
 	Self bool `protobuf:"varint,8,opt,name=self,proto3" json:"self,omitempty"`
@@ -416,7 +426,9 @@ type Node struct {
 	// Since when the state is what it is.
 	Since *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=since,proto3" json:"since,omitempty"`
 	// TCP and UDP port of its gossip.
-	GossipPort    uint32 `protobuf:"varint,11,opt,name=gossip_port,json=gossipPort,proto3" json:"gossip_port,omitempty"`
+	GossipPort uint32 `protobuf:"varint,11,opt,name=gossip_port,json=gossipPort,proto3" json:"gossip_port,omitempty"`
+	// Published ports that it does not answer on; at most 64 are told.
+	Held          []*HeldPort `protobuf:"bytes,12,rep,name=held,proto3" json:"held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -528,6 +540,96 @@ func (x *Node) GetGossipPort() uint32 {
 	return 0
 }
 
+func (x *Node) GetHeld() []*HeldPort {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+// HeldPort is a published port on which one node does not answer: somebody else on that
+// node has it, and goes on being reached there.
+type HeldPort struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the node.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// As it is published: only on this local address; empty: on all.
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// tcp, udp or sctp.
+	Protocol string `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// What a client dials.
+	Published uint32 `protobuf:"varint,4,opt,name=published,proto3" json:"published,omitempty"`
+	// Who has it: "nginx (pid 812)", "Docker's rule in table ip nat chain DOCKER".
+	Holder        string `protobuf:"bytes,5,opt,name=holder,proto3" json:"holder,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldPort) Reset() {
+	*x = HeldPort{}
+	mi := &file_sluice_v1_cluster_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldPort) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldPort) ProtoMessage() {}
+
+func (x *HeldPort) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_cluster_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldPort.ProtoReflect.Descriptor instead.
+func (*HeldPort) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_cluster_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *HeldPort) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *HeldPort) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *HeldPort) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *HeldPort) GetPublished() uint32 {
+	if x != nil {
+		return x.Published
+	}
+	return 0
+}
+
+func (x *HeldPort) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
 var File_sluice_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_sluice_v1_cluster_proto_rawDesc = "" +
@@ -548,7 +650,7 @@ const file_sluice_v1_cluster_proto_rawDesc = "" +
 	"\x05nodes\x18\x02 \x01(\rR\x05nodes\"\x12\n" +
 	"\x10ListNodesRequest\":\n" +
 	"\x11ListNodesResponse\x12%\n" +
-	"\x05nodes\x18\x01 \x03(\v2\x0f.sluice.v1.NodeR\x05nodes\"\xba\x02\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x0f.sluice.v1.NodeR\x05nodes\"\xe3\x02\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -563,11 +665,20 @@ const file_sluice_v1_cluster_proto_rawDesc = "" +
 	"\x05since\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1f\n" +
 	"\vgossip_port\x18\v \x01(\rR\n" +
-	"gossipPort*T\n" +
+	"gossipPort\x12'\n" +
+	"\x04held\x18\f \x03(\v2\x13.sluice.v1.HeldPortR\x04held\"\x8a\x01\n" +
+	"\bHeldPort\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1a\n" +
+	"\bprotocol\x18\x03 \x01(\tR\bprotocol\x12\x1c\n" +
+	"\tpublished\x18\x04 \x01(\rR\tpublished\x12\x16\n" +
+	"\x06holder\x18\x05 \x01(\tR\x06holder*\x84\x01\n" +
 	"\tNodeState\x12\x1a\n" +
 	"\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10NODE_STATE_ALIVE\x10\x01\x12\x15\n" +
-	"\x11NODE_STATE_SILENT\x10\x022\xca\x01\n" +
+	"\x11NODE_STATE_SILENT\x10\x02\x12\x19\n" +
+	"\x15NODE_STATE_AGENT_DOWN\x10\x03\x12\x13\n" +
+	"\x0fNODE_STATE_GONE\x10\x042\xca\x01\n" +
 	"\x0eClusterService\x127\n" +
 	"\x04Init\x12\x16.sluice.v1.InitRequest\x1a\x17.sluice.v1.InitResponse\x127\n" +
 	"\x04Join\x12\x16.sluice.v1.JoinRequest\x1a\x17.sluice.v1.JoinResponse\x12F\n" +
@@ -586,7 +697,7 @@ func file_sluice_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_sluice_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_sluice_v1_cluster_proto_goTypes = []any{
 	(NodeState)(0),                // 0: sluice.v1.NodeState
 	(*InitRequest)(nil),           // 1: sluice.v1.InitRequest
@@ -596,25 +707,27 @@ var file_sluice_v1_cluster_proto_goTypes = []any{
 	(*ListNodesRequest)(nil),      // 5: sluice.v1.ListNodesRequest
 	(*ListNodesResponse)(nil),     // 6: sluice.v1.ListNodesResponse
 	(*Node)(nil),                  // 7: sluice.v1.Node
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*HeldPort)(nil),              // 8: sluice.v1.HeldPort
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
 }
 var file_sluice_v1_cluster_proto_depIdxs = []int32{
 	7, // 0: sluice.v1.InitResponse.node:type_name -> sluice.v1.Node
 	7, // 1: sluice.v1.JoinResponse.node:type_name -> sluice.v1.Node
 	7, // 2: sluice.v1.ListNodesResponse.nodes:type_name -> sluice.v1.Node
 	0, // 3: sluice.v1.Node.state:type_name -> sluice.v1.NodeState
-	8, // 4: sluice.v1.Node.since:type_name -> google.protobuf.Timestamp
-	1, // 5: sluice.v1.ClusterService.Init:input_type -> sluice.v1.InitRequest
-	3, // 6: sluice.v1.ClusterService.Join:input_type -> sluice.v1.JoinRequest
-	5, // 7: sluice.v1.ClusterService.ListNodes:input_type -> sluice.v1.ListNodesRequest
-	2, // 8: sluice.v1.ClusterService.Init:output_type -> sluice.v1.InitResponse
-	4, // 9: sluice.v1.ClusterService.Join:output_type -> sluice.v1.JoinResponse
-	6, // 10: sluice.v1.ClusterService.ListNodes:output_type -> sluice.v1.ListNodesResponse
-	8, // [8:11] is the sub-list for method output_type
-	5, // [5:8] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	9, // 4: sluice.v1.Node.since:type_name -> google.protobuf.Timestamp
+	8, // 5: sluice.v1.Node.held:type_name -> sluice.v1.HeldPort
+	1, // 6: sluice.v1.ClusterService.Init:input_type -> sluice.v1.InitRequest
+	3, // 7: sluice.v1.ClusterService.Join:input_type -> sluice.v1.JoinRequest
+	5, // 8: sluice.v1.ClusterService.ListNodes:input_type -> sluice.v1.ListNodesRequest
+	2, // 9: sluice.v1.ClusterService.Init:output_type -> sluice.v1.InitResponse
+	4, // 10: sluice.v1.ClusterService.Join:output_type -> sluice.v1.JoinResponse
+	6, // 11: sluice.v1.ClusterService.ListNodes:output_type -> sluice.v1.ListNodesResponse
+	9, // [9:12] is the sub-list for method output_type
+	6, // [6:9] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_sluice_v1_cluster_proto_init() }
@@ -628,7 +741,7 @@ func file_sluice_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_v1_cluster_proto_rawDesc), len(file_sluice_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -615,7 +615,10 @@ type Service struct {
 	// Endpoints on all nodes, sorted by name.
 	Endpoints []*Endpoint `protobuf:"bytes,6,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	// Claims that lost against an older one.
-	Conflicts     []string `protobuf:"bytes,7,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
+	Conflicts []string `protobuf:"bytes,7,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
+	// Nodes that do not answer on one of its ports, sorted by their names, as far as this
+	// node has heard.
+	Held          []*HeldPort `protobuf:"bytes,8,rep,name=held,proto3" json:"held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -699,7 +702,15 @@ func (x *Service) GetConflicts() []string {
 	return nil
 }
 
-// PublishedPort is one port that every node answers on.
+func (x *Service) GetHeld() []*HeldPort {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+// PublishedPort is one port that every node answers on, but for those that it is
+// another's on (Service.held).
 type PublishedPort struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only on this local address; empty: on all.
@@ -1385,7 +1396,7 @@ var File_sluice_v1_service_proto protoreflect.FileDescriptor
 
 const file_sluice_v1_service_proto_rawDesc = "" +
 	"\n" +
-	"\x17sluice/v1/service.proto\x12\tsluice.v1\"\x94\x01\n" +
+	"\x17sluice/v1/service.proto\x12\tsluice.v1\x1a\x17sluice/v1/cluster.proto\"\x94\x01\n" +
 	"\x14CreateServiceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bnetworks\x18\x02 \x03(\tR\bnetworks\x12\x18\n" +
@@ -1418,7 +1429,7 @@ const file_sluice_v1_service_proto_rawDesc = "" +
 	"\aservice\x18\x01 \x01(\v2\x12.sluice.v1.ServiceR\aservice\"0\n" +
 	"\x14RemoveServiceRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\"\x17\n" +
-	"\x15RemoveServiceResponse\"\xe8\x01\n" +
+	"\x15RemoveServiceResponse\"\x91\x02\n" +
 	"\aService\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
@@ -1426,7 +1437,8 @@ const file_sluice_v1_service_proto_rawDesc = "" +
 	"\x05ports\x18\x04 \x03(\v2\x18.sluice.v1.PublishedPortR\x05ports\x12\x1c\n" +
 	"\tscheduler\x18\x05 \x01(\tR\tscheduler\x121\n" +
 	"\tendpoints\x18\x06 \x03(\v2\x13.sluice.v1.EndpointR\tendpoints\x12\x1c\n" +
-	"\tconflicts\x18\a \x03(\tR\tconflicts\"{\n" +
+	"\tconflicts\x18\a \x03(\tR\tconflicts\x12'\n" +
+	"\x04held\x18\b \x03(\v2\x13.sluice.v1.HeldPortR\x04held\"{\n" +
 	"\rPublishedPort\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x1c\n" +
@@ -1517,6 +1529,7 @@ var file_sluice_v1_service_proto_goTypes = []any{
 	(*ListEndpointsResponse)(nil),  // 20: sluice.v1.ListEndpointsResponse
 	(*Endpoint)(nil),               // 21: sluice.v1.Endpoint
 	(*Attachment)(nil),             // 22: sluice.v1.Attachment
+	(*HeldPort)(nil),               // 23: sluice.v1.HeldPort
 }
 var file_sluice_v1_service_proto_depIdxs = []int32{
 	11, // 0: sluice.v1.CreateServiceResponse.service:type_name -> sluice.v1.Service
@@ -1527,33 +1540,34 @@ var file_sluice_v1_service_proto_depIdxs = []int32{
 	11, // 5: sluice.v1.UpdateServiceResponse.service:type_name -> sluice.v1.Service
 	12, // 6: sluice.v1.Service.ports:type_name -> sluice.v1.PublishedPort
 	21, // 7: sluice.v1.Service.endpoints:type_name -> sluice.v1.Endpoint
-	21, // 8: sluice.v1.AttachEndpointResponse.endpoint:type_name -> sluice.v1.Endpoint
-	21, // 9: sluice.v1.DrainEndpointResponse.endpoint:type_name -> sluice.v1.Endpoint
-	21, // 10: sluice.v1.ListEndpointsResponse.endpoints:type_name -> sluice.v1.Endpoint
-	22, // 11: sluice.v1.Endpoint.attachments:type_name -> sluice.v1.Attachment
-	0,  // 12: sluice.v1.ServiceService.CreateService:input_type -> sluice.v1.CreateServiceRequest
-	2,  // 13: sluice.v1.ServiceService.ListServices:input_type -> sluice.v1.ListServicesRequest
-	4,  // 14: sluice.v1.ServiceService.GetService:input_type -> sluice.v1.GetServiceRequest
-	6,  // 15: sluice.v1.ServiceService.UpdateService:input_type -> sluice.v1.UpdateServiceRequest
-	9,  // 16: sluice.v1.ServiceService.RemoveService:input_type -> sluice.v1.RemoveServiceRequest
-	13, // 17: sluice.v1.EndpointService.AttachEndpoint:input_type -> sluice.v1.AttachEndpointRequest
-	15, // 18: sluice.v1.EndpointService.DrainEndpoint:input_type -> sluice.v1.DrainEndpointRequest
-	17, // 19: sluice.v1.EndpointService.DetachEndpoint:input_type -> sluice.v1.DetachEndpointRequest
-	19, // 20: sluice.v1.EndpointService.ListEndpoints:input_type -> sluice.v1.ListEndpointsRequest
-	1,  // 21: sluice.v1.ServiceService.CreateService:output_type -> sluice.v1.CreateServiceResponse
-	3,  // 22: sluice.v1.ServiceService.ListServices:output_type -> sluice.v1.ListServicesResponse
-	5,  // 23: sluice.v1.ServiceService.GetService:output_type -> sluice.v1.GetServiceResponse
-	8,  // 24: sluice.v1.ServiceService.UpdateService:output_type -> sluice.v1.UpdateServiceResponse
-	10, // 25: sluice.v1.ServiceService.RemoveService:output_type -> sluice.v1.RemoveServiceResponse
-	14, // 26: sluice.v1.EndpointService.AttachEndpoint:output_type -> sluice.v1.AttachEndpointResponse
-	16, // 27: sluice.v1.EndpointService.DrainEndpoint:output_type -> sluice.v1.DrainEndpointResponse
-	18, // 28: sluice.v1.EndpointService.DetachEndpoint:output_type -> sluice.v1.DetachEndpointResponse
-	20, // 29: sluice.v1.EndpointService.ListEndpoints:output_type -> sluice.v1.ListEndpointsResponse
-	21, // [21:30] is the sub-list for method output_type
-	12, // [12:21] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	23, // 8: sluice.v1.Service.held:type_name -> sluice.v1.HeldPort
+	21, // 9: sluice.v1.AttachEndpointResponse.endpoint:type_name -> sluice.v1.Endpoint
+	21, // 10: sluice.v1.DrainEndpointResponse.endpoint:type_name -> sluice.v1.Endpoint
+	21, // 11: sluice.v1.ListEndpointsResponse.endpoints:type_name -> sluice.v1.Endpoint
+	22, // 12: sluice.v1.Endpoint.attachments:type_name -> sluice.v1.Attachment
+	0,  // 13: sluice.v1.ServiceService.CreateService:input_type -> sluice.v1.CreateServiceRequest
+	2,  // 14: sluice.v1.ServiceService.ListServices:input_type -> sluice.v1.ListServicesRequest
+	4,  // 15: sluice.v1.ServiceService.GetService:input_type -> sluice.v1.GetServiceRequest
+	6,  // 16: sluice.v1.ServiceService.UpdateService:input_type -> sluice.v1.UpdateServiceRequest
+	9,  // 17: sluice.v1.ServiceService.RemoveService:input_type -> sluice.v1.RemoveServiceRequest
+	13, // 18: sluice.v1.EndpointService.AttachEndpoint:input_type -> sluice.v1.AttachEndpointRequest
+	15, // 19: sluice.v1.EndpointService.DrainEndpoint:input_type -> sluice.v1.DrainEndpointRequest
+	17, // 20: sluice.v1.EndpointService.DetachEndpoint:input_type -> sluice.v1.DetachEndpointRequest
+	19, // 21: sluice.v1.EndpointService.ListEndpoints:input_type -> sluice.v1.ListEndpointsRequest
+	1,  // 22: sluice.v1.ServiceService.CreateService:output_type -> sluice.v1.CreateServiceResponse
+	3,  // 23: sluice.v1.ServiceService.ListServices:output_type -> sluice.v1.ListServicesResponse
+	5,  // 24: sluice.v1.ServiceService.GetService:output_type -> sluice.v1.GetServiceResponse
+	8,  // 25: sluice.v1.ServiceService.UpdateService:output_type -> sluice.v1.UpdateServiceResponse
+	10, // 26: sluice.v1.ServiceService.RemoveService:output_type -> sluice.v1.RemoveServiceResponse
+	14, // 27: sluice.v1.EndpointService.AttachEndpoint:output_type -> sluice.v1.AttachEndpointResponse
+	16, // 28: sluice.v1.EndpointService.DrainEndpoint:output_type -> sluice.v1.DrainEndpointResponse
+	18, // 29: sluice.v1.EndpointService.DetachEndpoint:output_type -> sluice.v1.DetachEndpointResponse
+	20, // 30: sluice.v1.EndpointService.ListEndpoints:output_type -> sluice.v1.ListEndpointsResponse
+	22, // [22:31] is the sub-list for method output_type
+	13, // [13:22] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_sluice_v1_service_proto_init() }
@@ -1561,6 +1575,7 @@ func file_sluice_v1_service_proto_init() {
 	if File_sluice_v1_service_proto != nil {
 		return
 	}
+	file_sluice_v1_cluster_proto_init()
 	file_sluice_v1_service_proto_msgTypes[13].OneofWrappers = []any{
 		(*AttachEndpointRequest_Netns)(nil),
 		(*AttachEndpointRequest_Pid)(nil),

@@ -32,13 +32,16 @@ const (
 //
 // ServiceService keeps the services and their published ports.
 type ServiceServiceClient interface {
-	// CreateService makes a service.
+	// CreateService makes a service. Where it publishes ports it returns a second after
+	// this node's kernel has them: Service.held then has the nodes that said until then
+	// that the port is another's there. What is said later is in GetService and GetStatus.
 	CreateService(ctx context.Context, in *CreateServiceRequest, opts ...grpc.CallOption) (*CreateServiceResponse, error)
 	// ListServices lists the services, sorted by name.
 	ListServices(ctx context.Context, in *ListServicesRequest, opts ...grpc.CallOption) (*ListServicesResponse, error)
 	// GetService returns one service and its endpoints on all nodes.
 	GetService(ctx context.Context, in *GetServiceRequest, opts ...grpc.CallOption) (*GetServiceResponse, error)
-	// UpdateService changes a service. What the request does not name stays.
+	// UpdateService changes a service. What the request does not name stays. It waits for
+	// other nodes as CreateService does, where it publishes ports that were not before.
 	UpdateService(ctx context.Context, in *UpdateServiceRequest, opts ...grpc.CallOption) (*UpdateServiceResponse, error)
 	// RemoveService removes a service. Its endpoints' nodes detach them.
 	RemoveService(ctx context.Context, in *RemoveServiceRequest, opts ...grpc.CallOption) (*RemoveServiceResponse, error)
@@ -108,13 +111,16 @@ func (c *serviceServiceClient) RemoveService(ctx context.Context, in *RemoveServ
 //
 // ServiceService keeps the services and their published ports.
 type ServiceServiceServer interface {
-	// CreateService makes a service.
+	// CreateService makes a service. Where it publishes ports it returns a second after
+	// this node's kernel has them: Service.held then has the nodes that said until then
+	// that the port is another's there. What is said later is in GetService and GetStatus.
 	CreateService(context.Context, *CreateServiceRequest) (*CreateServiceResponse, error)
 	// ListServices lists the services, sorted by name.
 	ListServices(context.Context, *ListServicesRequest) (*ListServicesResponse, error)
 	// GetService returns one service and its endpoints on all nodes.
 	GetService(context.Context, *GetServiceRequest) (*GetServiceResponse, error)
-	// UpdateService changes a service. What the request does not name stays.
+	// UpdateService changes a service. What the request does not name stays. It waits for
+	// other nodes as CreateService does, where it publishes ports that were not before.
 	UpdateService(context.Context, *UpdateServiceRequest) (*UpdateServiceResponse, error)
 	// RemoveService removes a service. Its endpoints' nodes detach them.
 	RemoveService(context.Context, *RemoveServiceRequest) (*RemoveServiceResponse, error)

@@ -1,0 +1,29 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+)
+
+// KillAgent ends the node's agent with SIGKILL and waits until it is gone: it had no
+// chance to say or to save anything. What it made in the kernel stays.
+func (n *Node) KillAgent() error {
+	if err := n.agent.running(); err != nil {
+		return fmt.Errorf("kill agent of %s: %w", n.Name, err)
+	}
+	err := n.agent.signal(syscall.SIGKILL)
+	<-n.agent.done
+	return err
+}
+
+// RestartAgent starts the agent of a node whose agent has ended, with the same arguments and
+// the same data, and returns when it answers. Its log goes on in the same file.
+func (n *Node) RestartAgent(ctx context.Context) error {
+	select {
+	case <-n.agent.done:
+		return n.startAgent(ctx)
+	default:
+		return fmt.Errorf("restart agent of %s: it still runs", n.Name)
+	}
+}
