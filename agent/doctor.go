@@ -122,8 +122,8 @@ func (a *api) known(ctx context.Context) doctor.Agent {
 	}
 	for _, n := range snap.Nodes {
 		if n.ID != own {
-			seen := a.cluster.liveness(n.ID)
-			k.Peers = append(k.Peers, doctor.Peer{Name: n.Name, Alive: seen.alive, Since: seen.since, MTU: n.MTU})
+			seen := a.loop.pulse.standing(n.ID)
+			k.Peers = append(k.Peers, doctor.Peer{Name: n.Name, State: string(seen.presence), Since: seen.since, MTU: n.MTU})
 		}
 	}
 	for _, n := range snap.Networks {

@@ -15,8 +15,10 @@ const (
 	AgentStarted     EventKind = "AgentStarted"
 	NodeJoined       EventKind = "NodeJoined"
 	NodeChanged      EventKind = "NodeChanged"
-	NodeAlive        EventKind = "NodeAlive"  // gossip hears it
-	NodeSilent       EventKind = "NodeSilent" // gossip hears it no longer; nothing is removed for that
+	NodeAlive        EventKind = "NodeAlive"     // gossip hears it
+	NodeSilent       EventKind = "NodeSilent"    // gossip hears it no longer; nothing is removed for that
+	NodeAgentDown    EventKind = "NodeAgentDown" // gossip does not hear it, its kernel answers
+	NodeGone         EventKind = "NodeGone"      // neither gossip nor its kernel answers
 	NodeLeft         EventKind = "NodeLeft"
 	NetworkCreated   EventKind = "NetworkCreated"
 	NetworkChanged   EventKind = "NetworkChanged"

@@ -127,6 +127,7 @@ func changed(was, now mesh.Record) string {
 		compare("gossip port", fmt.Sprint(a.GossipPort), fmt.Sprint(b.GossipPort))
 		compare("VXLAN port", fmt.Sprint(a.VXLANPort), fmt.Sprint(b.VXLANPort))
 		compare("MTU", fmt.Sprint(a.MTU), fmt.Sprint(b.MTU))
+		compare("held ports", othersPorts(a), othersPorts(b))
 	case was.Network != nil && now.Network != nil:
 		a, b := was.Network, now.Network
 		compare("name", a.Name, b.Name)
@@ -171,8 +172,8 @@ func addressesOf(e *mesh.Endpoint) string {
 	return strings.Join(texts, " ")
 }
 
-// noteHeard tells that gossip began or ceased to hear a node. The lock is held.
-func (c *cluster) noteHeard(id mesh.NodeID, o observation) {
+// tellHeard tells that gossip began or ceased to hear a node. The lock is held.
+func (c *cluster) tellHeard(id mesh.NodeID, o observation) {
 	if c.phase != inside {
 		return
 	}
@@ -181,6 +182,17 @@ func (c *cluster) noteHeard(id mesh.NodeID, o observation) {
 		kind, text = NodeAlive, "gossip hears it"
 	}
 	c.events.add(kind, "node "+c.nodeName(id), text)
+}
+
+// presence tells what a node's kernel has been found to do, where gossip does not hear the node.
+func (e *events) presence(node string, p presence) {
+	switch p {
+	case presenceAgentDown:
+		e.add(NodeAgentDown, "node "+node, "its kernel answers; its endpoints go on")
+	case presenceGone:
+		e.add(NodeGone, "node "+node, "its kernel does not answer either; its endpoints get nothing from here")
+	case presenceAlive, presenceSilent: // tellHeard says it
+	}
 }
 
 // repaired tells that an op put back what somebody had changed.
@@ -225,4 +237,13 @@ func (s *store) countStart() (n uint64, err error) {
 		return 0, fmt.Errorf("write store: %w", err)
 	}
 	return n, nil
+}
+
+// othersPorts names the ports that a node does not answer on, and who has them there.
+func othersPorts(n *mesh.Node) string {
+	texts := make([]string, len(n.Held))
+	for i, h := range n.Held {
+		texts[i] = h.Port().Front() + " by " + h.By
+	}
+	return strings.Join(texts, ", ")
 }

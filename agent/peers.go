@@ -75,8 +75,8 @@ func (c *cluster) observe(id mesh.NodeID, o observation) {
 	}
 	o.since = c.now()
 	c.seen[id] = o
+	c.tellHeard(id, o)
 	signal(c.heard)
-	c.noteHeard(id, o)
 	c.log.Info("a node changed", "node", id, "alive", o.alive)
 }
 

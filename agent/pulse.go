@@ -171,6 +171,7 @@ func (p *pulse) conclude(now time.Time) {
 		peer.presence = was.next(p.cluster.liveness(id), peer.beat.answer)
 		if peer.presence != was {
 			peer.since = now
+			p.cluster.events.presence(peer.node.Name, peer.presence)
 			p.log.Info("a node is seen otherwise", "node", peer.node.Name, "id", id, "was", was, "is", peer.presence)
 		}
 		if peer.presence == presenceGone {

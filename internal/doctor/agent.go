@@ -47,14 +47,14 @@ func peers(f *Facts) []Check {
 	}
 	var silent []string
 	for _, p := range a.Peers {
-		if !p.Alive {
-			silent = append(silent, fmt.Sprintf("%s since %s", p.Name, p.Since.UTC().Format(time.RFC3339)))
+		if p.State != "alive" {
+			silent = append(silent, fmt.Sprintf("%s is %s since %s", p.Name, p.State, p.Since.UTC().Format(time.RFC3339)))
 		}
 	}
 	if len(silent) > 0 {
-		return []Check{warn(name, "look there with sluice doctor; let the gossip port, TCP and UDP, pass both ways", "%d of %d do not answer: %s", len(silent), len(a.Peers), listed(silent))}
+		return []Check{warn(name, "look there with sluice doctor; let the gossip port, TCP and UDP, pass both ways", "%d of %d are not alive: %s", len(silent), len(a.Peers), listed(silent))}
 	}
-	return []Check{ok(name, "all %d answer", len(a.Peers))}
+	return []Check{ok(name, "all %d are alive", len(a.Peers))}
 }
 
 func problems(f *Facts) []Check {

@@ -30,7 +30,7 @@ func host() *Facts {
 		Now:        noon,
 		Agent: Agent{
 			State: Running, Socket: "/s", PID: 7, Version: "v1", InCluster: true, Applied: true, Needs: 1450, Published: 1,
-			VNIs: map[uint32]string{1048576: "ingress"}, Peers: []Peer{{Name: "n2", Alive: true, Since: noon, MTU: 1500}},
+			VNIs: map[uint32]string{1048576: "ingress"}, Peers: []Peer{{Name: "n2", State: "alive", Since: noon, MTU: 1500}},
 		},
 	}
 }
@@ -97,7 +97,7 @@ func TestJudge(t *testing.T) {
 		{"clock behind", func(f *Facts) { f.Agent.Ahead, f.Agent.AheadWriter = time.Minute, "n2" }, "warn clock: 2026-03-01T12:00:00Z; the newest record, of node n2, is 1m0s ahead", "NTP"},
 		{"unread", func(f *Facts) { f.Unread = []Unread{{"routes", "permission denied"}} }, "warn looked at routes: it cannot be read: permission denied", "as root"},
 		{"silent agent", func(f *Facts) { f.Ports = nil; f.Agent = Agent{State: Silent, Socket: "/s", Why: "hangs"} }, "fail agent: at /s: hangs", "log"},
-		{"silent peer", func(f *Facts) { f.Agent.Peers[0].Alive = false }, "warn peers: 1 of 1 do not answer: n2 since 2026-03-01T12:00:00Z", "gossip port"},
+		{"silent peer", func(f *Facts) { f.Agent.Peers[0].State = "gone" }, "warn peers: 1 of 1 are not alive: n2 is gone since 2026-03-01T12:00:00Z", "gossip port"},
 		{"no cluster", func(f *Facts) { f.Agent.InCluster = false }, "warn peers: this node is in no cluster", "sluice init"},
 		{"problems", func(f *Facts) { f.Agent.Problems = []string{"a: B", "c: D"} }, "warn problems: 2 objects not as wished: a: B, c: D", "sluice status"},
 		{"no round yet", func(f *Facts) { f.Agent.Applied = false }, "warn problems: the agent has not looked", "wait"},

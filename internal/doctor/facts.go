@@ -202,7 +202,7 @@ const (
 // Peer is another node.
 type Peer struct {
 	Name  string
-	Alive bool
+	State string // alive, agent-down, gone, silent
 	Since time.Time
 	MTU   int // bytes, of its underlay
 }
