@@ -85,15 +85,19 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 		return err
 	}
 	api := &api{config: cfg, cluster: cluster, loop: loop, status: status, endpoints: endpoints, events: events, inspect: sys.inspect}
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return loop.run(ctx) })
-	group.Go(func() error { return loop.pulse.run(ctx) })
-	group.Go(func() error { return serve(ctx, api.server(cfg.Log), listener, stopLimit) })
-	if boss != nil {
-		r := &reporter{supervisor: boss, own: own.ID, status: status, now: sys.now, check: checkAPI(cfg.Socket), log: cfg.Log}
-		group.Go(func() error { return r.run(ctx) })
-	}
+	r := &reporter{supervisor: boss, own: own.ID, status: status, now: sys.now, check: checkAPI(cfg.Socket), log: cfg.Log}
 	cfg.Log.Info("the agent runs", "node", own.ID, "name", own.Name, "address", own.Addr, "socket", cfg.Socket, "balancer", balancer)
+	return together(ctx, loop.run, loop.pulse.run, r.run, func(ctx context.Context) error {
+		return serve(ctx, api.server(cfg.Log), listener, stopLimit)
+	})
+}
+
+// together runs all tasks until ctx ends or one of them fails, and waits for every one.
+func together(ctx context.Context, tasks ...func(context.Context) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, task := range tasks {
+		group.Go(func() error { return task(ctx) })
+	}
 	return group.Wait()
 }
 
