@@ -38,7 +38,7 @@ func TestSystemd(t *testing.T) {
 		bootSystemd(t)
 		return
 	}
-	feature.Need(t, feature.Mesh()...) // which also loads the modules: their settings are there before
+	feature.Need(t, append(feature.Mesh(), feature.IPVS)...) // which also loads the modules: their settings are there before
 	installUnit(t)
 	var before []string
 	c := startWithUnit(t, func(ctx context.Context, c *cluster.Cluster) (err error) {
