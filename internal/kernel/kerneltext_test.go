@@ -48,6 +48,7 @@ var unlike = []struct {
 	{regexp.MustCompile(`_timer +[0-9.]+`), "_timer"},                             // of a bridge; runs
 	{regexp.MustCompile(`"namespace": \d+`), `"namespace": 0`},                    // settings.json: which host this is
 	{regexp.MustCompile(`net:\[\d+\]`), "net:[]"},                                 // inode of a mounted namespace
+	{regexp.MustCompile(` (shared|master):\d+`), ""},                              // number of a group of mounts
 	{regexp.MustCompile(`^mount \d+ \d+ `), "mount "},                             // number of a mount, and of the one it is in
 }
 
