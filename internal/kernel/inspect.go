@@ -87,7 +87,7 @@ func (i *inspector) firewalls() error {
 			seen.Unread = w.Unread.Error()
 		}
 		for _, c := range w.Closed {
-			seen.Closed = append(seen.Closed, doctor.Closed{Port: c.PortUse.String(), Open: c.Open})
+			seen.Closed = append(seen.Closed, doctor.Closed{Port: c.String(), Open: c.Open})
 		}
 		i.facts.Firewalls = append(i.facts.Firewalls, seen)
 	}
