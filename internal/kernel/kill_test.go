@@ -174,7 +174,7 @@ func deaths() []death {
 		{name: "balanced by nft", before: "two services" + withNFT, deed: "draining" + withNFT, next: "draining" + withNFT, others: 2},
 		{name: "wish has changed", before: "nothing", deed: "three networks", next: "two services", others: 2},
 		{name: "all goes", before: "three networks", deed: "nothing", next: "nothing", others: 2},
-		{name: "pinned and not recorded", before: "one endpoint local", deed: "one endpoint local", pins: true, next: "one endpoint local", others: 2},
+		{name: "pinned and not recorded", before: "one endpoint local", deed: "one endpoint local", pins: true, next: "one endpoint local", others: 5},
 		{name: "reset", before: "three networks", deed: "", next: "", others: 2},
 	}
 }
