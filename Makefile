@@ -54,7 +54,7 @@ test: deps build runner ## everything: static checks, all tests here, and in a V
 
 .PHONY: check
 check: deps build static ## static checks and the tests that this kernel can carry
-	@go test ./...
+	@go test -timeout 30m ./...
 
 .PHONY: static
 static: go
