@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +21,7 @@ const (
 	serviceProgram = "/run/sluicevm"
 	serviceSpec    = "/run/sluicevm.json"
 	serviceUnit    = "/run/systemd/system/sluicevm.service"
+	tmpRules       = "/run/tmpfiles.d/tmp.conf" // goes before the file of that name in /usr/lib/tmpfiles.d
 )
 
 // serviceText is the unit. It has the dependencies that every service has, and
@@ -59,8 +61,10 @@ func (g *guest) becomeSystemd() error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll("/run/systemd/system", 0o755); err != nil {
-		return err
+	for _, dir := range []string{path.Dir(serviceUnit), path.Dir(tmpRules)} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
 	}
 	for _, f := range []struct {
 		path string
@@ -71,6 +75,7 @@ func (g *guest) becomeSystemd() error {
 		{serviceSpec, text, 0o644},
 		{serviceUnit, []byte(serviceText), 0o644},
 		{"/etc/fstab", nil, 0o644}, // the host's disks are not here: systemd would wait for them
+		{tmpRules, nil, 0o644},     // in place of those that empty /tmp: what the command needs may be there
 	} {
 		if err := os.WriteFile(f.path, f.text, f.mode); err != nil {
 			return err
