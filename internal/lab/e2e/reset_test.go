@@ -12,13 +12,23 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sluice-mesh/sluice/internal/lab/cluster"
+	"github.com/sluice-mesh/sluice/internal/lab/feature"
 	"github.com/sluice-mesh/sluice/internal/lab/footprint"
 	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
 )
 
 // A node that was in use and is reset is as it was before an agent ever ran there,
 // and the others go on without it.
-func TestReset(t *testing.T) { eachBalancer(t, testReset) }
+func TestReset(t *testing.T) {
+	feature.Need(t, feature.Mesh()...)
+	testReset(t, "nft")
+}
+
+// TestResetIPVS is the same with what IPVS leaves.
+func TestResetIPVS(t *testing.T) {
+	needIPVS(t)
+	testReset(t, "ipvs")
+}
 
 func testReset(t *testing.T, balancer string) {
 	t.Helper()
