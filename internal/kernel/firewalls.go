@@ -1,14 +1,10 @@
 package kernel
 
 import (
-	"bytes"
-	"context"
 	"fmt"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/vishvananda/netns"
 
@@ -110,16 +106,7 @@ func (n *namespace) listForeign(ref tableRef) (string, error) {
 			return text, err
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), nftWait)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "nft", "-n", "-s", "list", "table", ref.Family, ref.Name)
-	cmd.WaitDelay = time.Second
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := n.do(cmd.Run); err != nil {
-		return "", fmt.Errorf("list %s: %w: %s", ref, err, firstError(stderr.Bytes()))
-	}
-	return stdout.String(), nil
+	return n.listTable(ref.Family, ref.Name, "-n")
 }
 
 func closed(t *foreignTable, rules string, ports []PortUse) []Closed {

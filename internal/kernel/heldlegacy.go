@@ -1,67 +1,41 @@
 package kernel
 
 import (
-	"bytes"
-	"context"
-	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sluice-mesh/sluice/internal/plan"
 )
 
-// legacyWait is for one answer of iptables-legacy-save.
-const legacyWait = 10 * time.Second
-
 // legacyTakers are the takers among the rules of iptables' older half. Where it has no
-// NAT table it is not asked: asking would make one.
-func (k *Kernel) legacyTakers() ([]taker, error) {
+// NAT table it is not asked: asking would make one. Where the program that could tell
+// is not there, none are known.
+func (n *namespace) legacyTakers() ([]taker, error) {
+	const table = "nat"
 	var takers []taker
-	err := k.host.do(func() error {
-		for _, half := range []struct{ names, program, family string }{
-			{"ip_tables_names", "iptables-legacy-save", "ip"},
-			{"ip6_tables_names", "ip6tables-legacy-save", "ip6"},
-		} {
-			names, err := os.ReadFile("/proc/thread-self/net/" + half.names)
-			if err != nil || !bytes.Contains(append([]byte("\n"), names...), []byte("\nnat\n")) {
-				continue
-			}
-			text, err := runLegacy(half.program)
-			if err != nil {
-				return err
-			}
-			takers = append(takers, parseLegacy(text, half.family)...)
+	for _, family := range []plan.Family{plan.IPv4, plan.IPv6} {
+		loaded, err := n.legacyTables(family)
+		if err != nil {
+			return nil, err
 		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list rules of iptables-legacy: %w", err)
+		if !slices.Contains(loaded, table) {
+			continue
+		}
+		text, err := n.runIPTables(tableRef{toolLegacy, string(family), table}, "", "", "-w", "5", "-t", table, "-S")
+		if err != nil && !isMissing(err) {
+			return nil, fmt.Errorf("list rules of iptables-legacy: %w", err)
+		}
+		takers = append(takers, parseLegacy(text, string(family))...)
 	}
 	return takers, nil
 }
 
-// runLegacy gives the rules; none where the program that could tell is not there.
-func runLegacy(program string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), legacyWait)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, program, "-t", "nat")
-	cmd.WaitDelay = time.Second
-	out, err := cmd.Output()
-	if errors.Is(err, exec.ErrNotFound) {
-		return "", nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("run %s: %w", program, err)
-	}
-	return string(out), nil
-}
-
-// parseLegacy reads what iptables-save prints: "-A DOCKER -d 192.0.2.1/32 ! -i docker0
+// parseLegacy reads what "iptables -S" prints: "-A DOCKER -d 192.0.2.1/32 ! -i docker0
 // -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80".
 func parseLegacy(text, family string) []taker {
 	var takers []taker

@@ -60,7 +60,7 @@ func (t taker) String() string {
 func (k *Kernel) hostTakers() ([]taker, error) {
 	look := k.lookAtHost()
 	defer look.nft.close()
-	legacy, err := k.legacyTakers()
+	legacy, err := look.legacyTakers()
 	if err != nil {
 		return nil, err
 	}

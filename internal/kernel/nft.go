@@ -191,6 +191,24 @@ func (n *namespace) runNFT(text string) error {
 	return nil
 }
 
+// listTable is a table of whomever in nft's own words, without what counters have counted.
+func (n *namespace) listTable(family, name string, flags ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), nftWait)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "nft", append(flags, "-s", "list", "table", family, name)...)
+	cmd.WaitDelay = time.Second
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := n.do(cmd.Run)
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		return "", noNFTProgram()
+	case err != nil:
+		return "", fmt.Errorf("list table %s %s: %w: %s", family, name, err, firstError(stderr.Bytes()))
+	}
+	return stdout.String(), nil
+}
+
 func noNFTProgram() error {
 	return &Refusal{plan.FeatureMissing, "there is no nft program", "install the package nftables, 1.0.6 or newer"}
 }

@@ -1,13 +1,8 @@
 package kernel
 
 import (
-	"bytes"
-	"context"
-	"errors"
 	"fmt"
-	"os/exec"
 	"strings"
-	"time"
 
 	"github.com/google/nftables"
 	nfnetlink "github.com/mdlayher/netlink"
@@ -217,18 +212,9 @@ func (k *Kernel) keepUser(wish plan.User) error {
 
 // listUser is the table in nft's own words, without what counters have counted.
 func (n *namespace) listUser() (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), nftWait)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "nft", "-s", "list", "table", "inet", plan.UserTable)
-	cmd.WaitDelay = time.Second
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := n.do(cmd.Run)
-	switch {
-	case errors.Is(err, exec.ErrNotFound):
-		return "", noNFTProgram()
-	case err != nil:
-		return "", fmt.Errorf("list table inet %s: %w: %s", plan.UserTable, err, firstError(stderr.Bytes()))
+	text, err := n.listTable("inet", plan.UserTable)
+	if err != nil {
+		return "", err
 	}
-	return strings.TrimSpace(stdout.String()) + "\n", nil
+	return strings.TrimSpace(text) + "\n", nil
 }
