@@ -17,13 +17,6 @@ import (
 // Other programs' nft tables are read by netlink, those of iptables among them: no
 // program has to be started for a look, and only what matters is understood.
 
-// foreignReading is what was read last: good until the generation of rules moves.
-type foreignReading struct {
-	read       bool
-	generation uint32
-	tables     []*foreignTable
-}
-
 // readForeign lists other programs' tables that have base chains on the hooks
 // that concern us. The result is shared with later calls: it is not to be changed.
 func (n *namespace) readForeign() ([]*foreignTable, error) {
@@ -31,28 +24,11 @@ func (n *namespace) readForeign() ([]*foreignTable, error) {
 	if err != nil {
 		return nil, err
 	}
-	for range nftTries {
-		before, err := n.nftGeneration()
-		if err != nil {
-			return nil, err
-		}
-		if last := n.foreign; last.read && last.generation == before {
-			return slices.Concat(last.tables, legacy), nil
-		}
-		tables, readErr := n.readForeignNFT()
-		after, err := n.nftGeneration()
-		switch {
-		case err != nil:
-			return nil, err
-		case before != after:
-			continue
-		case readErr != nil:
-			return nil, readErr
-		}
-		n.foreign = foreignReading{true, before, tables}
-		return slices.Concat(tables, legacy), nil
+	tables, err := n.foreign.refresh(n, n.readForeignNFT)
+	if err != nil {
+		return nil, fmt.Errorf("read other programs' rules: %w", err)
 	}
-	return nil, fmt.Errorf("read other programs' rules: they changed during each of %d tries", nftTries)
+	return slices.Concat(tables, legacy), nil
 }
 
 type nftKey struct{ family, table string }

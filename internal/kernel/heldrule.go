@@ -64,35 +64,24 @@ func (k *Kernel) hostTakers() ([]taker, error) {
 	if err != nil {
 		return nil, err
 	}
-	for range nftTries {
-		before, err := look.nftGeneration()
-		if err != nil {
-			return nil, err
-		}
-		takers, readErr := look.readTakers()
-		after, err := look.nftGeneration()
-		switch {
-		case err != nil:
-			return nil, err
-		case before != after:
-			continue // a set may be gone whose rule was read
-		default:
-			return append(takers, legacy...), readErr
-		}
+	unknown := func(uint32) ([]taker, bool) { return nil, false }
+	takers, _, err := atOneGeneration(look, unknown, look.readTakers) // a set may be gone whose rule was read
+	if err != nil {
+		return nil, fmt.Errorf("list rules of others: %w", err)
 	}
-	return nil, fmt.Errorf("list rules of others: rules changed during each of %d tries", nftTries)
+	return append(takers, legacy...), nil
 }
 
 func (n *namespace) readTakers() ([]taker, error) {
 	reply, err := n.askNFT(unix.NFT_MSG_GETRULE, nftables.TableFamilyUnspecified, nfnetlink.Dump, nil)
 	if err != nil {
-		return nil, fmt.Errorf("list rules of others: %w", err)
+		return nil, err
 	}
 	var takers []taker
 	for _, m := range reply {
 		t, err := n.decodeTaker(m)
 		if err != nil {
-			return nil, fmt.Errorf("list rules of others: %w", err)
+			return nil, err
 		}
 		if t != nil {
 			takers = append(takers, *t)

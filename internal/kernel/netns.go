@@ -26,9 +26,9 @@ type namespace struct {
 	link    *netlink.Handle // rtnetlink, sees this namespace
 	nft     nftState
 	ipvs    ipvsState
-	flows   map[plan.Flow]bool // to which there may be flows; nil: not known
-	foreign foreignReading     // of the host alone, as is user
-	user    userReading
+	flows   map[plan.Flow]bool       // to which there may be flows; nil: not known
+	foreign reading[[]*foreignTable] // of the host alone, as is user
+	user    reading[userState]
 	own     *writers // told of programs that change rules; nil where nobody watches
 
 	stages stages

@@ -45,40 +45,70 @@ func (n *namespace) skeletonsOf(want []*plan.Table) string {
 // with later calls: it is not to be changed.
 func (n *namespace) observeNFT(want []*plan.Table) ([]loadedTable, error) {
 	skeletons := n.skeletonsOf(want)
+	last := n.nft.last
+	same := func(generation uint32) bool { return last.generation == generation && last.skeletons == skeletons }
+	tables, generation, err := atOneGeneration(n, func(generation uint32) ([]loadedTable, bool) {
+		return last.tables, same(generation) && last.reads >= trustedReads
+	}, func() ([]loadedTable, error) {
+		tables, err := n.readTables(want)
+		if err != nil {
+			n.nft.close() // with answers nobody waits for any more
+		}
+		return tables, err
+	})
+	switch {
+	case err != nil && len(want) == 0 && isMissing(err):
+		return nil, nil // and none can be there
+	case err != nil:
+		return nil, fmt.Errorf("read nft tables: %w", err)
+	}
+	n.nft.last = nftReading{reads: 1, generation: generation, skeletons: skeletons, tables: tables}
+	if same(generation) {
+		n.nft.last.reads = min(last.reads+1, trustedReads)
+	}
+	return tables, nil
+}
+
+// atOneGeneration reads what is not known of a generation of the namespace's rules. What
+// was read while somebody changed rules may be half of one and half of another: it is
+// read again.
+func atOneGeneration[T any](n *namespace, known func(generation uint32) (T, bool), read func() (T, error)) (found T, generation uint32, err error) {
 	for range nftTries {
 		before, err := n.nftGeneration()
 		if err != nil {
-			if len(want) == 0 && isMissing(err) {
-				return nil, nil // and none can be there
-			}
-			return nil, err
+			return found, 0, err
 		}
-		last := n.nft.last
-		same := last.generation == before && last.skeletons == skeletons
-		if same && last.reads >= trustedReads {
-			return last.tables, nil
+		if last, ok := known(before); ok {
+			return last, before, nil
 		}
-		tables, readErr := n.readTables(want)
-		if readErr != nil {
-			n.nft.close() // with answers nobody waits for any more
-		}
+		found, readErr := read()
 		after, err := n.nftGeneration()
 		switch {
 		case err != nil:
-			return nil, err
-		case before != after:
-			continue // what was read may be half of one and half of another
-		case readErr != nil:
-			return nil, readErr
+			return found, 0, err
+		case before == after:
+			return found, before, readErr
 		}
-		reading := nftReading{reads: 1, generation: before, skeletons: skeletons, tables: tables}
-		if same {
-			reading.reads += last.reads
-		}
-		n.nft.last = reading
-		return tables, nil
 	}
-	return nil, fmt.Errorf("read nft tables: rules changed during each of %d tries", nftTries)
+	return found, 0, fmt.Errorf("rules changed during each of %d tries", nftTries)
+}
+
+// reading is what was read last: good until the generation of rules moves.
+type reading[T any] struct {
+	read       bool
+	generation uint32
+	value      T
+}
+
+// refresh reads where the generation has moved.
+func (r *reading[T]) refresh(n *namespace, read func() (T, error)) (T, error) {
+	found, generation, err := atOneGeneration(n, func(generation uint32) (T, bool) {
+		return r.value, r.read && r.generation == generation
+	}, read)
+	if err == nil {
+		*r = reading[T]{true, generation, found}
+	}
+	return found, err
 }
 
 func isMissing(err error) bool {

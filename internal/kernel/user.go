@@ -59,37 +59,13 @@ func diffUser(want *plan.Sandbox, have userState) []Op {
 	}
 }
 
-// userReading is what was read last: good until the generation of rules moves.
-type userReading struct {
-	read       bool
-	generation uint32
-	state      userState
-}
-
 // observeUser looks at the administrator's table without understanding it.
 func (n *namespace) observeUser() (userState, error) {
-	for range nftTries {
-		before, err := n.nftGeneration()
-		if err != nil {
-			return userState{}, err
-		}
-		if last := n.user; last.read && last.generation == before {
-			return last.state, nil
-		}
-		state, readErr := n.readUser()
-		after, err := n.nftGeneration()
-		switch {
-		case err != nil:
-			return state, err
-		case before != after:
-			continue
-		case readErr != nil:
-			return state, fmt.Errorf("look at table inet %s: %w", plan.UserTable, readErr)
-		}
-		n.user = userReading{true, before, state}
-		return state, nil
+	state, err := n.user.refresh(n, n.readUser)
+	if err != nil {
+		return state, fmt.Errorf("look at table inet %s: %w", plan.UserTable, err)
 	}
-	return userState{}, fmt.Errorf("look at table inet %s: rules changed during each of %d tries", plan.UserTable, nftTries)
+	return state, nil
 }
 
 func (n *namespace) readUser() (s userState, err error) {
