@@ -86,7 +86,13 @@ func byMark(fronts []Front) []*Front {
 }
 
 func serve(sbox *plan.Sandbox, f *Front, family plan.Family, addr func(Backend) netip.Addr) {
-	sbox.Virtual = append(sbox.Virtual, plan.VirtualServer{Mark: f.Mark, Family: family, Scheduler: string(f.Service.Scheduler)})
+	server := plan.VirtualServer{
+		Mark: f.Mark, Family: family, Scheduler: string(f.Service.Scheduler), Persistent: f.Service.Affinity,
+	}
+	if server.Ordered() {
+		server.Flags = plan.FlagFallback(server.Scheduler)
+	}
+	sbox.Virtual = append(sbox.Virtual, server)
 	for _, b := range f.Backends {
 		sbox.Backends = append(sbox.Backends, plan.Backend{Mark: f.Mark, Addr: addr(b), Port: f.Port.Target, Weight: b.Weight})
 	}

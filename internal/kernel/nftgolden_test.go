@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -159,16 +160,29 @@ func parseNFT(t *testing.T, s *plan.Sandbox, line string) {
 
 func lastTable(s *plan.Sandbox) *plan.Table { return s.Tables[len(s.Tables)-1] }
 
-// parseSet reads "NAME { type KEY : VALUE; }".
+func number(t *testing.T, text string) int {
+	t.Helper()
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// parseSet reads "NAME { type KEY : VALUE; }", where it learns "NAME { type KEY : VALUE; size LIMIT; flags dynamic,timeout; }".
 func parseSet(t *testing.T, table *plan.Table, text string) {
 	t.Helper()
 	name, declared, _ := strings.Cut(text, " { ")
-	declared = strings.TrimSuffix(declared, "; }")
+	declared, learns := strings.CutSuffix(strings.TrimSuffix(declared, " }"), "; flags dynamic,timeout;")
+	declared, limit, _ := strings.Cut(strings.TrimSuffix(declared, ";"), "; size ")
 	_, types, _ := strings.Cut(declared, " ")
 	key, value, isMap := strings.Cut(types, " : ")
 	set := table.Set(name, parseFields(t, key)...)
 	if isMap {
 		set.Value = parseFields(t, value)
+	}
+	if learns {
+		set.Learned = number(t, limit)
 	}
 }
 
@@ -181,6 +195,8 @@ func parseFields(t *testing.T, text string) []plan.Field {
 			fields = append(fields, plan.FieldZone)
 		case "ether saddr":
 			fields = append(fields, plan.FieldMAC)
+		case "@nh,64,32":
+			fields = append(fields, plan.FieldWord)
 		case "meta mark":
 			fields = append(fields, plan.FieldMark)
 		default:

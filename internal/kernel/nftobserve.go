@@ -212,6 +212,9 @@ func (n *namespace) readTable(p *nftables.Table, skeleton *plan.Table) (loadedTa
 		return t, nil
 	}
 	for _, s := range skeleton.Sets {
+		if s.Learned > 0 {
+			continue // whatever is in it, it is as it should be
+		}
 		set, err := n.readSet(p, s)
 		if errors.Is(err, errForeign) {
 			t.intact = false

@@ -36,13 +36,20 @@ const (
 	FieldMark  Field = "mark"         // 0x80000001
 	FieldIface Field = "ifname"       // uplink
 	FieldZone  Field = "zone"         // 1: a conntrack zone; nft has no name for the type
+	FieldWord  Field = "word"         // 32 bits, of which only learned sets have any: no text form, and no name in nft
 )
 
 // Set is a named set, or a map where Value is not empty. Its key is Name.
+//
+// In a learned one the elements are what rules put there while packets pass, each with a
+// timeout. They are no part of a plan: Elements is empty, and whatever a kernel holds is as
+// it should be. They stay when the rules around them change, and go where Name, Key, Value
+// or Learned change.
 type Set struct {
 	Name     string
 	Key      []Field
 	Value    []Field // empty: a set
+	Learned  int     // how many it may learn; 0: it is not a learned one
 	Elements []Element
 }
 
@@ -99,6 +106,13 @@ func (t *Table) Map(name string, value Field, key ...Field) *Set {
 	return s
 }
 
+// Learn returns a learned map by name, making it at first use.
+func (t *Table) Learn(name string, limit int, value Field, key ...Field) *Set {
+	s := t.Map(name, value, key...)
+	s.Learned = limit
+	return s
+}
+
 // Add puts one member into a set.
 func (s *Set) Add(key ...string) { s.Elements = append(s.Elements, Element{Key: Join(key...)}) }
 
@@ -118,9 +132,14 @@ func (t *Table) Ruleset() string { return t.text((*Set).elements) }
 func (t *Table) Bare() *Table {
 	bare := &Table{Family: t.Family, Chains: t.Chains, Sets: make([]*Set, len(t.Sets))}
 	for i, s := range t.Sets {
-		bare.Sets[i] = &Set{Name: s.Name, Key: s.Key, Value: s.Value}
+		bare.Sets[i] = s.Bare()
 	}
 	return bare
+}
+
+// Bare is the set without elements.
+func (s *Set) Bare() *Set {
+	return &Set{Name: s.Name, Key: s.Key, Value: s.Value, Learned: s.Learned}
 }
 
 func noElements(*Set) string { return "" }
@@ -145,7 +164,7 @@ func (t *Table) text(elements func(*Set) string) string {
 	return b.String()
 }
 
-// declaration is the set's head. A conntrack zone has a type but no type name
+// declaration is the set's head. A conntrack zone and a word have a type but no type name
 // in nft (1.0.6), so where one occurs the declaration is by example expression.
 func (s *Set) declaration() string {
 	word := "set"
@@ -153,12 +172,15 @@ func (s *Set) declaration() string {
 		word = "map"
 	}
 	by, name := "type", func(f Field) string { return string(f) }
-	if s.has(FieldZone) {
+	if s.has(FieldZone) || s.has(FieldWord) {
 		by, name = "typeof", expression
 	}
 	text := by + " " + join(s.Key, name)
 	if len(s.Value) > 0 {
 		text += " : " + join(s.Value, name)
+	}
+	if s.Learned > 0 {
+		text += fmt.Sprintf("; size %d; flags dynamic,timeout", s.Learned)
 	}
 	return fmt.Sprintf("%s %s { %s;", word, s.Name, text)
 }
@@ -185,6 +207,8 @@ func expression(f Field) string {
 		return "ether saddr"
 	case FieldMark:
 		return "meta mark"
+	case FieldWord:
+		return "@nh,64,32" // the first of an IPv6 source address: nft lists no set by the example of a hash
 	default:
 		return string(f)
 	}

@@ -146,7 +146,20 @@ type VirtualServer struct {
 	Mark      uint32
 	Family    Family
 	Scheduler string // the kernel's name: rr, wrr, lc, …
+	// Flags are the scheduler's, by the names of ipvsadm: "" or FlagFallback. An observed
+	// server may have others, joined by commas.
+	Flags string
+	// Persistent is how long a client (one address) is kept at its backend, whole seconds; 0: not at all.
+	Persistent time.Duration
 }
+
+// FlagFallback is the flag with which sh and mh give another backend the new connections of
+// one whose weight is 0; without, they would be refused.
+func FlagFallback(scheduler string) string { return scheduler + "-fallback" }
+
+// Ordered tells whether the choice of the server's scheduler depends on the order of its
+// backends: for those the kernel is to have them in the plan's order.
+func (v VirtualServer) Ordered() bool { return v.Scheduler == "sh" || v.Scheduler == "mh" }
 
 // Backend is an endpoint as a balancer sees it. Its key is (Mark, Addr, Port);
 // the address family is that of Addr. Weight 0 gets no new connection.

@@ -183,7 +183,14 @@ func (t Timeouts) String() string {
 }
 
 func (v VirtualServer) String() string {
-	return fmt.Sprintf("ipvs     fwm %s %s %s", HexMark(v.Mark), v.Family, v.Scheduler)
+	text := fmt.Sprintf("ipvs     fwm %s %s %s", HexMark(v.Mark), v.Family, v.Scheduler)
+	if v.Flags != "" {
+		text += " " + v.Flags
+	}
+	if v.Persistent != 0 {
+		text += fmt.Sprintf(" persistent %s", v.Persistent)
+	}
+	return text
 }
 
 func (b Backend) String() string {
