@@ -15,6 +15,9 @@ import (
 // instead of the table all in it is deleted but those sets, in the transaction that
 // brings the new rules.
 
+// nameless begins the kernel's own names of the sets that stand in rules.
+const nameless = "__"
+
 // keepText is loadText for a table whose learned sets are to stay. It is "" where none of
 // them is there, and where the table itself is not as ours are.
 func (n *namespace) keepText(t *plan.Table, stamp string) (string, error) {
@@ -53,6 +56,9 @@ func (n *namespace) keepText(t *plan.Table, stamp string) (string, error) {
 		fmt.Fprintf(&text, "delete chain %s %s\n", table, c)
 	}
 	for _, s := range slices.Sorted(maps.Keys(sets)) {
+		if strings.HasPrefix(s, nameless) {
+			continue // it goes with its rule
+		}
 		fmt.Fprintf(&text, "delete set %s %s\n", table, s)
 	}
 	return text.String() + newText(t, stamp), nil
