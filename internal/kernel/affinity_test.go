@@ -141,9 +141,31 @@ func TestAffinityAtOnce(t *testing.T) {
 // The time begins anew with each connection, and when it is over the client is drawn for again.
 func TestAffinityEnds(t *testing.T) {
 	feature.Need(t, feature.Mesh()...)
-	const long = 2 * time.Second
-	n, _ := affine(t, mesh.BalancerNFT, long)
-	w := allWays(8080)
+	n, _ := affine(t, mesh.BalancerNFT, affinityBrief)
+	testAffinityEnds(t, n, allWays(8080))
+	time.Sleep(affinityBrief + 2*time.Second) // the kernel collects what is over once a second
+	for _, name := range []string{"affine4", "affine6"} {
+		text, err := n.sbox().Run(t.Context(), "nft", "list", "map", "inet", plan.TableName, name)
+		if err != nil || strings.Contains(text, "expires") {
+			t.Errorf("something is still remembered, %v: %s", err, text)
+		}
+	}
+}
+
+// IPVS keeps a client also as long as it knows one of its connections.
+func TestAffinityEndsIPVS(t *testing.T) {
+	feature.Need(t, append(feature.Mesh(), feature.IPVS)...)
+	n, _ := affine(t, mesh.BalancerIPVS, affinityBrief)
+	n.edit = func(p *plan.Plan) { p.Sandbox(plan.IngressSandbox, plan.KindIngress).Timeouts.UDP = time.Second }
+	n.round()
+	testAffinityEnds(t, n, slices.DeleteFunc(allWays(8080), func(w way) bool { return w.proto == "tcp" }))
+}
+
+const affinityBrief = 2 * time.Second
+
+func testAffinityEnds(t *testing.T, n *oneNode, w []way) {
+	t.Helper()
+	const long = affinityBrief
 	had := map[way]string{}
 	for range 6 {
 		for _, w := range w {
@@ -163,13 +185,6 @@ func TestAffinityEnds(t *testing.T) {
 	for _, w := range w {
 		if slices.Equal(before[w], n.askAll(w)) {
 			t.Errorf("%s: all clients come where they came, after %s", w, long)
-		}
-	}
-	time.Sleep(long + 2*time.Second) // the kernel collects what is over once a second
-	for _, name := range []string{"affine4", "affine6"} {
-		text, err := n.sbox().Run(t.Context(), "nft", "list", "map", "inet", plan.TableName, name)
-		if err != nil || strings.Contains(text, "expires") {
-			t.Errorf("something is still remembered, %v: %s", err, text)
 		}
 	}
 }

@@ -313,7 +313,11 @@ func diffIPVS(want *plan.Sandbox, have observed) []Op {
 	}
 	// Backends are deleted before their servers, which reversing the order of deletions gives.
 	ops = append(ops, diffKeyed(want.Name, want.Virtual, have.Virtual, virtualKey)...)
-	return append(ops, diffKeyed(want.Name, want.Backends, have.Backends, backendKey)...)
+	orders := diffOrder(want, have.Backends)
+	for _, o := range orders {
+		ops = append(ops, Op{Replace, want.Name, o})
+	}
+	return append(ops, withoutOrdered(diffKeyed(want.Name, want.Backends, have.Backends, backendKey), orders)...)
 }
 
 type serverKey struct {

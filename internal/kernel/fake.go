@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/moby/ipvs"
+
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
 
@@ -56,6 +58,7 @@ func (f *Fake) Text() string {
 	var p plan.Plan
 	for _, space := range f.spaces {
 		s := space.Sandbox
+		s.Backends = slices.Clone(s.Backends) // their order is that of their arrival, and stays
 		for key, value := range space.settings {
 			s.Sysctls = append(s.Sysctls, plan.Sysctl{Key: key, Value: value})
 		}
@@ -130,9 +133,11 @@ func (f *Fake) do(op Op) error {
 	case plan.Route:
 		return put(op.Verb, &s.Routes, o, routeKey, s.needsRoute(o))
 	case plan.VirtualServer:
-		return put(op.Verb, &s.Virtual, o, virtualKey, nil)
+		return put(op.Verb, &s.Virtual, o, virtualKey, putFlags(&ipvs.Service{}, o))
 	case plan.Backend:
 		return put(op.Verb, &s.Backends, o, backendKey, s.needsServer(o))
+	case BackendOrder:
+		return s.order(o)
 	case plan.Timeouts:
 		s.Timeouts = o
 		return nil
@@ -234,6 +239,18 @@ func (s *fakeSpace) needsServer(b plan.Backend) error {
 	key := serverKey{b.Mark, plan.FamilyOf(b.Addr)}
 	if !slices.ContainsFunc(s.Virtual, func(v plan.VirtualServer) bool { return virtualKey(v) == key }) {
 		return syscall.ESRCH
+	}
+	return nil
+}
+
+// order takes backends out and puts them in again, behind the others.
+func (s *fakeSpace) order(o BackendOrder) error {
+	for _, b := range o.Backends {
+		for _, verb := range []Verb{Delete, Add} {
+			if err := put(verb, &s.Backends, b, backendKey, s.needsServer(b)); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"time"
 
 	"github.com/moby/ipvs"
@@ -115,6 +116,7 @@ func (n *namespace) observeIPVS() ([]plan.VirtualServer, []plan.Backend, plan.Ti
 				continue
 			}
 			v := plan.VirtualServer{Mark: s.FWMark, Family: familyOfAF(s.AddressFamily), Scheduler: s.SchedName}
+			readFlags(&v, s)
 			virtual = append(virtual, v)
 			held, err := readBackends(h, s)
 			if err != nil {
@@ -130,13 +132,14 @@ func (n *namespace) observeIPVS() ([]plan.VirtualServer, []plan.Backend, plan.Ti
 	return virtual, backends, timeouts, nil
 }
 
+// readBackends are a service's in the order of their arrival; the kernel tells the newest first.
 func readBackends(h *ipvs.Handle, s *ipvs.Service) ([]plan.Backend, error) {
 	destinations, err := h.GetDestinations(s)
 	if err != nil {
 		return nil, err
 	}
 	backends := make([]plan.Backend, 0, len(destinations))
-	for _, d := range destinations {
+	for _, d := range slices.Backward(destinations) {
 		addr, ok := netip.AddrFromSlice(d.Address)
 		if !ok {
 			return nil, fmt.Errorf("address of %d bytes", len(d.Address))
@@ -157,10 +160,10 @@ func familyOfAF(af uint16) plan.Family {
 	return plan.IPv4
 }
 
-// doIPVS carries out an op on a plan.VirtualServer, plan.Backend or plan.Timeouts.
+// doIPVS carries out an op on a plan.VirtualServer, plan.Backend, BackendOrder or plan.Timeouts.
 func (n *namespace) doIPVS(op Op) error {
 	switch op.Object.(type) {
-	case plan.VirtualServer, plan.Backend, plan.Timeouts:
+	case plan.VirtualServer, plan.Backend, plan.Timeouts, BackendOrder:
 	default:
 		return fmt.Errorf("ipvs: cannot %s a %T", op.Verb, op.Object)
 	}
@@ -169,6 +172,9 @@ func (n *namespace) doIPVS(op Op) error {
 			return nil
 		}
 		return &Refusal{plan.FeatureMissing, "this kernel has no IP_VS", "load the module ip_vs, or use a kernel that has it"}
+	}
+	if o, ok := op.Object.(BackendOrder); ok {
+		return n.doOrder(o)
 	}
 	return n.askIPVS(func(h *ipvs.Handle) error {
 		switch o := op.Object.(type) {
@@ -198,6 +204,9 @@ func doVirtualServer(h *ipvs.Handle, verb Verb, v plan.VirtualServer) error {
 	s.SchedName = v.Scheduler
 	if verb == Delete {
 		return absentIsFine(h.DelService(s))
+	}
+	if err := putFlags(s, v); err != nil {
+		return err
 	}
 	err := addOrUpdate(h.NewService(s), func() error { return h.UpdateService(s) })
 	if errors.Is(err, unix.ENOENT) {
