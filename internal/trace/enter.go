@@ -168,6 +168,7 @@ func (w *walk) drawLots(p *packet) ([]plan.Backend, error) {
 	w.begin(4, "nft list map inet %s slots%s", plan.TableName, suffix(p.dst))
 	w.what("mark %s", mark)
 	var open []plan.Backend
+	w.kept = 0
 	for w.draw, w.lots = 0, 1; w.draw < w.lots; w.draw++ {
 		drawn := *p
 		if err := w.hookSpan("prerouting", &drawn, span{natTranslates, math.MaxInt}); err != nil {
@@ -192,7 +193,7 @@ func (w *walk) drawLots(p *packet) ([]plan.Backend, error) {
 	for i, b := range open {
 		names[i] = w.called(b.Addr, b.Port)
 	}
-	w.what("mark %s: a lot of %d picks one of: %s", mark, w.lots, strings.Join(names, "; "))
+	w.what("mark %s: a lot of %d picks one of: %s%s", mark, w.lots, strings.Join(names, "; "), remembered(w.kept))
 	return open, nil
 }
 
@@ -228,7 +229,7 @@ func (w *walk) askIPVS(p *packet) ([]plan.Backend, error) {
 	}
 	// It also relied on no other backend being there.
 	w.note(Object{Sandbox: w.sandbox.Name, ref: backendsOf(p.mark, family)})
-	w.what("mark %s: IPVS picks by %s one of: %s", plan.HexMark(p.mark), served.Scheduler, strings.Join(all, "; "))
+	w.what("mark %s: IPVS picks by %s one of: %s%s", plan.HexMark(p.mark), served.Scheduler, strings.Join(all, "; "), remembered(served.Persistent))
 	if len(open) == 0 {
 		return nil, breakf("no backend takes a new connection")
 	}
