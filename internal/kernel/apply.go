@@ -321,11 +321,12 @@ func diffIPVS(want *plan.Sandbox, have observed) []Op {
 }
 
 type serverKey struct {
-	mark   uint32
-	family plan.Family
+	mark    uint32
+	dialled plan.Dialled
+	family  plan.Family
 }
 
-func virtualKey(v plan.VirtualServer) serverKey { return serverKey{v.Mark, v.Family} }
+func virtualKey(v plan.VirtualServer) serverKey { return serverKey{v.Mark, v.Dialled, v.Family} }
 
 func backendKey(b plan.Backend) plan.Backend {
 	b.Weight = 0

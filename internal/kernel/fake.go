@@ -236,7 +236,7 @@ func (s *fakeSpace) needsRoute(r plan.Route) error {
 }
 
 func (s *fakeSpace) needsServer(b plan.Backend) error {
-	key := serverKey{b.Mark, plan.FamilyOf(b.Addr)}
+	key := serverOf(b)
 	if !slices.ContainsFunc(s.Virtual, func(v plan.VirtualServer) bool { return virtualKey(v) == key }) {
 		return syscall.ESRCH
 	}

@@ -71,7 +71,7 @@ func readFlags(v *plan.VirtualServer, s *ipvs.Service) {
 			words = append(words, fmt.Sprintf("%#x", bit))
 		}
 	}
-	if whole := service(v.Mark, v.Family).Netmask; s.Netmask != whole {
+	if whole := service(virtualKey(*v)).Netmask; s.Netmask != whole {
 		words = append(words, fmt.Sprintf("netmask=%#x", s.Netmask))
 	}
 	v.Flags = strings.Join(words, ",")

@@ -19,6 +19,7 @@ import (
 // one that is not in its place, in the plan's order, new ones included.
 type BackendOrder struct {
 	Mark     uint32
+	Dialled  plan.Dialled
 	Family   plan.Family
 	Backends []plan.Backend
 }
@@ -28,7 +29,7 @@ func (o BackendOrder) String() string {
 	for i, b := range o.Backends {
 		addrs[i] = b.Addr.String()
 	}
-	return fmt.Sprintf("order of backends, fwm %s %s: %v", plan.HexMark(o.Mark), o.Family, addrs)
+	return fmt.Sprintf("order of backends, %s %s: %v", plan.ServerKey(o.Mark, o.Dialled), o.Family, addrs)
 }
 
 // diffOrder finds the servers whose backends are, or would be after those that come,
@@ -57,7 +58,7 @@ func diffOrder(want *plan.Sandbox, have []plan.Backend) []BackendOrder {
 			same++
 		}
 		if same < len(h) { // otherwise all new ones come behind
-			found = append(found, BackendOrder{key.mark, key.family, w[same:]})
+			found = append(found, BackendOrder{key.mark, key.dialled, key.family, w[same:]})
 		}
 	}
 	return found
@@ -81,7 +82,7 @@ func perServer(list []plan.Backend, some func(plan.Backend) bool) (map[serverKey
 	return of, servers
 }
 
-func serverOf(b plan.Backend) serverKey { return serverKey{b.Mark, plan.FamilyOf(b.Addr)} }
+func serverOf(b plan.Backend) serverKey { return serverKey{b.Mark, b.Dialled, plan.FamilyOf(b.Addr)} }
 
 // withoutOrdered leaves out what an order brings too.
 func withoutOrdered(ops []Op, orders []BackendOrder) []Op {
