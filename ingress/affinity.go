@@ -25,8 +25,7 @@ import (
 // A way's number is the seconds of affinity, with this bit.
 const byAffinity = 1 << 20
 
-// affineLimit is how many clients a node remembers, in each family, over all fronts: 65536
-// take 12 MB of the kernel's memory.
+// affineLimit is how many clients a node remembers, in each family, over all fronts.
 const affineLimit = 1 << 16
 
 // affine4 and affine6 are who asks: the front and the client. nft 1.0.6 writes the value
