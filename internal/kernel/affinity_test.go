@@ -26,11 +26,11 @@ func TestAffinityIPVS(t *testing.T) {
 	testAffinity(t, mesh.BalancerIPVS)
 }
 
-// affine is a node with service web on port 8080 of three endpoints.
+// affine is a node with service web on webPort, of three endpoints.
 func affine(t *testing.T, balancer mesh.Balancer, long time.Duration) (*oneNode, mesh.ServiceID) {
 	t.Helper()
 	n := newOneNode(t, balancer)
-	web := n.world.Service("web", nil, scene.Port(8080, 80, mesh.TCP), scene.Port(8080, 80, mesh.UDP))
+	web := n.world.Service("web", nil, scene.Port(webPort, 80, mesh.TCP), scene.Port(webPort, 80, mesh.UDP))
 	n.world.Change(web, func(s *mesh.Service) { s.Affinity = long })
 	n.serve(web, "web.1", "web.2", "web.3")
 	n.round()
@@ -38,9 +38,10 @@ func affine(t *testing.T, balancer mesh.Balancer, long time.Duration) (*oneNode,
 }
 
 func testAffinity(t *testing.T, balancer mesh.Balancer) {
+	t.Helper()
 	n, _ := affine(t, balancer, mesh.AffinityDefault)
 	had := map[way][]string{}
-	for _, w := range allWays(8080) {
+	for _, w := range allWays() {
 		for range 20 {
 			had[w] = append(had[w], n.mustAsk(w, 0))
 		}
@@ -54,7 +55,7 @@ func testAffinity(t *testing.T, balancer mesh.Balancer) {
 	}
 	same := func(when string) {
 		t.Helper()
-		for _, w := range allWays(8080) {
+		for _, w := range allWays() {
 			if got := n.askAll(w); !slices.Equal(got, had[w]) {
 				t.Errorf("%s %s, clients come to %v, before to %v", w, when, got, had[w])
 			}
@@ -77,10 +78,10 @@ func testAffinity(t *testing.T, balancer mesh.Balancer) {
 	same("after a restart")
 
 	for _, state := range []mesh.EndpointState{mesh.Draining, ""} {
-		gone := had[allWays(8080)[0]][0]
+		gone := had[allWays()[0]][0]
 		n.put(gone, state)
 		moved := map[way][]string{}
-		for _, w := range allWays(8080) {
+		for _, w := range allWays() {
 			moved[w] = n.askAll(w)
 			if slices.Contains(moved[w], gone) {
 				t.Errorf("%s: somebody comes to %s, which is %q", w, gone, state)
@@ -118,7 +119,7 @@ func loads(r kernel.Report) bool {
 func TestAffinityAtOnce(t *testing.T) {
 	feature.Need(t, feature.Mesh()...)
 	n, _ := affine(t, mesh.BalancerNFT, mesh.AffinityDefault)
-	for _, w := range allWays(8080) {
+	for _, w := range allWays() {
 		for i := range clients {
 			var group sync.WaitGroup
 			names := make([]string, 8)
@@ -142,7 +143,7 @@ func TestAffinityAtOnce(t *testing.T) {
 func TestAffinityEnds(t *testing.T) {
 	feature.Need(t, feature.Mesh()...)
 	n, _ := affine(t, mesh.BalancerNFT, affinityBrief)
-	testAffinityEnds(t, n, allWays(8080))
+	testAffinityEnds(t, n, allWays())
 	time.Sleep(affinityBrief + 2*time.Second) // the kernel collects what is over once a second
 	for _, name := range []string{"affine4", "affine6"} {
 		text, err := n.sbox().Run(t.Context(), "nft", "list", "map", "inet", plan.TableName, name)
@@ -158,7 +159,7 @@ func TestAffinityEndsIPVS(t *testing.T) {
 	n, _ := affine(t, mesh.BalancerIPVS, affinityBrief)
 	n.edit = func(p *plan.Plan) { p.Sandbox(plan.IngressSandbox, plan.KindIngress).Timeouts.UDP = time.Second }
 	n.round()
-	testAffinityEnds(t, n, slices.DeleteFunc(allWays(8080), func(w way) bool { return w.proto == "tcp" }))
+	testAffinityEnds(t, n, slices.DeleteFunc(allWays(), func(w way) bool { return w.proto == "tcp" }))
 }
 
 const affinityBrief = 2 * time.Second
@@ -201,9 +202,9 @@ func TestAffinityFull(t *testing.T) {
 			}
 		}
 	}
-	n.askAll(allWays(8080)[0])
+	n.askAll(allWays()[0])
 	n.round() // with a smaller map nothing of the old one can stay
-	for _, w := range allWays(8080) {
+	for _, w := range allWays() {
 		if w.proto == "udp" {
 			continue // it shares the map with tcp
 		}
@@ -225,7 +226,7 @@ func TestAffinityChanges(t *testing.T) {
 	if loads(n.round()) {
 		t.Error("rules were loaded for what elements can say")
 	}
-	w := allWays(8080)[0]
+	w := allWays()[0]
 	var names []string
 	for range 40 {
 		names = append(names, n.mustAsk(w, 0))

@@ -26,13 +26,14 @@ func TestConsistentIPVS(t *testing.T) {
 }
 
 func testConsistent(t *testing.T, scheduler mesh.Scheduler) {
+	t.Helper()
 	n := newOneNode(t, mesh.BalancerIPVS)
-	web := n.world.Service("web", nil, scene.Port(8080, 80, mesh.TCP), scene.Port(8080, 80, mesh.UDP))
+	web := n.world.Service("web", nil, scene.Port(webPort, 80, mesh.TCP), scene.Port(webPort, 80, mesh.UDP))
 	n.world.Change(web, func(s *mesh.Service) { s.Scheduler = scheduler })
 	n.serve(web, "web.1", "web.2", "web.3", "web.4", "web.5")
 	n.round()
 	had := map[way][]string{}
-	for _, w := range allWays(8080) {
+	for _, w := range allWays() {
 		had[w] = n.askAll(w)
 		if names := distinct(had[w]); len(names) < 3 {
 			t.Errorf("%s: %d clients come to %v only", w, clients, names)
@@ -41,7 +42,7 @@ func testConsistent(t *testing.T, scheduler mesh.Scheduler) {
 
 	n.shuffle()
 	moved := 0
-	for _, w := range allWays(8080) {
+	for _, w := range allWays() {
 		for i, name := range n.askAll(w) {
 			if name != had[w][i] {
 				moved++
@@ -51,11 +52,11 @@ func testConsistent(t *testing.T, scheduler mesh.Scheduler) {
 	t.Logf("%s: in another order of backends %d of %d clients are led elsewhere", scheduler, moved, 4*clients)
 	flows := map[string]*probe.Flow{}
 	names := map[string]string{}
-	for _, w := range allWays(8080) {
+	for _, w := range allWays() {
 		for i := range clients {
 			key := fmt.Sprintf("client %d, %s", i, w)
 			c := probe.Client{Place: n.client, Local: netip.AddrPortFrom(clientAddr(w.family, i), 0), Wait: 5 * time.Second}
-			f, err := c.Open(w.proto, netip.AddrPortFrom(nodeAddr(w.family), w.port))
+			f, err := c.Open(w.proto, netip.AddrPortFrom(nodeAddr(w.family), webPort))
 			n.must(err)
 			defer f.Close()
 			a, err := f.Ask()
@@ -74,9 +75,9 @@ func testConsistent(t *testing.T, scheduler mesh.Scheduler) {
 	}
 	n.wantChoice(had, "in order again")
 
-	gone := had[allWays(8080)[0]][0]
+	gone := had[allWays()[0]][0]
 	n.put(gone, mesh.Draining)
-	for _, w := range allWays(8080) {
+	for _, w := range allWays() {
 		for i, name := range n.askAll(w) {
 			if had[w][i] == gone && name == gone || had[w][i] != gone && name != had[w][i] {
 				t.Errorf("%s: client %d of %s comes to %s while %s drains", w, i, had[w][i], name, gone)

@@ -18,7 +18,7 @@ func TestDiffOrder(t *testing.T) {
 	const mark = 7
 	list := func(names string) []plan.Backend {
 		var all []plan.Backend
-		for _, n := range strings.Fields(names) {
+		for n := range strings.FieldsSeq(names) {
 			all = append(all, backend(mark, "198.18.0."+n+":80", 1))
 		}
 		return all

@@ -198,20 +198,22 @@ func (n *oneNode) put(name string, state mesh.EndpointState) {
 	n.round()
 }
 
-// way is how something is dialled.
+// webPort is what the service under test is published on.
+const webPort = 8080
+
+// way is how it is dialled.
 type way struct {
 	proto  string
 	family plan.Family
-	port   uint16
 }
 
 func (w way) String() string { return fmt.Sprintf("%s over %s", w.proto, w.family) }
 
 // allWays are both protocols over both families.
-func allWays(port uint16) []way {
+func allWays() []way {
 	var all []way
 	for _, proto := range []string{"tcp", "udp"} {
-		all = append(all, way{proto, plan.IPv4, port}, way{proto, plan.IPv6, port})
+		all = append(all, way{proto, plan.IPv4}, way{proto, plan.IPv6})
 	}
 	return all
 }
@@ -219,7 +221,7 @@ func allWays(port uint16) []way {
 // ask makes a new connection of client i and tells who answers it. It may be called by several at once.
 func (n *oneNode) ask(w way, i int) (string, error) {
 	c := probe.Client{Place: n.client, Local: netip.AddrPortFrom(clientAddr(w.family, i), 0), Wait: 5 * time.Second}
-	to := netip.AddrPortFrom(nodeAddr(w.family), w.port)
+	to := netip.AddrPortFrom(nodeAddr(w.family), webPort)
 	var a probe.Answer
 	var err error
 	if w.proto == "tcp" {
