@@ -33,7 +33,7 @@ type oneNode struct {
 }
 
 // clients is how many addresses the client has in each family.
-const clients = 40
+const clients = 30
 
 func newOneNode(t *testing.T, balancer mesh.Balancer) *oneNode {
 	t.Helper()
