@@ -1,0 +1,49 @@
+package scenarios
+
+import (
+	"testing"
+
+	"github.com/sluice-mesh/sluice/internal/lab/feature"
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+func load(t *testing.T) []*Scenario {
+	t.Helper()
+	all, err := Load("testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// tell tells all scenarios on one fabric.
+func tell(t *testing.T, f Fabric) {
+	t.Helper()
+	for _, s := range load(t) {
+		t.Run(s.Title(), func(t *testing.T) {
+			for _, failure := range Run(t.Context(), t, f, s).Failures {
+				t.Error(failure)
+			}
+		})
+	}
+}
+
+func onRealKernel(t *testing.T, balancer mesh.Balancer) *Real {
+	t.Helper()
+	f, err := NewReal(t.TempDir(), balancer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+// TestScenarios tells them where this machine balances by nft.
+func TestScenarios(t *testing.T) {
+	feature.Need(t, feature.Mesh()...)
+	tell(t, onRealKernel(t, mesh.BalancerNFT))
+}
