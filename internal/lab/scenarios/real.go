@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -90,8 +91,9 @@ func (f *Real) hosts() error {
 		last := lasts()[name]
 		addrs := []netip.Prefix{netip.PrefixFrom(v4(last), 24), netip.PrefixFrom(v6(last), 64)}
 		if isNode(name) {
+			// A node speaks from its first IPv4 address, and from its last IPv6 address.
 			second := lasts()[name+"/2"]
-			addrs = append(addrs, netip.PrefixFrom(v4(second), 24), netip.PrefixFrom(v6(second), 64))
+			addrs = slices.Insert(addrs, 1, netip.PrefixFrom(v4(second), 24), netip.PrefixFrom(v6(second), 64))
 		}
 		if err := f.spaces["lan"].Plug("lan", "to-"+name, s, "eth0", addrs...); err != nil {
 			return err

@@ -72,22 +72,40 @@ func outcome(a probe.Answer, err error) string {
 // Dial implements Fabric.
 func (f *Real) Dial(a ask, expected int) (seen, error) {
 	var s seen
-	for i := 0; i < most && (i < least || len(s.names) < expected); i++ {
-		c, err := f.client(a.from, a.how)
-		if err != nil {
-			return s, err
+	err := f.within(a, func(c probe.Client) {
+		for i := 0; i < most && (i < least || len(s.names) < expected); i++ {
+			answer, err := once(f.fresh(c), a.how.Proto, a.addr())
+			if err != nil {
+				s.add(probe.Outcome(err), "")
+			} else {
+				s.add(answer.Name, calledSource(answer.Source.Addr()))
+			}
+			if len(s.names) > expected || s.names[0] == silence {
+				break // that it is wrong is known
+			}
 		}
-		answer, err := once(c, a.how.Proto, a.addr())
-		if err != nil {
-			s.add(probe.Outcome(err), "")
-		} else {
-			s.add(answer.Name, calledSource(answer.Source.Addr()))
-		}
-		if len(s.names) > expected || s.names[0] == silence {
-			break // that it is wrong is known
-		}
+	})
+	return s, err
+}
+
+// within runs each where the one who asks is, with a client of that place: changing
+// threads for every socket would take most of the time.
+func (f *Real) within(a ask, each func(probe.Client)) error {
+	c, err := f.client(a.from, a.how)
+	if err != nil {
+		return err
 	}
-	return s, nil
+	return c.Place.Do(func() error {
+		c.Place = probe.Here{}
+		each(c)
+		return nil
+	})
+}
+
+// fresh is the same client with another port.
+func (f *Real) fresh(c probe.Client) probe.Client {
+	c.Local = netip.AddrPortFrom(c.Local.Addr(), f.nextPort())
+	return c
 }
 
 // realFlow is an open connection, or a UDP socket.
@@ -147,48 +165,33 @@ func (f *Real) OnePort(from string, at target, how How) (seen, error) {
 	return s, nil
 }
 
-// fromMany runs f for each of n connections, in the namespace of the many clients:
-// changing threads for each socket would take most of the time.
-func (f *Real) fromMany(n int, a ask, local func(i int) netip.AddrPort, each func(name string)) error {
-	return f.spaces[manyName].Do(func() error {
-		for i := range n {
-			c := probe.Client{Place: probe.Here{}, Local: local(i), Wait: patience}
-			each(outcome(once(c, a.how.Proto, a.addr())))
-		}
-		return nil
-	})
-}
-
 // Clients implements Fabric.
 func (f *Real) Clients(n int, a ask) ([]string, bool, error) {
-	port := f.nextPort()
 	var names []string
-	err := f.fromMany(n, a, func(i int) netip.AddrPort {
-		return netip.AddrPortFrom(manyAddr(i, a.how.Six), port)
-	}, func(name string) { names = append(names, name) })
+	port := f.nextPort()
+	err := f.within(a, func(c probe.Client) {
+		for i := range n {
+			c.Local = netip.AddrPortFrom(manyAddr(i, a.how.Six), port)
+			names = append(names, outcome(once(c, a.how.Proto, a.addr())))
+		}
+	})
 	return names, true, err
 }
 
-// Spread implements Fabric.
+// Spread implements Fabric. The many clients share the connections, a thousand at a port.
 func (f *Real) Spread(n int, a ask) (map[string]int, bool, error) {
+	const clients = 1000
 	counts := map[string]int{}
-	if a.from != manyName {
-		for range n {
-			c, err := f.client(a.from, a.how)
-			if err != nil {
-				return nil, true, err
+	err := f.within(a, func(c probe.Client) {
+		for i := range n {
+			if a.from != manyName || i%clients == 0 {
+				c = f.fresh(c)
+			}
+			if a.from == manyName {
+				c.Local = netip.AddrPortFrom(manyAddr(i%clients, a.how.Six), c.Local.Port())
 			}
 			counts[outcome(once(c, a.how.Proto, a.addr()))]++
 		}
-		return counts, true, nil
-	}
-	port := f.nextPort()
-	const clients = 1000 // more connections than that come from other ports
-	err := f.fromMany(n, a, func(i int) netip.AddrPort {
-		if i > 0 && i%clients == 0 {
-			port = f.nextPort()
-		}
-		return netip.AddrPortFrom(manyAddr(i%clients, a.how.Six), port)
-	}, func(name string) { counts[name]++ })
+	})
 	return counts, true, err
 }

@@ -2,6 +2,7 @@ package scenarios
 
 import (
 	"testing"
+	"testing/synctest"
 
 	"github.com/sluice-mesh/sluice/internal/lab/feature"
 	"github.com/sluice-mesh/sluice/mesh"
@@ -46,4 +47,22 @@ func onRealKernel(t *testing.T, balancer mesh.Balancer) *Real {
 func TestScenarios(t *testing.T) {
 	feature.Need(t, feature.Mesh()...)
 	tell(t, onRealKernel(t, mesh.BalancerNFT))
+}
+
+// TestScenariosFake tells them on kernels in memory where one change in ten fails and
+// is tried again, in virtual time.
+func TestScenariosFake(t *testing.T) {
+	for _, balancer := range []mesh.Balancer{mesh.BalancerNFT, mesh.BalancerIPVS} {
+		t.Run(string(balancer), func(t *testing.T) {
+			f := NewFake(balancer)
+			f.Faults = 10
+			for _, s := range load(t) {
+				synctest.Test(t, func(t *testing.T) {
+					for _, failure := range Run(t.Context(), t, f, s).Failures {
+						t.Error(failure)
+					}
+				})
+			}
+		})
+	}
 }

@@ -27,7 +27,10 @@ func places() []string {
 }
 
 // The addresses of the fabric. Those of nodes are package scene's.
-const bridgeName = "br7"
+const (
+	bridgeName = "br7"
+	ingressVNI = 1 << 20 // a new cluster's (mesh.NewIngress)
+)
 
 func v4(last byte) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, last}) }
 
