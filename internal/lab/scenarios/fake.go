@@ -63,23 +63,39 @@ func (f *Fake) Settle(ctx context.Context, w *world) error {
 	for _, wl := range w.workloads() {
 		f.servers[wl.v4], f.servers[wl.v6] = wl, wl
 	}
-	for name, p := range w.plans(f.balancer) {
-		if f.Mutate != nil {
+	var errs []error
+	for name, p := range f.plans(w) {
+		errs = append(errs, f.apply(ctx, name, p))
+		f.holds[name] = f.kernels[name].Holds()
+	}
+	return errors.Join(errs...)
+}
+
+// plans are the world's, mutated.
+func (f *Fake) plans(w *world) map[string]*plan.Plan {
+	plans := w.plans(f.balancer)
+	if f.Mutate != nil {
+		for name, p := range plans {
 			f.Mutate(name, p)
 		}
-		for _, s := range p.Sandboxes {
-			if s.Kind == plan.KindEndpoint {
-				f.kernels[name].PinAbsent(s.Name)
-			}
+	}
+	return plans
+}
+
+// apply goes on until nothing fails.
+func (f *Fake) apply(ctx context.Context, name string, p *plan.Plan) error {
+	k := f.kernels[name]
+	for _, s := range p.Sandboxes {
+		if s.Kind == plan.KindEndpoint {
+			k.PinAbsent(s.Name)
 		}
-		rounds := 1
-		for report := f.kernels[name].Apply(ctx, p); len(report.Failed) > 0; report = f.kernels[name].Apply(ctx, p) {
-			if rounds++; rounds > mostRounds || f.Faults == 0 {
-				return fmt.Errorf("%s: after %d rounds: %w", name, rounds, report.Failed[0])
-			}
-			time.Sleep(retryAfter)
+	}
+	rounds := 1
+	for report := k.Apply(ctx, p); len(report.Failed) > 0; report = k.Apply(ctx, p) {
+		if rounds++; rounds > mostRounds || f.Faults == 0 {
+			return fmt.Errorf("%s: after %d rounds: %w", name, rounds, report.Failed[0])
 		}
-		f.holds[name] = f.kernels[name].Holds()
+		time.Sleep(retryAfter)
 	}
 	return nil
 }
@@ -87,7 +103,7 @@ func (f *Fake) Settle(ctx context.Context, w *world) error {
 // Idle implements Fabric.
 func (f *Fake) Idle(ctx context.Context, w *world) error {
 	var errs []error
-	for name, p := range w.plans(f.balancer) {
+	for name, p := range f.plans(w) {
 		ops, err := f.kernels[name].Diff(ctx, p)
 		errs = append(errs, err)
 		for _, op := range ops {

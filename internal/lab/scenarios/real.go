@@ -200,7 +200,7 @@ func (f *Real) onNode(name string, do func() error) error { return f.spaces[name
 
 // Settle implements Fabric: the three nodes work at the same time.
 func (f *Real) Settle(ctx context.Context, w *world) error {
-	plans, want := w.plans(f.balancer), w.workloads()
+	plans, want := f.plans(w), w.workloads()
 	var errs []error
 	for name, wl := range want {
 		if have := f.living[name]; have != nil && have.sandbox == wl.sandbox {
@@ -213,9 +213,6 @@ func (f *Real) Settle(ctx context.Context, w *world) error {
 	failed := make([]error, len(nodes()))
 	var group sync.WaitGroup
 	for i, name := range nodes() {
-		if f.Mutate != nil {
-			f.Mutate(name, plans[name])
-		}
 		group.Go(func() {
 			failed[i] = f.onNode(name, func() error { return f.applied(ctx, name, plans[name]) })
 		})
@@ -231,11 +228,31 @@ func (f *Real) Settle(ctx context.Context, w *world) error {
 	return errors.Join(errs...)
 }
 
+// plans are the world's, mutated.
+func (f *Real) plans(w *world) map[string]*plan.Plan {
+	plans := w.plans(f.balancer)
+	if f.Mutate != nil {
+		for name, p := range plans {
+			f.Mutate(name, p)
+		}
+	}
+	return plans
+}
+
+// An agent does not stop at the first round either.
+const realRounds = 4
+
 // applied makes one node equal to a plan.
 func (f *Real) applied(ctx context.Context, name string, p *plan.Plan) error {
 	var errs []error
-	for _, failure := range f.kernels[name].Apply(ctx, p).Failed {
-		errs = append(errs, fmt.Errorf("%s: %w", name, failure))
+	for range realRounds {
+		errs = nil
+		for _, failure := range f.kernels[name].Apply(ctx, p).Failed {
+			errs = append(errs, fmt.Errorf("%s: %w", name, failure))
+		}
+		if len(errs) == 0 {
+			return nil
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -299,23 +316,34 @@ func (l *living) end() error {
 	return errors.Join(err, l.held.Close())
 }
 
-// Idle implements Fabric.
+// Idle implements Fabric. A kernel that moves a hash map about may leave elements out of
+// one listing of it, which the next round sees.
 func (f *Real) Idle(ctx context.Context, w *world) error {
 	var errs []error
-	for name, p := range w.plans(f.balancer) {
-		err := f.onNode(name, func() error {
-			ops, err := f.kernels[name].Diff(ctx, p)
-			for _, op := range ops {
-				err = errors.Join(err, fmt.Errorf("%s: it differs from an empty cluster: %s", name, op))
+	for name, p := range f.plans(w) {
+		errs = append(errs, f.onNode(name, func() error {
+			err := f.differs(ctx, name, p)
+			for range realRounds {
+				if err == nil {
+					return nil
+				}
+				err = errors.Join(f.applied(ctx, name, p), f.differs(ctx, name, p))
 			}
 			return err
-		})
-		errs = append(errs, err)
+		}))
 	}
 	for name := range f.living {
 		errs = append(errs, fmt.Errorf("endpoint %s still lives", name))
 	}
 	return errors.Join(errs...)
+}
+
+func (f *Real) differs(ctx context.Context, name string, p *plan.Plan) error {
+	ops, err := f.kernels[name].Diff(ctx, p)
+	for _, op := range ops {
+		err = errors.Join(err, fmt.Errorf("%s: it differs from an empty cluster: %s", name, op))
+	}
+	return err
 }
 
 // patience is for one answer: only silence ever takes it.
