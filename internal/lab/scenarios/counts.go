@@ -54,13 +54,16 @@ func (r *run) told(s Step, how How, asked, within bool, got string) {
 	}
 }
 
-func movedOf(before, after []string) int {
+func movedOf(before, after []string) int { return movedBesides(before, after, "") }
+
+// movedBesides counts those who reach another endpoint than before, but for the clients of one.
+func movedBesides(before, after []string, but string) int {
 	if len(before) != len(after) {
 		return max(len(before), len(after))
 	}
 	n := 0
 	for i := range before {
-		if before[i] != after[i] {
+		if before[i] != after[i] && before[i] != but {
 			n++
 		}
 	}
@@ -98,15 +101,14 @@ func parseMoved(w *words) (func(r *run, s Step), error) {
 		return nil, err
 	}
 	hows := w.hows()
+	but := ""
+	if w.take("besides") {
+		but = w.next()
+	}
 	if !w.take("<=") {
-		return nil, errors.New("write moved N NODE:PORT <= 1/3 + 2%")
+		return nil, errors.New("write moved N NODE:PORT besides ENDPOINT <= 2%")
 	}
 	bound, err := fraction(w.next())
-	if err == nil && w.take("+") {
-		var more float64
-		more, err = fraction(w.next())
-		bound += more
-	}
 	return func(r *run, s Step) {
 		r.settle(s)
 		for _, how := range hows {
@@ -114,7 +116,7 @@ func parseMoved(w *words) (func(r *run, s Step), error) {
 			if err != nil {
 				r.fail(s, "%s: %v", how, err)
 			}
-			moved := movedOf(r.noted[noteKey(to, how)], names)
+			moved := movedBesides(r.noted[noteKey(to, how)], names, but)
 			r.told(s, how, ok, float64(moved) <= bound*float64(len(names)), fmt.Sprintf("%d of %d moved", moved, len(names)))
 		}
 	}, err

@@ -13,6 +13,8 @@ import (
 type Fabric interface {
 	// Balancer is what all its nodes balance with.
 	Balancer() mesh.Balancer
+	// Begin puts into an empty world what the fabric always has.
+	Begin(w *world) error
 	// Settle makes all nodes what the world says, and starts and ends workloads.
 	Settle(ctx context.Context, w *world) error
 	// Idle says what is left of a world once it is empty again; nil: nothing.

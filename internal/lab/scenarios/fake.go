@@ -51,6 +51,9 @@ func NewFake(balancer mesh.Balancer) *Fake {
 // Balancer implements Fabric.
 func (f *Fake) Balancer() mesh.Balancer { return f.balancer }
 
+// Begin implements Fabric: here every scenario starts from nothing.
+func (f *Fake) Begin(*world) error { return nil }
+
 // The agent's own pause between two rounds, and how many it takes at most.
 const (
 	retryAfter = time.Second

@@ -198,6 +198,17 @@ func (f *Real) Close() error {
 
 func (f *Real) onNode(name string, do func() error) error { return f.spaces[name].Do(do) }
 
+// Begin implements Fabric. Each node has an endpoint of a service that no scenario speaks of,
+// and so its sandbox of the ingress network: making one takes longer than all the rest.
+func (f *Real) Begin(w *world) error {
+	const resident = "resident"
+	err := w.service(resident, flags{publish: []mesh.PublishedPort{{Proto: mesh.TCP, Published: 7, Target: usualTarget}}})
+	for _, node := range nodes() {
+		err = errors.Join(err, w.endpoint(resident, resident+"."+node, node, 1))
+	}
+	return err
+}
+
 // Settle implements Fabric: the three nodes work at the same time.
 func (f *Real) Settle(ctx context.Context, w *world) error {
 	plans, want := f.plans(w), w.workloads()
@@ -322,7 +333,7 @@ func (f *Real) Idle(ctx context.Context, w *world) error {
 	var errs []error
 	for name, p := range f.plans(w) {
 		errs = append(errs, f.onNode(name, func() error {
-			err := f.differs(ctx, name, p)
+			err := errors.Join(f.forget(name), f.differs(ctx, name, p))
 			for range realRounds {
 				if err == nil {
 					return nil
@@ -332,8 +343,27 @@ func (f *Real) Idle(ctx context.Context, w *world) error {
 			return err
 		}))
 	}
+	want := w.workloads()
 	for name := range f.living {
-		errs = append(errs, fmt.Errorf("endpoint %s still lives", name))
+		if _, ok := want[name]; !ok {
+			errs = append(errs, fmt.Errorf("endpoint %s still lives", name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// forget makes the kernel forget the flows of a scenario that is over: each endpoint that
+// leaves later makes it list all flows.
+func (f *Real) forget(name string) error {
+	k := f.kernels[name]
+	var errs []error
+	for _, path := range []string{f.spaces[name].Path, k.Path(plan.IngressSandbox), k.Path(plan.NetworkSandbox(ingressVNI))} {
+		s, err := space.Open(path)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		errs = append(errs, s.ForgetFlows(), s.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -20,7 +20,7 @@ const (
 // expected have answered, up to so often. With two endpoints at random one stays
 // unmet in one of 10^18 runs.
 const (
-	least = 6
+	least = 4
 	most  = 60
 )
 

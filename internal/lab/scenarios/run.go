@@ -41,6 +41,10 @@ func Run(ctx context.Context, tb testing.TB, f Fabric, s *Scenario) *Seen {
 		ctx: ctx, fabric: f, world: newWorld(tb), dirty: true, seen: &Seen{Title: s.Title()},
 		flows: map[string]map[How]flow{}, noted: map[string][]string{},
 	}
+	begin := Step{File: s.Topic + ".txtar", Line: s.Steps[0].Line, Text: "the beginning of " + s.Name}
+	if err := f.Begin(r.world); err != nil {
+		r.fail(begin, "%v", err)
+	}
 	for _, step := range s.Steps {
 		if step.Only == "" || step.Only == f.Balancer() {
 			step.run(r, step)
@@ -53,9 +57,14 @@ func Run(ctx context.Context, tb testing.TB, f Fabric, s *Scenario) *Seen {
 	}
 	end := Step{File: s.Topic + ".txtar", Line: s.Steps[len(s.Steps)-1].Line, Text: "the end of " + s.Name}
 	r.world = newWorld(tb)
-	if err := f.Settle(ctx, r.world); err != nil {
-		r.fail(end, "%v", err)
-	} else if err := f.Idle(ctx, r.world); err != nil {
+	err := f.Begin(r.world)
+	if err == nil {
+		err = f.Settle(ctx, r.world)
+	}
+	if err == nil {
+		err = f.Idle(ctx, r.world)
+	}
+	if err != nil {
 		r.fail(end, "%v", err)
 	}
 	return r.seen

@@ -22,7 +22,7 @@
 //	oneport c1 n1,n2,n3:8080 -> a|b source c1       from one client port to several nodes at once
 //	same 300 n1,n2,n3:8080                          each of 300 clients reaches one endpoint, through whichever node
 //	note 300 n1:8080                                remember whom each reaches
-//	moved 300 n1:8080 <= 1/3 + 2%                   since then at most so many reach another one
+//	moved 300 n1:8080 besides b <= 2%               since then at most so many of those whom b did not have reach another one
 //	spread 60 c1 n1:8080 -> a 1/2, b 1/2 within 2   so many new connections, counted; or "within 4 sigma"
 //
 // Who dials: c1 and c2 outside, b1 on a bridge of n1, a node's own process (n1), an

@@ -66,3 +66,12 @@ func TestScenariosFake(t *testing.T) {
 		})
 	}
 }
+
+// TestScenariosBoth tells them with both balancers on one kernel that has both: in the VM,
+// where this one has not.
+func TestScenariosBoth(t *testing.T) {
+	feature.Need(t, append(feature.Mesh(), feature.IPVS)...)
+	for _, balancer := range []mesh.Balancer{mesh.BalancerNFT, mesh.BalancerIPVS} {
+		t.Run(string(balancer), func(t *testing.T) { tell(t, onRealKernel(t, balancer)) })
+	}
+}
