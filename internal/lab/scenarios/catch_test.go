@@ -4,8 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"testing"
-	"testing/synctest"
 
+	"github.com/sluice-mesh/sluice/internal/lab/feature"
 	"github.com/sluice-mesh/sluice/internal/plan"
 	"github.com/sluice-mesh/sluice/mesh"
 )
@@ -30,12 +30,6 @@ func partsMet(t *testing.T, f *Fake, all []*Scenario) []Part {
 	}
 	slices.SortFunc(parts, func(a, b Part) int { return cmp.Compare(a.String(), b.String()) })
 	return parts
-}
-
-func tellFake(t *testing.T, f *Fake, s *Scenario) (seen *Seen) {
-	t.Helper()
-	synctest.Test(t, func(t *testing.T) { seen = Run(t.Context(), t, f, s) })
-	return seen
 }
 
 // quickest puts the scenarios of the many clients last: they take longest.
@@ -88,4 +82,37 @@ func caught(t *testing.T, balancer mesh.Balancer, mutate Mutate, all []*Scenario
 		}
 	}
 	return ""
+}
+
+// TestKernelCatches is TestSuiteCatches on this kernel, for the maps that a packet meets
+// first and one scenario each.
+func TestKernelCatches(t *testing.T) {
+	feature.Need(t, feature.Mesh()...)
+	f := onRealKernel(t, mesh.BalancerNFT)
+	title := "who: two endpoints, and a node that has none"
+	all := load(t)
+	i := slices.IndexFunc(all, func(s *Scenario) bool { return s.Title() == title })
+	if i < 0 {
+		t.Fatalf("there is no scenario %q", title)
+	}
+	for _, part := range []Part{
+		{plan.KindHost, "inet published"}, {plan.KindIngress, "inet services4"}, {plan.KindIngress, "inet ways"},
+		{plan.KindIngress, "inet slots6"}, {plan.KindNetwork, "inet targets4"}, {plan.KindNetwork, "netdev node_macs"},
+	} {
+		by := ""
+		for at := 0; at < mutatedEntries && by == ""; at++ {
+			f.Mutate = part.Drop(at)
+			if failures := Run(t.Context(), t, f, all[i]).Failures; len(failures) > 0 {
+				by = failures[0]
+			}
+		}
+		if by == "" {
+			t.Errorf("no answer changes when an entry of %s is dropped", part)
+		}
+		t.Logf("%s: %s", part, by)
+	}
+	f.Mutate = nil
+	if failures := Run(t.Context(), t, f, all[i]).Failures; len(failures) > 0 {
+		t.Errorf("without a mutation: %v", failures)
+	}
 }

@@ -377,4 +377,4 @@ func (f *Real) differs(ctx context.Context, name string, p *plan.Plan) error {
 }
 
 // patience is for one answer: only silence ever takes it.
-const patience = 3 * time.Second
+const patience = 2 * time.Second

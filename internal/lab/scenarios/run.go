@@ -46,6 +46,9 @@ func Run(ctx context.Context, tb testing.TB, f Fabric, s *Scenario) *Seen {
 		r.fail(begin, "%v", err)
 	}
 	for _, step := range s.Steps {
+		if len(r.seen.Failures) > 0 {
+			break // what follows would fail for the same reason
+		}
 		if step.Only == "" || step.Only == f.Balancer() {
 			step.run(r, step)
 		}
@@ -172,6 +175,7 @@ func parseHold(w *words) (func(r *run, s Step), error) {
 				continue
 			}
 			r.flows[name][how] = f
+			r.tell(s, how, expected.names[0], expected.names[0])
 		}
 	}, err
 }
