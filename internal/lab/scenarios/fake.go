@@ -254,6 +254,12 @@ func (f *Fake) table(node string) *plan.Table {
 	return f.holds[node].Sandbox(plan.IngressSandbox, plan.KindIngress).Table("inet")
 }
 
+// A way's number is how many lots there are, with a bit where the client's address draws.
+const (
+	numberBits = 1<<16 - 1
+	byClient   = 1 << 16
+)
+
 // lots are who gets each lot that the nft balancer may draw; nil where it draws none. A
 // lot that nobody has is refused.
 func (f *Fake) lots(w way, how How) []string {
@@ -263,10 +269,9 @@ func (f *Fake) lots(w way, how How) []string {
 	var lots []string
 	for _, e := range f.table(w.entry).Set("ways").Elements {
 		if e.Key == w.mark {
-			const numberBits = 0xffff
 			n, err := strconv.ParseUint(e.Value, 0, 32)
-			if err != nil {
-				return []string{silence}
+			if err != nil || n&^(byClient|numberBits) != 0 {
+				return nil // another kind of way
 			}
 			lots = slices.Repeat([]string{refused}, int(n&numberBits))
 		}

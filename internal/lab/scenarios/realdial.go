@@ -20,7 +20,7 @@ const (
 // expected have answered, up to so often. With two endpoints at random one stays
 // unmet in one of 10^18 runs.
 const (
-	least = 4
+	least = 3
 	most  = 60
 )
 
