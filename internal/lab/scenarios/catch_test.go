@@ -96,8 +96,12 @@ func TestKernelCatches(t *testing.T) {
 		t.Fatalf("there is no scenario %q", title)
 	}
 	for _, part := range []Part{
-		{plan.KindHost, "inet published"}, {plan.KindIngress, "inet services4"}, {plan.KindIngress, "inet ways"},
-		{plan.KindIngress, "inet slots6"}, {plan.KindNetwork, "inet targets4"}, {plan.KindNetwork, "netdev node_macs"},
+		{plan.KindHost, "inet published"},
+		{plan.KindIngress, "inet services4"},
+		{plan.KindIngress, "inet ways"},
+		{plan.KindIngress, "inet slots6"},
+		{plan.KindNetwork, "inet targets4"},
+		{plan.KindNetwork, "netdev node_macs"},
 	} {
 		by := ""
 		for at := 0; at < mutatedEntries && by == ""; at++ {

@@ -28,7 +28,7 @@ func (f *Real) Flood(n int, node string, port uint16) (map[string]int, error) {
 		for sent := 0; sent < n; {
 			batch := min(floodBatch, n-sent)
 			for i := range batch {
-				from := unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: manyAddr(sent+i, false).As4()})
+				from := unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: manyAddr(sent+i, How{}).As4()})
 				if _, _, err := conn.WriteMsgUDPAddrPort([]byte("x"), from, to); err != nil {
 					return fmt.Errorf("send datagram %d: %w", sent+i, err)
 				}

@@ -104,15 +104,15 @@ func (c Column) cell(s *Scenario, reference Column) (string, error) {
 	if !ok {
 		return "", fmt.Errorf("%s: scenario %q was not observed: run the tests there with -update", c.Heading, s.Title())
 	}
-	cell := ""
+	var cell strings.Builder
 	for _, how := range Hows() {
 		mark := compare(of(have, how), of(reference.seen[s.Title()], how))
 		if mark == "!" {
 			return "", fmt.Errorf("%s: scenario %q, %s: it was answered otherwise than in column %q", c.Heading, s.Title(), how, reference.Heading)
 		}
-		cell += mark
+		cell.WriteString(mark)
 	}
-	return cell, nil
+	return cell.String(), nil
 }
 
 func of(answers []Answer, how How) []Answer {

@@ -171,7 +171,7 @@ func (f *Real) Clients(n int, a ask) ([]string, bool, error) {
 	port := f.nextPort()
 	err := f.within(a, func(c probe.Client) {
 		for i := range n {
-			c.Local = netip.AddrPortFrom(manyAddr(i, a.how.Six), port)
+			c.Local = netip.AddrPortFrom(manyAddr(i, a.how), port)
 			names = append(names, outcome(once(c, a.how.Proto, a.addr())))
 		}
 	})
@@ -188,7 +188,7 @@ func (f *Real) Spread(n int, a ask) (map[string]int, bool, error) {
 				c = f.fresh(c)
 			}
 			if a.from == manyName {
-				c.Local = netip.AddrPortFrom(manyAddr(i%clients, a.how.Six), c.Local.Port())
+				c.Local = netip.AddrPortFrom(manyAddr(i%clients, a.how), c.Local.Port())
 			}
 			counts[outcome(once(c, a.how.Proto, a.addr()))]++
 		}

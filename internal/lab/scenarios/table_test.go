@@ -38,9 +38,11 @@ func columns(t *testing.T) []Column {
 	t.Helper()
 	var list []Column
 	for _, c := range [][2]string{
-		{"fake kernel, nft", "TestScenariosFake_nft"}, {"fake kernel, IPVS", "TestScenariosFake_ipvs"},
+		{"fake kernel, nft", "TestScenariosFake_nft"},
+		{"fake kernel, IPVS", "TestScenariosFake_ipvs"},
 		{"this kernel, nft", "TestScenarios"},
-		{"VM, nft", "TestScenariosBoth_nft"}, {"VM, IPVS", "TestScenariosBoth_ipvs"},
+		{"VM, nft", "TestScenariosBoth_nft"},
+		{"VM, IPVS", "TestScenariosBoth_ipvs"},
 	} {
 		text, err := os.ReadFile(filepath.Join("testdata", c[1]+".golden"))
 		if err != nil {

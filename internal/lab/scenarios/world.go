@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/sluice-mesh/sluice/agent"
@@ -74,8 +73,8 @@ func bridge6(last byte) netip.Prefix {
 }
 
 // manyAddr is the address of the i-th of many clients.
-func manyAddr(i int, six bool) netip.Addr {
-	if six {
+func manyAddr(i int, how How) netip.Addr {
+	if how.Six {
 		return netip.MustParseAddr(fmt.Sprintf("fd51::%x", i+1))
 	}
 	const perByte = 250
@@ -226,10 +225,4 @@ func serverName(endpoint string, port uint16) string {
 		return endpoint
 	}
 	return fmt.Sprintf("%s:%d", endpoint, port)
-}
-
-// base is a server's endpoint.
-func base(server string) string {
-	name, _, _ := strings.Cut(server, ":")
-	return name
 }
