@@ -98,7 +98,7 @@ func parseRemove(w *words) (func(r *run, s Step), error) {
 	return change(func(w *world) error { return w.removeService(name) }), err
 }
 
-// parseMany makes services NAME1 to NAMEn on ports from PORT on, each with one endpoint.
+// parseMany makes services s1 to sN on ports from PORT on.
 func parseMany(w *words) (func(r *run, s Step), error) {
 	n, err := w.number("how many")
 	if err != nil {

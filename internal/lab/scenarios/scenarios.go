@@ -10,6 +10,7 @@
 //	service web --publish 8080:80 --scheduler rr    a service; without /tcp or /udp both are published
 //	update web --publish 9090:80 --scheduler wrr    what is given replaces what was
 //	rename web www                                  remove web
+//	services 30 10000                               s1 to s30, on ports from 10000 on
 //	endpoint web a n1 --weight 2                    an endpoint named a on node n1
 //	weight a 3     drain a     ready a     leave a
 //	gone n2        back n2                          the other nodes judge that n2 is gone
