@@ -54,7 +54,11 @@ func (f *Fake) Diff(ctx context.Context, want *plan.Plan) ([]Op, error) { return
 func (f *Fake) Pin(sandbox string) { f.add(sandbox, plan.KindEndpoint) }
 
 // Text is all that the machine holds, in the plan's text form.
-func (f *Fake) Text() string {
+func (f *Fake) Text() string { return f.Holds().Text() }
+
+// Holds is all that the machine holds, read back as a plan: rules as they were loaded,
+// settings one by one. It is the caller's to read only.
+func (f *Fake) Holds() *plan.Plan {
 	var p plan.Plan
 	for _, space := range f.spaces {
 		s := space.Sandbox
@@ -66,7 +70,7 @@ func (f *Fake) Text() string {
 		p.Sandboxes = append(p.Sandboxes, &s)
 	}
 	p.Sort()
-	return p.Text()
+	return &p
 }
 
 // sandboxes implements machine.
@@ -95,6 +99,13 @@ func (f *Fake) observe(s step, want *plan.Sandbox) (have observed, err error) {
 		have.user = userState{table: space.user, chain: space.user, bare: space.user}
 	case stepPass:
 		have.foreign = space.foreign
+	case stepFlows: // as the real one, it remembers to which targets there may be flows
+		for _, flow := range want.Flows {
+			if !slices.Contains(space.Flows, flow) {
+				space.Flows = append(space.Flows, flow)
+			}
+		}
+		have.Flows = slices.Clone(space.Flows)
 	default:
 		have.Sandbox = space.Sandbox
 		have.Links = slices.Clone(space.Links)
@@ -141,8 +152,8 @@ func (f *Fake) do(op Op) error {
 	case plan.Timeouts:
 		s.Timeouts = o
 		return nil
-	case plan.Flow: // no packet passes, so there are none
-		return nil
+	case plan.Flow:
+		return put(op.Verb, &s.Flows, o, func(have plan.Flow) plan.Flow { return have }, nil)
 	case TableLoad:
 		return s.loadTable(op.Verb, o.Table)
 	case ElementChange:
