@@ -136,7 +136,7 @@ func (f *Fake) do(op Op) error {
 	case plan.Timeouts:
 		s.Timeouts = o
 		return nil
-	case plan.Flow: // no packet passes, so there are none
+	case plan.Flow, plan.Zone: // no packet passes, so there are no flows
 		return nil
 	case TableLoad:
 		return s.loadTable(op.Verb, o.Table)

@@ -243,7 +243,10 @@ var errForeign = errors.New("element that is not ours")
 const setReads = 4
 
 func (n *namespace) readSet(t *nftables.Table, want *plan.Set) (*plan.Set, error) {
-	set := &plan.Set{Name: want.Name, Key: want.Key, Value: want.Value}
+	set := &plan.Set{Name: want.Name, Key: want.Key, Value: want.Value, Expires: want.Expires}
+	if want.Expires > 0 {
+		return set, nil // what is in it is not the plan's
+	}
 	found := make(map[plan.Element]bool, len(want.Elements))
 	for range setReads {
 		held, err := n.nft.conn.GetSetElements(&nftables.Set{Table: t, Name: want.Name})

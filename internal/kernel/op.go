@@ -19,7 +19,7 @@ const (
 
 // Op is one change of one object. Object is one of: plan.Link, plan.Addr,
 // plan.Route, plan.Neigh, plan.FDBEntry, plan.Sysctl, plan.VirtualServer,
-// plan.Backend, plan.Timeouts, plan.Flow, Namespace, TableLoad, ElementChange,
+// plan.Backend, plan.Timeouts, plan.Flow, plan.Zone, Namespace, TableLoad, ElementChange,
 // UserTable, Pass.
 type Op struct {
 	Verb    Verb

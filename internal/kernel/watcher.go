@@ -130,8 +130,11 @@ func receive(fd int, buffer []byte, each func(syscall.NetlinkMessage)) (lost boo
 }
 
 // hearRoute takes in rtnetlink's events.
-func (w *watcher) hearRoute(buffer []byte, note func(Drift)) error {
+func (w *watcher) hearRoute(buffer []byte, note func(Drift), loses func()) error {
 	lost, err := receive(w.route, buffer, func(m syscall.NetlinkMessage) {
+		if m.Header.Type == unix.RTM_DELADDR && w.kind == plan.KindHost {
+			loses()
+		}
 		kind := w.about(m)
 		own := m.Header.Pid == uint32(os.Getpid()) || m.Header.Seq == linkQuestion && m.Header.Flags&unix.NLM_F_MULTI != 0
 		if kind != "" && !own {
@@ -139,6 +142,7 @@ func (w *watcher) hearRoute(buffer []byte, note func(Drift)) error {
 		}
 	})
 	if lost {
+		loses()
 		note(Drift{Sandbox: w.name})
 		err = errors.Join(err, w.askLinks())
 	}

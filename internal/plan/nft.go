@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Table is one nft table. Chains are fixed text that changes only with the
@@ -44,7 +45,13 @@ type Set struct {
 	Key      []Field
 	Value    []Field // empty: a set
 	Elements []Element
+	// Expires is 0 for a set whose elements are the plan's. Where it is not, they come from
+	// packets or from what happens, go by themselves after so long, and Elements is empty.
+	Expires time.Duration // whole seconds
 }
+
+// expiringSize is how many elements a set that is not the plan's has room for.
+const expiringSize = 65536
 
 // Element is one member. Key and Value are their fields' text joined by " . ".
 type Element struct{ Key, Value string }
@@ -118,7 +125,7 @@ func (t *Table) Ruleset() string { return t.text((*Set).elements) }
 func (t *Table) Bare() *Table {
 	bare := &Table{Family: t.Family, Chains: t.Chains, Sets: make([]*Set, len(t.Sets))}
 	for i, s := range t.Sets {
-		bare.Sets[i] = &Set{Name: s.Name, Key: s.Key, Value: s.Value}
+		bare.Sets[i] = &Set{Name: s.Name, Key: s.Key, Value: s.Value, Expires: s.Expires}
 	}
 	return bare
 }
@@ -159,6 +166,9 @@ func (s *Set) declaration() string {
 	text := by + " " + join(s.Key, name)
 	if len(s.Value) > 0 {
 		text += " : " + join(s.Value, name)
+	}
+	if s.Expires > 0 {
+		text += fmt.Sprintf("; size %d; flags dynamic,timeout; timeout %ds", expiringSize, int(s.Expires/time.Second))
 	}
 	return fmt.Sprintf("%s %s { %s;", word, s.Name, text)
 }
