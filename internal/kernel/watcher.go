@@ -132,7 +132,7 @@ func receive(fd int, buffer []byte, each func(syscall.NetlinkMessage)) (lost boo
 // hearRoute takes in rtnetlink's events.
 func (w *watcher) hearRoute(buffer []byte, note func(Drift), loses func()) error {
 	lost, err := receive(w.route, buffer, func(m syscall.NetlinkMessage) {
-		if m.Header.Type == unix.RTM_DELADDR && w.kind == plan.KindHost {
+		if w.kind == plan.KindHost && dialled(m) {
 			loses()
 		}
 		kind := w.about(m)
@@ -147,6 +147,16 @@ func (w *watcher) hearRoute(buffer []byte, note func(Drift), loses func()) error
 		err = errors.Join(err, w.askLinks())
 	}
 	return err
+}
+
+// dialled tells whether an event is that an address went which clients may have dialled.
+func dialled(m syscall.NetlinkMessage) bool {
+	if m.Header.Type != unix.RTM_DELADDR {
+		return false
+	}
+	value, _ := attribute(m.Data, unix.SizeofIfAddrmsg, unix.IFA_ADDRESS)
+	addr, _ := netip.AddrFromSlice(value)
+	return addr.Is4() || !addr.IsLinkLocalUnicast() // those go with every veth
 }
 
 // about tells what of ours an event is about; "" for nothing. It also learns
