@@ -19,6 +19,9 @@ type Machine interface {
 	Drifted() <-chan []kernel.Drift
 	// Echo makes what other nodes' kernels are asked with.
 	Echo() kernel.Echoer
+	// Knock tells whether the kernel of another node answers at a TCP port. May be called
+	// beside the others.
+	Knock(ctx context.Context, to netip.AddrPort) (answered bool, err error)
 	// Pin keeps the network namespace that the file is as the sandbox name. It is
 	// refused where the file is none, or is the host's own.
 	Pin(name, path string) error
