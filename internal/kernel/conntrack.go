@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -50,20 +51,15 @@ const sizeofNfgenmsg = 4
 func flowsOf(where netns.NsHandle) ([]tracked, error) {
 	var found []tracked
 	err := within(where, func() error {
-		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-			messages, err := retryDump(func() ([][]byte, error) {
-				return conntrackRequest(family, nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP, nil).Execute(unix.NETLINK_NETFILTER, 0)
-			})
-			if err != nil {
-				return err
-			}
-			for _, m := range messages {
-				if t, ok := parseTracked(family, m); ok {
-					found = append(found, t)
-				}
+		messages, err := retryDump(func() ([][]byte, error) {
+			return conntrackRequest(unix.AF_UNSPEC, nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP, nil).Execute(unix.NETLINK_NETFILTER, 0)
+		})
+		for _, m := range messages {
+			if t, ok := parseTracked(m); ok {
+				found = append(found, t)
 			}
 		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list flows: %w", err)
@@ -76,18 +72,22 @@ func forgetFlows(where netns.NsHandle, flows []tracked) error {
 	if len(flows) == 0 {
 		return nil
 	}
-	var errs []error
-	err := within(where, func() error {
-		for i := range flows {
-			request := conntrackRequest(flows[i].family, nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK, flows[i].raw)
-			if _, err := request.Execute(unix.NETLINK_NETFILTER, 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				errs = append(errs, err)
-			}
+	socket, err := nl.GetNetlinkSocketAt(where, netns.None(), unix.NETLINK_NETFILTER)
+	if err != nil {
+		return fmt.Errorf("open conntrack: %w", err)
+	}
+	defer socket.Close()
+	failed := 0
+	for i := range flows {
+		request := conntrackRequest(flows[i].family, nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK, flows[i].raw)
+		request.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: {Socket: socket}}
+		if _, fault := request.Execute(unix.NETLINK_NETFILTER, 0); fault != nil && !errors.Is(fault, fs.ErrNotExist) {
+			failed++
+			err = cmp.Or(err, fault)
 		}
-		return nil
-	})
-	if err = errors.Join(err, errors.Join(errs[:min(len(errs), 1)]...)); err != nil {
-		return fmt.Errorf("delete %d of %d flows: %w", max(len(errs), 1), len(flows), err)
+	}
+	if err != nil {
+		return fmt.Errorf("delete flows, %d of %d failed: %w", failed, len(flows), err)
 	}
 	return nil
 }
@@ -102,13 +102,13 @@ func conntrackRequest(family uint8, operation, flags int, attributes []byte) *nl
 }
 
 // parseTracked reads a flow that has ports.
-func parseTracked(family uint8, message []byte) (t tracked, ok bool) {
+func parseTracked(message []byte) (t tracked, ok bool) {
 	orig, okOrig := attribute(message, sizeofNfgenmsg, ctTupleOrig)
 	reply, okReply := attribute(message, sizeofNfgenmsg, ctTupleReply)
 	if !okOrig || !okReply {
 		return t, false
 	}
-	t = tracked{family: family, raw: message[sizeofNfgenmsg:]}
+	t = tracked{family: message[0], raw: message[sizeofNfgenmsg:]}
 	if t.proto, t.from, t.to, ok = parseTuple(orig); !ok {
 		return t, false
 	}
