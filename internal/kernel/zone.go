@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -91,10 +92,7 @@ func forgetZone(where netns.NsHandle, zone uint16, over func(*tracked) bool) err
 	for w := range datagrams {
 		clients[w.client] = true
 	}
-	if err := holdBack(where, clients); err != nil {
-		return err
-	}
-	return forgetFlows(where, forget)
+	return errors.Join(holdBack(where, clients), forgetFlows(where, forget))
 }
 
 // holdBack lets no endpoint begin a flow from a published port to these clients for a while.
