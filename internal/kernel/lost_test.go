@@ -15,7 +15,7 @@ import (
 // of others' NAT, and of the node's own processes at loopback are not.
 func TestForgetLost(t *testing.T) {
 	host := testNamespace(t)
-	host.kind = plan.KindHost
+	host.name, host.kind = plan.HostSandbox, plan.KindHost
 	lo, err := host.link.LinkByName("lo")
 	if err == nil {
 		err = host.link.LinkSetUp(lo)
