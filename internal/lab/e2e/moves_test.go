@@ -63,6 +63,9 @@ func testMoves(t *testing.T, balancer, scheduler string) {
 			m.goOn(t, "to "+to.Name, open)
 		}
 	})
+	t.Run("ServerGoesOn", func(t *testing.T) { m.serverGoesOn(t, n1, n2) })
+	m.lose(t)
+	m.take(t, n1)
 	t.Run("LostState", func(t *testing.T) { m.lostState(t) })
 	t.Run("EntryNodeDead", func(t *testing.T) { m.dead(t, n2, n3) })
 	t.Run("EntryNodeDeadWithoutEndpoint", func(t *testing.T) {
