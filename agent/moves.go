@@ -28,6 +28,10 @@ type moves struct {
 	telling sync.WaitGroup // a node that does not answer holds up nothing else
 }
 
+func newMoves(c *cluster, m Machine, log *slog.Logger) *moves {
+	return &moves{cluster: c, machine: m, log: log}
+}
+
 const (
 	lostSettle = 20 * time.Millisecond  // an address that is back at once is not lost; several may go together
 	lostPause  = 100 * time.Millisecond // between two looks at all of the host's flows

@@ -14,6 +14,8 @@ import (
 	"github.com/sluice-mesh/sluice/mesh"
 )
 
+const movedClient = "192.0.2.7:4000"
+
 func (m *fakeMachine) losesAddress(flows ...kernel.Sender) {
 	m.mu.Lock()
 	m.dialled = flows
@@ -21,11 +23,11 @@ func (m *fakeMachine) losesAddress(flows ...kernel.Sender) {
 	m.lost <- struct{}{}
 }
 
-func (m *fakeMachine) forgot(zone, client string) bool {
+func (m *fakeMachine) forgot(zone string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.ContainsFunc(m.forgotten, func(line string) bool {
-		return strings.HasPrefix(line, "sluice-1048576 "+zone) && strings.Contains(line, client)
+		return strings.HasPrefix(line, "sluice-1048576 "+zone) && strings.Contains(line, movedClient)
 	})
 }
 
@@ -43,12 +45,12 @@ func TestFlowsOfLostAddress(t *testing.T) {
 		}
 		return true
 	})
-	one := kernel.Sender{Proto: "udp", Client: netip.MustParseAddrPort("192.0.2.7:4000")}
+	one := kernel.Sender{Proto: "udp", Client: netip.MustParseAddrPort(movedClient)}
 	agents[0].machine.losesAddress(one)
 	eventually(t, "both have forgotten", func() bool {
-		return agents[0].machine.forgot("zone ", "192.0.2.7:4000") && agents[1].machine.forgot("zone ", "192.0.2.7:4000")
+		return agents[0].machine.forgot("zone ") && agents[1].machine.forgot("zone ")
 	})
-	if agents[2].machine.forgot("zone ", "192.0.2.7:4000") {
+	if agents[2].machine.forgot("zone ") {
 		t.Error("a node without an endpoint was told")
 	}
 }
@@ -57,8 +59,8 @@ func TestFlowsOfLostAddress(t *testing.T) {
 func TestOverOfUnknownNode(t *testing.T) {
 	c, _ := member(t, settled(t), &clock{at: time.Unix(1000, 0)})
 	machine := newFakeMachine(t, "192.0.2.11")
-	m := &moves{cluster: c, machine: machine, log: c.log}
-	client := []mesh.Sender{{Proto: mesh.TCP, Client: netip.MustParseAddrPort("192.0.2.7:4000")}}
+	m := newMoves(c, machine, c.log)
+	client := []mesh.Sender{{Proto: mesh.TCP, Client: netip.MustParseAddrPort(movedClient)}}
 	m.forget(mesh.Over{Node: testID[mesh.NodeID]('f', 9), Senders: client})
 	if len(machine.forgotten) > 0 {
 		t.Errorf("forgotten: %v", machine.forgotten)
@@ -70,7 +72,7 @@ func TestOverOfUnknownNode(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- m.run(ctx) }()
 	zone := fmt.Sprintf("zone %d", c.snapshot().Node(scene.NodeID(2)).Slot)
-	eventually(t, "they are acted on", func() bool { return machine.forgot(zone, "192.0.2.7:4000") })
+	eventually(t, "they are acted on", func() bool { return machine.forgot(zone) })
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)

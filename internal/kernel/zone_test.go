@@ -13,12 +13,14 @@ import (
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
 
-// insert makes conntrack remember a flow as if its packets had come.
-func insert(t *testing.T, n *namespace, proto string, from, to, source, dst string, zone int) {
+// insert makes conntrack remember a flow as if its packets had come: protocol, whence and
+// where to, and the same of its replies.
+func insert(t *testing.T, n *namespace, zone int, flow string) {
 	t.Helper()
-	ends := make([]netip.AddrPort, 4)
-	for i, text := range []string{from, to, source, dst} {
-		ends[i] = netip.MustParseAddrPort(text)
+	words := strings.Fields(flow)
+	proto, ends := words[0], make([]netip.AddrPort, 4)
+	for i := range ends {
+		ends[i] = netip.MustParseAddrPort(words[1+i])
 	}
 	port := func(i int) string { return strconv.Itoa(int(ends[i].Port())) }
 	args := []string{
@@ -89,15 +91,15 @@ func zoned(t *testing.T) *namespace {
 	}
 	for _, zone := range []int{1, 2} {
 		last := strconv.Itoa(zone)
-		insert(t, n, "tcp", "192.0.2.7:4000", "198.18.0."+last+":80", "198.18.0."+last+":80", "192.0.2.7:4000", zone)
-		insert(t, n, "udp", "[2001:db8::7]:4000", "[fd00::"+last+"]:80", "[fd00::"+last+"]:80", "[2001:db8::7]:4000", zone)
+		insert(t, n, zone, "tcp 192.0.2.7:4000 198.18.0."+last+":80 198.18.0."+last+":80 192.0.2.7:4000")
+		insert(t, n, zone, "udp [2001:db8::7]:4000 [fd00::"+last+"]:80 [fd00::"+last+"]:80 [2001:db8::7]:4000")
 	}
 	// One client port by both nodes to one endpoint: the later one has another.
-	insert(t, n, "udp", "192.0.2.7:5000", "198.18.0.9:80", "198.18.0.9:80", "192.0.2.7:5000", 1)
-	insert(t, n, "udp", "192.0.2.7:5000", "198.18.0.9:80", "198.18.0.9:80", "192.0.2.7:1024", 2)
-	insert(t, n, "tcp", "192.0.2.7:5000", "198.18.0.9:80", "198.18.0.9:80", "192.0.2.7:5000", 1)
-	insert(t, n, "tcp", "192.0.2.7:5000", "198.18.0.9:80", "198.18.0.9:80", "192.0.2.7:1024", 2)
-	insert(t, n, "udp", "198.18.0.9:80", "203.0.113.1:53", "203.0.113.1:53", "198.18.0.9:80", 0) // an endpoint's own
+	insert(t, n, 1, "udp 192.0.2.7:5000 198.18.0.9:80 198.18.0.9:80 192.0.2.7:5000")
+	insert(t, n, 2, "udp 192.0.2.7:5000 198.18.0.9:80 198.18.0.9:80 192.0.2.7:1024")
+	insert(t, n, 1, "tcp 192.0.2.7:5000 198.18.0.9:80 198.18.0.9:80 192.0.2.7:5000")
+	insert(t, n, 2, "tcp 192.0.2.7:5000 198.18.0.9:80 198.18.0.9:80 192.0.2.7:1024")
+	insert(t, n, 0, "udp 198.18.0.9:80 203.0.113.1:53 203.0.113.1:53 198.18.0.9:80") // an endpoint's own
 	return n
 }
 

@@ -64,8 +64,8 @@ func TestFlowsOverHostile(t *testing.T) {
 		}
 		nodes[0].in.over(append([]byte{overVersion}, text...))
 	}
-	if len(nodes[0].memory.over) > 0 {
-		t.Errorf("heard %+v", nodes[0].memory.over)
+	if len(nodes[0].over) > 0 {
+		t.Errorf("heard %+v", nodes[0].over)
 	}
 }
 
