@@ -91,12 +91,12 @@ bench: go ## Go benchmarks
 	@go test -run '^$$' -bench . -benchmem ./... | grep -v 'no test files'
 
 .PHONY: bench-mesh
-bench-mesh: go ## requests per second of the mesh beside what it is made of, where time is instructions (10 minutes)
+bench-mesh: go ## requests per second of the mesh beside what it is made of, where time is instructions (20 minutes)
 	@hack/deps run
 	@command -v wrk >/dev/null || apt-get install -y -qq --no-install-recommends wrk >/dev/null
 	@$(MAKE) build runner
 	@$(GO_BUILD) -o .build/bench ./internal/lab/cmd/bench
-	@SLUICE_BIN=$(CURDIR)/.build/sluice $(RUNNER) -1 -t 1500 .build/bench
+	@SLUICE_BIN=$(CURDIR)/.build/sluice $(RUNNER) -1 -t 2700 .build/bench
 
 .PHONY: repair-table
 repair-table: go ## what each sabotage costs, measured here, into docs/REPAIR.md (2 minutes)

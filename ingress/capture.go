@@ -59,15 +59,15 @@ func (b *builder) hostFirewall() {
 		// The kernel forwards nothing from or to a link-local address.
 		"ip6 saddr fe80::/10 return",
 		"ip6 daddr fe80::/10 return",
-		"fib daddr type local dnat ip to ip daddr . meta l4proto . th dport map @published_at4",
-		"fib daddr type local dnat ip6 to ip6 daddr . meta l4proto . th dport map @published_at6",
-		fmt.Sprintf("meta nfproto ipv4 fib daddr type local meta l4proto . th dport @published dnat ip to %s", uplink4.Addr()),
-		fmt.Sprintf("meta nfproto ipv6 fib daddr type local meta l4proto . th dport @published dnat ip6 to %s", uplink6.Addr()),
+		"dnat ip to ip daddr . meta l4proto . th dport map @published_at4",
+		"dnat ip6 to ip6 daddr . meta l4proto . th dport map @published_at6",
+		fmt.Sprintf("meta nfproto ipv4 meta l4proto . th dport @published dnat ip to %s", uplink4.Addr()),
+		fmt.Sprintf("meta nfproto ipv6 meta l4proto . th dport @published dnat ip6 to %s", uplink6.Addr()),
 	)
 	table.Chain("prerouting", "type nat hook prerouting priority dstnat; policy accept;").Rule(
-		fmt.Sprintf(`iifname != "%s" jump capture`, plan.UplinkHost),
+		fmt.Sprintf(`iifname != "%s" fib daddr type local jump capture`, plan.UplinkHost),
 	)
-	table.Chain("output", "type nat hook output priority -100; policy accept;").Rule("jump capture")
+	table.Chain("output", "type nat hook output priority -100; policy accept;").Rule("fib daddr type local jump capture")
 	// The client's address is kept, but for those that mean something on this node only.
 	table.Chain("postrouting", "").Rule(
 		fmt.Sprintf(`oifname "%s" fib saddr type local masquerade`, plan.UplinkHost),
@@ -103,13 +103,33 @@ func (b *builder) guards(table *plan.Table) {
 			peers6.Add(node.Addr.String())
 		}
 	}
-	// Our VNIs begin at 2^20 (24 bits, 96 bits into UDP): another program's tunnels
-	// on the same port are not ours to judge.
-	b.noForgery(table)
+	b.tunnels(table)
+}
+
+// tunnels lets frames of the mesh in from the cluster's nodes only.
+func (b *builder) tunnels(table *plan.Table) {
+	frame := b.frame()
 	table.Chain("tunnels", "type filter hook input priority filter; policy accept;").Rule(
-		fmt.Sprintf("udp dport %d @th,96,24 >= 0x100000 meta nfproto ipv4 ip saddr != @peers4 counter drop", b.self.VXLANPort),
-		fmt.Sprintf("udp dport %d @th,96,24 >= 0x100000 meta nfproto ipv6 ip6 saddr != @peers6 counter drop", b.self.VXLANPort),
+		frame+" meta nfproto ipv4 ip saddr != @peers4 counter drop",
+		frame+" meta nfproto ipv6 ip6 saddr != @peers6 counter drop",
 	)
+	// A frame is one connection with those of its flow in the same direction, as the
+	// source port is the flow's hash: two more entries on either node for each
+	// flow, which nothing asks for.
+	from, to := "ip saddr @peers4 ip daddr", "ip daddr @peers4 ip saddr"
+	if b.self.Addr.Is6() {
+		from, to = "ip6 saddr @peers6 ip6 daddr", "ip6 daddr @peers6 ip6 saddr"
+	}
+	table.Chain("fence", "").Rule(fmt.Sprintf("%s %s %s notrack", frame, from, b.self.Addr))
+	table.Chain("untracked", "type filter hook output priority raw; policy accept;").Rule(
+		fmt.Sprintf("%s %s %s notrack", frame, to, b.self.Addr))
+	b.noForgery(table)
+}
+
+// frame matches the mesh's frames. Our VNIs begin at 2^20 (24 bits, 96 bits into UDP): another
+// program's tunnels on the same port are not ours to judge.
+func (b *builder) frame() string {
+	return fmt.Sprintf("udp dport %d @th,96,24 >= 0x100000", b.self.VXLANPort)
 }
 
 // noForgery keeps everybody but the kernel's own tunnels from speaking to a peer's
@@ -117,14 +137,15 @@ func (b *builder) guards(table *plan.Table) {
 // process here would pass there for ours, inner addresses and all. Packets of a
 // tunnel device have no socket with an owner.
 func (b *builder) noForgery(table *plan.Table) {
-	frame := fmt.Sprintf("udp dport %d @th,96,24 >= 0x100000", b.self.VXLANPort)
+	frame := b.frame()
 	table.Chain("forged", "").Rule(
 		fmt.Sprintf(`iifname "%s*" %s counter drop`, plan.WayOutHosts, frame),
 		fmt.Sprintf(`iifname @own_bridges ip daddr @peers4 %s counter drop`, frame),
 		fmt.Sprintf(`iifname @own_bridges ip6 daddr @peers6 %s counter drop`, frame),
 	)
 	table.Chain("forgery", "type filter hook output priority filter; policy accept;").Rule(
-		frame+" ip daddr @peers4 meta skuid >= 0 counter drop",
-		frame+" ip6 daddr @peers6 meta skuid >= 0 counter drop",
+		// The owner first: tunnels are asked nothing else.
+		fmt.Sprintf("meta skuid >= 0 %s ip daddr @peers4 counter drop", frame),
+		fmt.Sprintf("meta skuid >= 0 %s ip6 daddr @peers6 counter drop", frame),
 	)
 }

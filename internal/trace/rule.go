@@ -41,7 +41,7 @@ func (s *statement) run() (outcome, error) {
 // part carries out one match or statement and tells whether the rule goes on.
 func (s *statement) part() (outcome, bool, error) {
 	switch r := s.reader; {
-	case r.take("counter"):
+	case r.take("counter"), r.take("notrack"):
 		return outcome{}, true, nil
 	case r.take("accept"):
 		return s.decide(accepts), true, nil

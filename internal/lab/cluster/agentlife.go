@@ -27,3 +27,24 @@ func (n *Node) RestartAgent(ctx context.Context) error {
 		return fmt.Errorf("restart agent of %s: it still runs", n.Name)
 	}
 }
+
+// Switch ends one agent after the other and starts it again with another balancer; it
+// returns when each node's kernel is what its plan says.
+func (c *Cluster) Switch(ctx context.Context, balancer string) error {
+	for _, n := range c.Nodes {
+		n.balancer = balancer
+		if err := n.StopAgent(); err != nil {
+			return fmt.Errorf("stop agent of %s: %w", n.Name, err)
+		}
+		if err := n.startAgent(ctx); err != nil {
+			return err
+		}
+	}
+	c.Balancer = balancer
+	for _, n := range c.Nodes {
+		if err := eventually(ctx, n.Name+" has settled", func() error { return n.settled(ctx) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -94,7 +95,7 @@ func Start(ctx context.Context, config Config) (*Cluster, error) {
 		}
 		return config.Prepared(ctx, c)
 	}
-	for _, step := range []func(context.Context) error{c.link, c.hosts, c.bridges, prepared, c.agents, c.join} {
+	for _, step := range []func(context.Context) error{c.programs, c.link, c.hosts, c.bridges, prepared, c.agents, c.join} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(fmt.Errorf("start lab: %w\n%s", err, c.Logs()), c.Close())
 		}
@@ -110,6 +111,24 @@ func (c *Cluster) Node(name string) *Node {
 		}
 	}
 	panic("no node " + name) // a mistake in a test, not something that happens
+}
+
+// programs copies the programs to the cluster's own directory. In a VM whose time is
+// instructions its root comes from outside, and while a page of a program is
+// waited for, the clock jumps from one time limit to the next.
+func (c *Cluster) programs(context.Context) error {
+	c.Workload = slices.Clone(c.Workload)
+	for _, path := range []*string{&c.Sluice, &c.Workload[0]} {
+		program, err := os.ReadFile(*path)
+		if err != nil {
+			return fmt.Errorf("copy program: %w", err)
+		}
+		*path = filepath.Join(c.Dir, filepath.Base(*path))
+		if err := os.WriteFile(*path, program, 0o755); err != nil {
+			return fmt.Errorf("copy program: %w", err)
+		}
+	}
+	return nil
 }
 
 // link makes the one link that all hosts are on, with a router that forwards nothing.

@@ -79,6 +79,7 @@ func testCluster(t *testing.T, balancer string) {
 	c, done := populated(t, balancer)
 	defer done()
 	t.Run("Mesh", func(t *testing.T) { testMesh(t, c) })
+	t.Run("Untracked", func(t *testing.T) { testUntracked(t, c) })
 	t.Run("Leaving", func(t *testing.T) { testLeaving(t, c) })
 	t.Run("Repair", func(t *testing.T) { testRepair(t, c) })
 	t.Run("Doctor", func(t *testing.T) { testDoctor(t, c) })

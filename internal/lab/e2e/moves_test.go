@@ -67,6 +67,11 @@ func testMoves(t *testing.T, balancer, scheduler string) {
 	m.lose(t)
 	m.take(t, n1)
 	t.Run("LostState", func(t *testing.T) { m.lostState(t) })
+	t.Run("LostStateAtRandom", func(t *testing.T) {
+		mustRun(t, n1, "service", "update", "moving", "--scheduler", "rr")
+		m.lostState(t)
+		mustRun(t, n1, "service", "update", "moving", "--scheduler", scheduler)
+	})
 	t.Run("EntryNodeDead", func(t *testing.T) { m.dead(t, n2, n3) })
 	t.Run("EntryNodeDeadWithoutEndpoint", func(t *testing.T) {
 		mustRun(t, n1, "endpoint", "detach", "moving.n1")

@@ -11,6 +11,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // Feature is something a kernel has or lacks, by its usual name.
@@ -25,6 +26,7 @@ const (
 	Egress     Feature = "nftables egress hook"
 	WireGuard  Feature = "WireGuard"
 	Netem      Feature = "netem"
+	SCTP       Feature = "SCTP sockets"
 
 	IPTables       Feature = "iptables with nftables" // the programs, and what they need in the kernel
 	LegacyIPTables Feature = "iptables-legacy"
@@ -85,6 +87,8 @@ func (f Feature) try() error {
 		return netlink.LinkAdd(&netlink.Wireguard{LinkAttrs: netlink.LinkAttrs{Name: "probewg"}})
 	case Netem:
 		return tryNetem()
+	case SCTP:
+		return trySCTP()
 	case IPTables:
 		return tryIPTables("iptables-nft", "ip6tables-nft")
 	case LegacyIPTables:
@@ -101,6 +105,14 @@ func tryNetem() error {
 	return netlink.QdiscReplace(netlink.NewNetem(
 		netlink.QdiscAttrs{LinkIndex: lo.Attrs().Index, Parent: netlink.HANDLE_ROOT, Handle: netlink.MakeHandle(1, 0)},
 		netlink.NetemQdiscAttrs{Latency: 1000}))
+}
+
+func trySCTP() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_SCTP)
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
 }
 
 func tryIPTables(programs ...string) error {

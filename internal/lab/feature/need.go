@@ -33,6 +33,16 @@ func NeedSteady(tb testing.TB, fs ...Feature) {
 	need(tb, SteadyPrefix, steady, fs)
 }
 
+// NeedJumps is Need for a test that sleeps for hours. It runs only in a VM whose time is
+// instructions: there the clock jumps to the next timer while nothing is to be done.
+func NeedJumps(tb testing.TB, fs ...Feature) {
+	tb.Helper()
+	if os.Getenv(vm.EnvSteady) != "1" {
+		tb.Skip(SteadyPrefix + "here an hour takes an hour")
+	}
+	need(tb, SteadyPrefix, true, fs)
+}
+
 func need(tb testing.TB, prefix string, last bool, fs []Feature) {
 	tb.Helper()
 	missing := Missing(fs...)

@@ -152,7 +152,7 @@ func receive(conn net.Conn) (Answer, error) {
 // dial opens a connected socket at the client's place; its deadline is c.Wait
 // from now for one answer, and more for a long one.
 func (c Client) dial(network string, to netip.AddrPort) (net.Conn, error) {
-	d := net.Dialer{Timeout: c.Wait, Control: reuse}
+	d := net.Dialer{Timeout: c.Wait, Control: reuse, KeepAlive: -1}
 	if c.Local.IsValid() {
 		if network == "tcp" {
 			d.LocalAddr = net.TCPAddrFromAddrPort(c.Local)

@@ -52,7 +52,7 @@ type Server struct {
 func Listen(name string, ports ...uint16) (*Server, error) {
 	s := &Server{name: name}
 	for _, port := range ports {
-		var lc net.ListenConfig
+		lc := net.ListenConfig{KeepAlive: -1} // an idle connection is to be silent
 		lc.SetMultipathTCP(false)
 		at := fmt.Sprintf(":%d", port)
 		stream, err := lc.Listen(context.Background(), "tcp", at)

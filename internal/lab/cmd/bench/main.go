@@ -1,8 +1,8 @@
 // Command bench measures the mesh against what it is made of, in one run:
 // requests per second from a client to an HTTP server on another node,
 // directly, over one VXLAN hop, by Docker Swarm's path built by hand, and by the
-// mesh with the endpoint on another node and on the one that is dialled; then what
-// each stage of the mesh costs, by taking one after another away.
+// mesh with the endpoint on another node and on the one that is dialled, with both
+// balancers; then what each stage of the mesh costs, by taking one after another away.
 //
 //	SLUICE_BIN=./sluice bench          (in "sluicevm -1", where time is instructions)
 //
@@ -45,7 +45,7 @@ func run(args []string, out io.Writer) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	c, err := cluster.Start(ctx, cluster.Config{
-		Sluice: os.Getenv("SLUICE_BIN"), Workload: []string{self, "serve"},
+		Sluice: os.Getenv("SLUICE_BIN"), Balancer: "ipvs", Workload: []string{self, "serve"},
 		Progress: func(format string, args ...any) { fmt.Fprintf(out, format+"\n", args...) },
 	})
 	if err != nil {
@@ -54,9 +54,11 @@ func run(args []string, out io.Writer) error {
 	return errors.Join(measure(ctx, c, out), c.Close())
 }
 
-// path is one way from the client to a server.
-type path struct{ name, url string }
+// path is one way from the client to a server; balancer is empty where it does not pass the mesh.
+type path struct{ name, url, balancer string }
 
+// measure compares the paths with IPVS, then those of the mesh with nftables, then takes
+// the first mesh apart.
 func measure(ctx context.Context, c *cluster.Cluster, out io.Writer) error {
 	paths, err := build(ctx, c)
 	if err != nil {
@@ -66,15 +68,16 @@ func measure(ctx context.Context, c *cluster.Cluster, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Pause(); err != nil {
-		return err
-	}
-	defer func() { _ = c.Resume() }() // Close stops them all the same
 	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(table, "PATH\tKEEP-ALIVE\tOF DIRECT\tNEW CONNECTIONS\tOF DIRECT")
 	var direct [2]float64
 	for i, p := range paths {
-		rate, err := rates(ctx, c, p.url)
+		if p.balancer != "" {
+			if err := use(ctx, c, p); err != nil {
+				return err
+			}
+		}
+		rate, err := quietRates(ctx, c, p.url)
 		if err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
@@ -86,7 +89,37 @@ func measure(ctx context.Context, c *cluster.Cluster, out io.Writer) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	return measureStages(ctx, c, places, paths[remote].url, out)
+	if err := use(ctx, c, paths[remote]); err != nil {
+		return err
+	}
+	return quietly(c, func() error { return measureStages(ctx, c, places, paths[remote].url, out) })
+}
+
+// use makes all nodes balance as the path does.
+func use(ctx context.Context, c *cluster.Cluster, p path) error {
+	if c.Balancer == p.balancer {
+		return nil
+	}
+	if err := c.Switch(ctx, p.balancer); err != nil {
+		return fmt.Errorf("%w\n%s", err, c.Logs())
+	}
+	return answers(ctx, c, p)
+}
+
+// quietly does something while the agents are stopped.
+func quietly(c *cluster.Cluster, do func() error) error {
+	if err := c.Pause(); err != nil {
+		return err
+	}
+	return errors.Join(do(), c.Resume())
+}
+
+func quietRates(ctx context.Context, c *cluster.Cluster, url string) (rate [2]float64, err error) {
+	err = quietly(c, func() error {
+		rate, err = rates(ctx, c, url)
+		return err
+	})
+	return rate, err
 }
 
 // remote is the index of the path whose stages are measured.
@@ -108,12 +141,15 @@ func build(ctx context.Context, c *cluster.Cluster) ([]path, error) {
 	if err := c.Run(ctx, three, "bench", "bench.3"); err != nil {
 		return nil, err
 	}
+	far, near := fmt.Sprintf("http://%s:%d/", one.V4, cluster.Published), fmt.Sprintf("http://%s:%d/", three.V4, cluster.Published)
 	paths := []path{
-		{"direct, no overlay", fmt.Sprintf("http://%s:%d/", three.V4, probe.TargetPort)},
-		{"one VXLAN hop", "http://" + hopServer + "/"},
-		{"Swarm's path by hand", swarm},
-		{"mesh, endpoint on another node", fmt.Sprintf("http://%s:%d/", one.V4, cluster.Published)},
-		{"mesh, endpoint on the node dialled", fmt.Sprintf("http://%s:%d/", three.V4, cluster.Published)},
+		{"direct, no overlay", fmt.Sprintf("http://%s:%d/", three.V4, probe.TargetPort), ""},
+		{"one VXLAN hop", "http://" + hopServer + "/", ""},
+		{"Swarm's path by hand", swarm, ""},
+		{"mesh (IPVS), endpoint on another node", far, "ipvs"},
+		{"mesh (IPVS), endpoint on the node dialled", near, "ipvs"},
+		{"mesh (nft), endpoint on another node", far, "nft"},
+		{"mesh (nft), endpoint on the node dialled", near, "nft"},
 	}
 	for _, p := range paths {
 		if err := answers(ctx, c, p); err != nil {
