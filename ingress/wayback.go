@@ -99,7 +99,7 @@ func (b *builder) zoneChains(table *plan.Table) {
 // For how long a flow whose entry node is gone, or lost the address that was dialled, is
 // expected by another one.
 const (
-	moveWait = time.Minute
+	moveWait = 10 * time.Second
 	overWait = 30 * time.Second
 )
 

@@ -34,7 +34,7 @@ func TestMovesIPVS(t *testing.T) {
 const (
 	movesPort   = 8092
 	openFlows   = 30 // of each protocol and family
-	moveGoesOn  = 5 * time.Second
+	moveGoesOn  = 15 * time.Second
 	resetLimit  = time.Second // from the first packet after the state was lost
 	takeOver    = 500 * time.Millisecond
 	clientsFrom = 101 // last byte of the first client's address
@@ -55,8 +55,10 @@ func testMoves(t *testing.T, balancer, scheduler string) {
 	}
 	n1, n2, n3 := c.Node("n1"), c.Node("n2"), c.Node("n3")
 	m.take(t, n1)
+	everybody := []string{"moving.n1", "moving.n2", "moving.n3"}
+	until(t, "all endpoints answer", func() error { return m.answering(everybody) })
 	t.Run("ThereAndBack", func(t *testing.T) {
-		open := m.open(t, "moving.n1", "moving.n2", "moving.n3")
+		open := m.open(t, everybody...)
 		for _, to := range []*cluster.Node{n2, n3, n1} {
 			m.lose(t)
 			m.take(t, to)
