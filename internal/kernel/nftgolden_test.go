@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -159,14 +160,22 @@ func parseNFT(t *testing.T, s *plan.Sandbox, line string) {
 
 func lastTable(s *plan.Sandbox) *plan.Table { return s.Tables[len(s.Tables)-1] }
 
-// parseSet reads "NAME { type KEY : VALUE; }".
+// parseSet reads "NAME { type KEY : VALUE; }", where ";" may be followed by what makes
+// elements go by themselves, "timeout 30s" last.
 func parseSet(t *testing.T, table *plan.Table, text string) {
 	t.Helper()
 	name, declared, _ := strings.Cut(text, " { ")
 	declared = strings.TrimSuffix(declared, "; }")
 	_, types, _ := strings.Cut(declared, " ")
+	types, expires, _ := strings.Cut(types, "; ")
 	key, value, isMap := strings.Cut(types, " : ")
 	set := table.Set(name, parseFields(t, key)...)
+	if expires != "" {
+		var err error
+		if set.Expires, err = time.ParseDuration(expires[strings.LastIndex(expires, " ")+1:]); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if isMap {
 		set.Value = parseFields(t, value)
 	}
