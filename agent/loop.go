@@ -32,8 +32,10 @@ type loop struct {
 }
 
 func newLoop(c *cluster, m Machine, s *status, log *slog.Logger) *loop {
+	pulse := newPulse(c, s.snapshot, m.Echo(), log)
+	pulse.knocks = newKnocks(m.Knock)
 	return &loop{
-		cluster: c, machine: m, status: s, log: log, pulse: newPulse(c, s.snapshot, m.Echo(), log),
+		cluster: c, machine: m, status: s, log: log, pulse: pulse,
 		stopped: make(chan struct{}), busy: make(chan struct{}, 1),
 	}
 }

@@ -85,7 +85,7 @@ func (s step) diff(want *plan.Sandbox, have observed) []Op {
 	case stepIPVS:
 		return diffIPVS(want, have)
 	case stepFlows:
-		return diffFlows(want, have.Flows)
+		return append(diffFlows(want, have.Flows), diffZones(want, have.Zones)...)
 	case stepPass:
 		return diffPassages(want.Name, want.Passages, have.foreign)
 	default:

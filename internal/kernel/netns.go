@@ -27,6 +27,7 @@ type namespace struct {
 	nft     nftState
 	ipvs    ipvsState
 	flows   map[plan.Flow]bool       // to which there may be flows; nil: not known
+	zones   map[plan.Zone]bool       // in which there may be flows; nil: not known
 	foreign reading[[]*foreignTable] // of the host alone, as is user
 	user    reading[userState]
 	own     *writers // told of programs that change rules; nil where nobody watches
