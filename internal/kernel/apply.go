@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
@@ -273,7 +274,9 @@ func (r *round) run(op Op) {
 	}
 	err := r.ctx.Err()
 	if err == nil {
+		began := time.Now()
 		err = r.m.do(op)
+		r.report.Writing += time.Since(began)
 	}
 	if err == nil {
 		r.report.Done = append(r.report.Done, op)
