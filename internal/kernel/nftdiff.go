@@ -1,8 +1,10 @@
 package kernel
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
@@ -59,8 +61,11 @@ func diffElements(want *plan.Table, have *loadedTable) ElementChange {
 		if h := present[w.Name]; h != nil {
 			held = h.Elements
 		}
+		if slices.Equal(w.Elements, held) {
+			continue
+		}
 		c := SetChange{Set: plan.Set{Name: w.Name, Key: w.Key, Value: w.Value}}
-		c.Come, c.Gone = notIn(w.Elements, held), notIn(held, w.Elements)
+		c.Come, c.Gone = tellApart(w.Elements, held)
 		if len(c.Come)+len(c.Gone) > 0 {
 			change.Sets = append(change.Sets, c)
 		}
@@ -68,17 +73,53 @@ func diffElements(want *plan.Table, have *loadedTable) ElementChange {
 	return change
 }
 
-// notIn gives the elements of a that b does not hold with the same value.
-func notIn(a, b []plan.Element) []plan.Element {
-	values := make(map[plan.Element]bool, len(b))
-	for _, e := range b {
-		values[e] = true
-	}
-	var out []plan.Element
-	for _, e := range a {
-		if !values[e] {
-			out = append(out, e)
+// compareElement orders a set's elements by key, which they have once.
+func compareElement(a, b plan.Element) int {
+	return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.Value, b.Value))
+}
+
+// inOrder is list in order, each element once; list itself, where it is so already, as
+// plans and readings are.
+func inOrder(list []plan.Element) []plan.Element {
+	for i := range list[min(1, len(list)):] {
+		if compareElement(list[i], list[i+1]) >= 0 {
+			return slices.Compact(slices.SortedFunc(slices.Values(list), compareElement))
 		}
 	}
-	return out
+	return list
+}
+
+// tellApart gives what want has and have lacks, and the other way round. It walks
+// both side by side: there may be ten thousands, and one that differs.
+func tellApart(want, have []plan.Element) (come, gone []plan.Element) {
+	want, have = inOrder(want), inOrder(have)
+	for len(want) > 0 && len(have) > 0 {
+		switch c := compareElement(want[0], have[0]); {
+		case c == 0:
+			want, have = want[1:], have[1:]
+		case c < 0:
+			come, want = append(come, want[0]), want[1:]
+		default:
+			gone, have = append(gone, have[0]), have[1:]
+		}
+	}
+	return append(come, want...), append(gone, have...)
+}
+
+// patched is held, which is in order, after a change.
+func patched(held, gone, come []plan.Element) []plan.Element {
+	gone, come = inOrder(gone), inOrder(come)
+	list := make([]plan.Element, 0, len(held)+len(come))
+	for _, e := range held {
+		for len(come) > 0 && compareElement(come[0], e) < 0 {
+			list, come = append(list, come[0]), come[1:]
+		}
+		for len(gone) > 0 && cmp.Compare(gone[0].Key, e.Key) < 0 {
+			gone = gone[1:]
+		}
+		if len(gone) == 0 || gone[0].Key != e.Key {
+			list = append(list, e)
+		}
+	}
+	return append(list, come...)
 }
