@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"time"
 
 	"github.com/sluice-mesh/sluice/internal/kernel"
@@ -24,11 +25,13 @@ type loop struct {
 	busy    chan struct{} // holds one token while the machine is looked at or changed; taken before the cluster's lock
 	machine Machine
 	bridges []string   // the last that could be read
-	local   mesh.Local // what the last plan was compiled from, besides the snapshot
+	local   mesh.Local // what the last plan was compiled from, besides snap
+	snap    *mesh.Snapshot
+	plan    *plan.Plan // the last one; nobody changes it
 	held    heldPorts
 	repair  repair
 
-	balancer mesh.Balancer // set before run
+	picked picked // set before run
 }
 
 func newLoop(c *cluster, m Machine, s *status, log *slog.Logger) *loop {
@@ -150,11 +153,15 @@ func (l *loop) compile(snap *mesh.Snapshot) (*plan.Plan, error) {
 	advertised, unread := l.machine.Advertised()
 	four, six, unknown := l.machine.Unrouted()
 	unseen := l.held.look(l.machine, snap)
-	l.local = mesh.Local{
-		ID: l.cluster.own.ID, Balancer: l.balancer, Advertised: advertised, OwnBridges: l.bridges,
+	local := mesh.Local{
+		ID: l.cluster.own.ID, Balancer: l.picked.balancer, Advertised: advertised, OwnBridges: l.bridges,
 		Unrouted4: four, Unrouted6: six, Held: l.held.now, Gone: l.pulse.gone(),
 	}
-	return Compile(l.local, snap), errors.Join(err, unread, unknown, unseen)
+	// Looking every few seconds at what has not changed is not to cost a plan each time.
+	if snap != l.snap || !reflect.DeepEqual(local, l.local) {
+		l.snap, l.local, l.plan = snap, local, Compile(local, snap)
+	}
+	return l.plan, errors.Join(err, unread, unknown, unseen)
 }
 
 // take takes the machine in hand, or gives up when ctx ends: who has it may hang in the kernel.

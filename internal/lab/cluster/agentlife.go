@@ -27,3 +27,12 @@ func (n *Node) RestartAgent(ctx context.Context) error {
 		return fmt.Errorf("restart agent of %s: it still runs", n.Name)
 	}
 }
+
+// SwitchBalancer starts the node's agent again with another --balancer.
+func (n *Node) SwitchBalancer(ctx context.Context, balancer string) error {
+	if err := n.StopAgent(); err != nil {
+		return err
+	}
+	n.balancer = balancer
+	return n.startAgent(ctx)
+}
