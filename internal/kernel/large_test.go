@@ -30,6 +30,7 @@ func BenchmarkLarge(b *testing.B) {
 		}
 		defer k.Close()
 		apply := func(b *testing.B, p *plan.Plan) {
+			b.Helper()
 			if report := k.Apply(b.Context(), p); len(report.Failed) > 0 {
 				b.Fatal(report.Failed)
 			}

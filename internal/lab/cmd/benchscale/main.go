@@ -2,7 +2,7 @@
 // kernel takes to load, to change and to look at, what it keeps for that, and how long a
 // new connection takes beside the same node with one service.
 //
-//	benchscale [-services N] [-connections N] [BALANCER...]    (natively, or in "sluicevm")
+//	benchscale [-services N] [-changes N] [-connections N] [BALANCER...]    (natively, or in "sluicevm")
 //
 // Without arguments it measures with each balancer that the running kernel has.
 package main
@@ -35,8 +35,9 @@ func run(args []string, out io.Writer) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	flags := flag.NewFlagSet("benchscale", flag.ContinueOnError)
-	n := size{changes: 21}
+	var n size
 	flags.IntVar(&n.services, "services", 10_000, "how many services, of two endpoints each")
+	flags.IntVar(&n.changes, "changes", 21, "how often one endpoint is changed, and what nobody changed is looked at")
 	flags.IntVar(&n.connections, "connections", 3_000, "how many connections, one after the other")
 	if err := flags.Parse(args); err != nil {
 		return err
