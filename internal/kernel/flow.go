@@ -54,6 +54,9 @@ func setOf(flows []plan.Flow) map[plan.Flow]bool {
 
 // diffFlows forgets the flows to what is no target any more. A target without flows is no difference.
 func diffFlows(want *plan.Sandbox, have []plan.Flow) []Op {
+	if len(have) == 0 {
+		return nil
+	}
 	wanted := setOf(want.Flows)
 	var ops []Op
 	for _, f := range have {

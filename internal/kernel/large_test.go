@@ -35,15 +35,10 @@ func BenchmarkLarge(b *testing.B) {
 				b.Fatal(report.Failed)
 			}
 		}
-		b.Run("load", func(b *testing.B) {
-			for b.Loop() {
-				b.StopTimer()
-				apply(b, &plan.Plan{})
-				pinWorkloads(b, k, first)
-				b.StartTimer()
-				apply(b, first)
-			}
-		})
+		pinWorkloads(b, k, first)
+		for range 3 { // which is when nothing is read back any more
+			apply(b, first)
+		}
 		b.Run("change", func(b *testing.B) {
 			for b.Loop() {
 				apply(b, second)
@@ -53,6 +48,15 @@ func BenchmarkLarge(b *testing.B) {
 		b.Run("look", func(b *testing.B) {
 			for b.Loop() {
 				apply(b, second)
+			}
+		})
+		b.Run("load", func(b *testing.B) {
+			for b.Loop() {
+				b.StopTimer()
+				apply(b, &plan.Plan{})
+				pinWorkloads(b, k, first)
+				b.StartTimer()
+				apply(b, first)
 			}
 		})
 		apply(b, &plan.Plan{})

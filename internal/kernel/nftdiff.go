@@ -61,9 +61,6 @@ func diffElements(want *plan.Table, have *loadedTable) ElementChange {
 		if h := present[w.Name]; h != nil {
 			held = h.Elements
 		}
-		if slices.Equal(w.Elements, held) {
-			continue
-		}
 		c := SetChange{Set: plan.Set{Name: w.Name, Key: w.Key, Value: w.Value}}
 		c.Come, c.Gone = tellApart(w.Elements, held)
 		if len(c.Come)+len(c.Gone) > 0 {
@@ -89,9 +86,17 @@ func inOrder(list []plan.Element) []plan.Element {
 	return list
 }
 
-// tellApart gives what want has and have lacks, and the other way round. It walks
-// both side by side: there may be ten thousands, and one that differs.
+// tellApart gives what want has and have lacks, and the other way round. There may be ten
+// thousands, and one that differs: what is the same at both ends is left out, and the
+// rest is walked side by side.
 func tellApart(want, have []plan.Element) (come, gone []plan.Element) {
+	all := have
+	for len(want) > 0 && len(have) > 0 && want[0] == have[0] {
+		want, have = want[1:], have[1:]
+	}
+	for len(want) > 0 && len(have) > 0 && want[len(want)-1] == have[len(have)-1] {
+		want, have = want[:len(want)-1], have[:len(have)-1]
+	}
 	want, have = inOrder(want), inOrder(have)
 	for len(want) > 0 && len(have) > 0 {
 		switch c := compareElement(want[0], have[0]); {
@@ -103,7 +108,11 @@ func tellApart(want, have []plan.Element) (come, gone []plan.Element) {
 			gone, have = append(gone, have[0]), have[1:]
 		}
 	}
-	return append(come, want...), append(gone, have...)
+	come = slices.DeleteFunc(append(come, want...), func(e plan.Element) bool {
+		_, twice := slices.BinarySearchFunc(all, e, compareElement) // planned twice, and one was left out
+		return twice
+	})
+	return come, append(gone, have...)
 }
 
 // patched is held, which is in order, after a change.

@@ -136,3 +136,14 @@ func TestElementsToldApart(t *testing.T) {
 		}
 	})
 }
+
+// What is planned twice comes once.
+func TestElementPlannedTwice(t *testing.T) {
+	a, b := plan.Element{Key: "a"}, plan.Element{Key: "b"}
+	for _, have := range [][]plan.Element{{a, b}, {a}, {b}, {}} {
+		come, gone := tellApart([]plan.Element{a, a, b, b}, have)
+		if len(come) != 2-len(have) || len(gone) != 0 {
+			t.Errorf("%v is there: %v came, %v went", have, come, gone)
+		}
+	}
+}
