@@ -42,8 +42,10 @@ func newLoop(c *cluster, m Machine, s *status, log *slog.Logger) *loop {
 }
 
 const (
-	fullLook   = 5 * time.Second // between two looks at a kernel that nobody says has changed
-	retryAfter = time.Second     // after a round in which something failed
+	fullLook   = 5 * time.Second  // between two looks at a kernel that nobody says has changed
+	rareLook   = 30 * time.Second // the same at most, where looking is dear; well below roundLimit
+	lookShare  = 20               // looking takes one in so many of the time
+	retryAfter = time.Second      // after a round in which something failed
 	settleMin  = 20 * time.Millisecond
 	settleMax  = 100 * time.Millisecond
 )
@@ -51,6 +53,12 @@ const (
 // settlePause is how long a round waits for the rest of a burst before the next
 // one: as long as it took itself, so that looking costs at most half the time.
 func settlePause(round time.Duration) time.Duration { return min(max(round, settleMin), settleMax) }
+
+// lookPause is how long after a round that took so long the kernel is looked at again:
+// ten thousands of virtual servers take a second, and looking is to cost 5 % of a CPU at most.
+func lookPause(round time.Duration) time.Duration {
+	return min(max(lookShare*round, fullLook), rareLook)
+}
 
 // run ends with ctx. What the kernel holds then stays.
 func (l *loop) run(ctx context.Context) error {
@@ -75,10 +83,13 @@ func (l *loop) run(ctx context.Context) error {
 		began := l.cluster.now()
 		heard = append(heard, l.overheard()...)
 		done := l.round(ctx, heard)
-		if done.complete {
-			next.Reset(fullLook)
-		} else {
+		switch {
+		case !done.complete:
 			next.Reset(retryAfter)
+		case done.worked: // which says nothing of what looking takes
+			next.Reset(fullLook)
+		default:
+			next.Reset(lookPause(l.cluster.now().Sub(began)))
 		}
 		if len(heard) > 0 {
 			drifted = nil

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sluice-mesh/sluice/internal/lab/cluster"
+	"github.com/sluice-mesh/sluice/internal/lab/feature"
 	"github.com/sluice-mesh/sluice/internal/lab/load"
 )
 
@@ -19,7 +20,7 @@ const (
 // connections that are open at that moment is told, and asked for where a service has one
 // endpoint: they go on.
 func TestSwitchBalancer(t *testing.T) {
-	needIPVS(t)
+	feature.NeedSteady(t, append(feature.Mesh(), feature.IPVS)...)
 	c, done := populated(t, "ipvs")
 	defer done()
 	if _, err := c.Nodes[0].Sluice(t.Context(), "service", "create", "solo", "--publish", "8090:80/tcp", "--publish", "8090:80/udp"); err != nil {
