@@ -36,7 +36,9 @@ func changed(tables []loadedTable, c ElementChange) (after []loadedTable, ok boo
 		for j, held := range t.sets {
 			for _, s := range c.Sets {
 				if s.Set.Name == held.Name {
-					t.sets[j] = &plan.Set{Name: held.Name, Key: held.Key, Value: held.Value, Elements: patched(held.Elements, s.Gone, s.Come)}
+					next := *held
+					next.Elements = patched(held.Elements, s.Gone, s.Come)
+					t.sets[j] = &next
 					left--
 				}
 			}
