@@ -14,6 +14,7 @@ package kernel
 
 import (
 	"context"
+	"time"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
@@ -32,6 +33,8 @@ type Applier interface {
 type Report struct {
 	Done   []Op
 	Failed []Failure
+
+	Writing time.Duration // in which ops were carried out; the rest was looking
 }
 
 // Failure is one object that could not be brought to what the plan says.
