@@ -45,6 +45,7 @@ func testMoves(t *testing.T, balancer, scheduler string) {
 	t.Helper()
 	c, done := populated(t, balancer)
 	defer done()
+	t.Run("OneWay", func(t *testing.T) { testOneWay(t, c) })
 	m := &movesTest{Cluster: c, four: netip.MustParseAddr("192.168.50.200"), six: netip.MustParseAddr("fd50::200")}
 	m.clients(t)
 	port := fmt.Sprintf("%d:80", movesPort)
