@@ -96,7 +96,8 @@ bench-mesh: go ## requests per second of the mesh beside what it is made of, whe
 	@command -v wrk >/dev/null || apt-get install -y -qq --no-install-recommends wrk >/dev/null
 	@$(MAKE) build runner
 	@$(GO_BUILD) -o .build/bench ./internal/lab/cmd/bench
-	@SLUICE_BIN=$(CURDIR)/.build/sluice $(RUNNER) -1 -t 2700 .build/bench
+	@SLUICE_BIN=$(CURDIR)/.build/sluice $(RUNNER) -1 -t 2400 .build/bench
+	@SLUICE_BIN=$(CURDIR)/.build/sluice $(RUNNER) -1 -t 2400 .build/bench stages
 
 .PHONY: repair-table
 repair-table: go ## what each sabotage costs, measured here, into docs/REPAIR.md (2 minutes)

@@ -80,6 +80,8 @@ func differencesOf(op kernel.Op) ([]trace.Difference, error) {
 		if op.Verb == kernel.Delete {
 			return []trace.Difference{trace.StrayBackend(op.Sandbox, o, says)}, nil
 		}
+	case kernel.BackendOrder: // IPVS may choose otherwise, as it does where there is one more
+		return []trace.Difference{trace.StrayBackend(op.Sandbox, o.Backends[0], says)}, nil
 	case plan.Link, plan.Addr, plan.Neigh, plan.FDBEntry, plan.Sysctl, plan.VirtualServer, plan.Timeouts, plan.Flow,
 		kernel.UserTable, kernel.Pass:
 	default:

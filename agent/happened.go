@@ -139,6 +139,7 @@ func changed(was, now mesh.Record) string {
 		compare("ports", ports(a.Publish), ports(b.Publish))
 		compare("networks", fmt.Sprint(len(a.Networks)), fmt.Sprint(len(b.Networks)))
 		compare("scheduler", string(a.Scheduler), string(b.Scheduler))
+		compare("affinity", affinityText(a.Affinity), affinityText(b.Affinity))
 	case was.Endpoint != nil && now.Endpoint != nil:
 		a, b := was.Endpoint, now.Endpoint
 		compare("name", a.Name, b.Name)

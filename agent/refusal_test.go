@@ -5,9 +5,11 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
 	"github.com/sluice-mesh/sluice/mesh"
@@ -83,6 +85,10 @@ func TestBadInput(t *testing.T) {
 		"service name for nft":  {service(&sluicev1.CreateServiceRequest{Name: `a" } accept`}), mesh.BadName, codes.InvalidArgument},
 		"unknown network":       {service(&sluicev1.CreateServiceRequest{Name: "x", Networks: []string{"red"}}), mesh.NotFound, codes.NotFound},
 		"the ingress network":   {service(&sluicev1.CreateServiceRequest{Name: "x", Networks: []string{"ingress"}}), mesh.BadValue, codes.InvalidArgument},
+		"affinity too short":    {service(&sluicev1.CreateServiceRequest{Name: "x", Affinity: long(time.Millisecond)}), mesh.BadValue, codes.InvalidArgument},
+		"affinity before":       {service(&sluicev1.CreateServiceRequest{Name: "x", Affinity: long(-time.Hour)}), mesh.BadValue, codes.InvalidArgument},
+		"affinity of no form":   {service(&sluicev1.CreateServiceRequest{Name: "x", Affinity: &durationpb.Duration{Seconds: 1, Nanos: -1}}), mesh.BadValue, codes.InvalidArgument},
+		"affinity for ever":     {service(&sluicev1.CreateServiceRequest{Name: "x", Affinity: &durationpb.Duration{Seconds: 1 << 62}}), mesh.BadValue, codes.InvalidArgument},
 		"unknown scheduler":     {service(&sluicev1.CreateServiceRequest{Name: "x", Scheduler: "best"}), mesh.BadValue, codes.InvalidArgument},
 		"taken network name":    {network(&sluicev1.CreateNetworkRequest{Name: "blue"}), mesh.NameTaken, codes.AlreadyExists},
 		"no subnet":             {network(&sluicev1.CreateNetworkRequest{Name: "x", Subnet: "10.0.0.1/20"}), mesh.BadAddress, codes.InvalidArgument},

@@ -66,6 +66,9 @@ func newService(snap *mesh.Snapshot, id mesh.ServiceID, req *sluicev1.CreateServ
 		service.Scheduler = mesh.RoundRobin
 	}
 	var err error
+	if service.Affinity, err = fromAffinity(req.GetAffinity()); err != nil {
+		return nil, err
+	}
 	if service.Networks, err = networkIDs(snap, req.GetNetworks()); err != nil {
 		return nil, err
 	}

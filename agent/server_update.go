@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/sluice-mesh/sluice/mesh"
 	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
@@ -26,7 +27,7 @@ func (s *serviceServer) UpdateService(ctx context.Context, req *sluicev1.UpdateS
 		if err != nil {
 			return nil, err
 		}
-		if next.Scheduler == have.Scheduler && slices.Equal(next.Networks, have.Networks) && slices.Equal(next.Publish, have.Publish) {
+		if next.Scheduler == have.Scheduler && next.Affinity == have.Affinity && slices.Equal(next.Networks, have.Networks) && slices.Equal(next.Publish, have.Publish) {
 			return nil, nil
 		}
 		fresh = publishedAnew(have, next)
@@ -55,6 +56,7 @@ type serviceChange struct {
 	publish   *[]mesh.PublishedPort
 	add, rm   []mesh.PublishedPort
 	scheduler mesh.Scheduler // "": as it is
+	affinity  *time.Duration // nil: as it is
 	reserved  func(*mesh.Snapshot, []mesh.PublishedPort) error
 }
 
@@ -64,6 +66,13 @@ func (s *serviceServer) fromUpdate(req *sluicev1.UpdateServiceRequest) (c servic
 		reserved: func(snap *mesh.Snapshot, ports []mesh.PublishedPort) error {
 			return mesh.CheckReserved(ports, ownPorts(snap)...)
 		},
+	}
+	if req.GetAffinity() != nil {
+		affinity, err := fromAffinity(req.GetAffinity())
+		if err != nil {
+			return c, err
+		}
+		c.affinity = &affinity
 	}
 	if req.GetForce() {
 		c.reserved = func(*mesh.Snapshot, []mesh.PublishedPort) error { return nil }
@@ -88,6 +97,9 @@ func (c serviceChange) apply(snap *mesh.Snapshot, have *mesh.Service) (*mesh.Ser
 	next.Networks, next.Publish = slices.Clone(have.Networks), slices.Clone(have.Publish)
 	if c.scheduler != "" {
 		next.Scheduler = c.scheduler
+	}
+	if c.affinity != nil {
+		next.Affinity = *c.affinity
 	}
 	if c.networks != nil {
 		var err error

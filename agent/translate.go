@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
@@ -83,6 +84,9 @@ func toService(s *mesh.Service, snap *mesh.Snapshot) *sluicev1.Service {
 	out := &sluicev1.Service{
 		Id: string(s.ID), Name: s.Name, Scheduler: string(s.Scheduler),
 		Conflicts: conflicts(snap, mesh.KindService, string(s.ID)),
+	}
+	if s.Affinity != 0 {
+		out.Affinity = durationpb.New(s.Affinity)
 	}
 	for _, id := range s.Networks {
 		out.Networks = append(out.Networks, networkName(snap, id))

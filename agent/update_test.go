@@ -4,8 +4,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
 	"github.com/sluice-mesh/sluice/mesh"
@@ -14,7 +16,11 @@ import (
 
 // shape is what an update can change, as text.
 func shape(s *sluicev1.Service) string {
-	text := s.GetScheduler() + " " + strings.Join(s.GetNetworks(), ",")
+	text := s.GetScheduler()
+	if s.GetAffinity() != nil {
+		text += "," + s.GetAffinity().AsDuration().String()
+	}
+	text += " " + strings.Join(s.GetNetworks(), ",")
 	for _, p := range s.GetPorts() {
 		text += " " + mesh.PublishedPort{Proto: mesh.Proto(p.GetProtocol()), Published: uint16(p.GetPublished()), Target: uint16(p.GetTarget())}.String()
 	}
@@ -22,6 +28,8 @@ func shape(s *sluicev1.Service) string {
 }
 
 func names(values ...string) *sluicev1.StringList { return &sluicev1.StringList{Values: values} }
+
+func long(d time.Duration) *durationpb.Duration { return durationpb.New(d) }
 
 func TestUpdateService(t *testing.T) {
 	agents, _ := newTestCluster(t, 2)
@@ -47,6 +55,9 @@ func TestUpdateService(t *testing.T) {
 		{&sluicev1.UpdateServiceRequest{PublishAdd: []string{"22:22"}, Force: true}, "mh blue 22:22/tcp 9000:80/tcp 9001:81/tcp", 2},
 		// A port that was forced once needs no force to stay.
 		{&sluicev1.UpdateServiceRequest{Scheduler: "rr"}, "rr blue 22:22/tcp 9000:80/tcp 9001:81/tcp", 2},
+		{&sluicev1.UpdateServiceRequest{Affinity: long(time.Hour)}, "rr,1h0m0s blue 22:22/tcp 9000:80/tcp 9001:81/tcp", 2},
+		{&sluicev1.UpdateServiceRequest{Scheduler: "mh"}, "mh,1h0m0s blue 22:22/tcp 9000:80/tcp 9001:81/tcp", 2},
+		{&sluicev1.UpdateServiceRequest{Affinity: long(0), Scheduler: "rr"}, "rr blue 22:22/tcp 9000:80/tcp 9001:81/tcp", 2},
 		{&sluicev1.UpdateServiceRequest{Publish: names(), Networks: names()}, "rr ", 0},
 	} {
 		c.req.Service = "web"
@@ -91,6 +102,7 @@ func TestUpdateServiceRefused(t *testing.T) {
 		"unknown network":   {&sluicev1.UpdateServiceRequest{Networks: names("red")}, mesh.NotFound, codes.NotFound},
 		"ingress network":   {&sluicev1.UpdateServiceRequest{Networks: names("ingress")}, mesh.BadValue, codes.InvalidArgument},
 		"port of gossip":    {&sluicev1.UpdateServiceRequest{PublishAdd: []string{"7956:80"}}, mesh.PortReserved, codes.InvalidArgument},
+		"affinity too long": {&sluicev1.UpdateServiceRequest{Affinity: long(25 * time.Hour)}, mesh.BadValue, codes.InvalidArgument},
 		"unknown scheduler": {&sluicev1.UpdateServiceRequest{Scheduler: "best"}, mesh.BadValue, codes.InvalidArgument},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -53,10 +53,10 @@ func (IPVS) Balance(fronts []Front, sbox *plan.Sandbox) {
 	sbox.Backends = slices.Grow(sbox.Backends, families*count)
 	for _, f := range served {
 		if f.Uplink4.IsValid() {
-			serve(sbox, f, plan.IPv4, func(b Backend) netip.Addr { return b.V4 })
+			serve(sbox, f, f.Uplink4, func(b Backend) netip.Addr { return b.V4 })
 		}
 		if f.Uplink6.IsValid() {
-			serve(sbox, f, plan.IPv6, func(b Backend) netip.Addr { return b.V6 })
+			serve(sbox, f, f.Uplink6, func(b Backend) netip.Addr { return b.V6 })
 		}
 	}
 }
@@ -85,9 +85,19 @@ func byMark(fronts []Front) []*Front {
 	return served
 }
 
-func serve(sbox *plan.Sandbox, f *Front, family plan.Family, addr func(Backend) netip.Addr) {
-	sbox.Virtual = append(sbox.Virtual, plan.VirtualServer{Mark: f.Mark, Family: family, Scheduler: string(f.Service.Scheduler)})
+func serve(sbox *plan.Sandbox, f *Front, uplink netip.Addr, addr func(Backend) netip.Addr) {
+	server := plan.VirtualServer{
+		Mark: f.Mark, Family: plan.FamilyOf(uplink), Scheduler: string(f.Service.Scheduler), Persistent: f.Service.Affinity,
+	}
+	if server.Persistent != 0 {
+		server.Mark = 0
+		server.Dialled = plan.Dialled{Proto: string(f.Port.Proto), At: netip.AddrPortFrom(uplink, f.Port.Published)}
+	}
+	if server.Ordered() {
+		server.Flags = plan.FlagFallback(server.Scheduler)
+	}
+	sbox.Virtual = append(sbox.Virtual, server)
 	for _, b := range f.Backends {
-		sbox.Backends = append(sbox.Backends, plan.Backend{Mark: f.Mark, Addr: addr(b), Port: f.Port.Target, Weight: b.Weight})
+		sbox.Backends = append(sbox.Backends, plan.Backend{Mark: server.Mark, Dialled: server.Dialled, Addr: addr(b), Port: f.Port.Target, Weight: b.Weight})
 	}
 }

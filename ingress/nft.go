@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
 	"github.com/sluice-mesh/sluice/mesh"
@@ -17,6 +18,8 @@ import (
 //	 -> ways: how many slots, drawn at random or by the client's address
 //	 -> the slot drawn, as packet mark
 //	 -> slots: (service, slot) -> endpoint address and target port: DNAT
+//
+// With client affinity it goes there by a detour (affinity.go).
 //
 // Rules are the same for all services; what varies are elements. A service
 // without a ready backend has no way, so the packet reaches the input chain and is refused.
@@ -39,6 +42,7 @@ func (NFT) Balance(fronts []Front, sbox *plan.Sandbox) {
 	four := table.Map("slots4", plan.FieldIPv4, plan.FieldMark, plan.FieldMark)
 	six := table.Map("slots6", plan.FieldIPv6, plan.FieldMark, plan.FieldMark)
 	four.Value, six.Value = append(four.Value, plan.FieldPort), append(six.Value, plan.FieldPort)
+	draws, ids := affinityMaps(table)
 	targets := map[plan.Flow]bool{}
 	drawn := map[mesh.ServiceID][]int{}
 	for _, f := range fronts {
@@ -56,22 +60,40 @@ func (NFT) Balance(fronts []Front, sbox *plan.Sandbox) {
 			way |= byClientWay
 		}
 		mark, port := plan.HexMark(f.Mark), strconv.Itoa(int(f.Port.Target))
-		ways.Put(plan.HexMark(uint32(way)), mark)
-		for slot, i := range slots {
-			number := plan.HexMark(uint32(slot + 1)) // 0 is no mark
-			if b := f.Backends[i]; f.Uplink4.IsValid() {
+		lead := func(number string, b Backend) {
+			if f.Uplink4.IsValid() {
 				four.Put(plan.Join(b.V4.String(), port), mark, number)
 			}
-			if b := f.Backends[i]; f.Uplink6.IsValid() {
+			if f.Uplink6.IsValid() {
 				six.Put(plan.Join(b.V6.String(), port), mark, number)
+			}
+		}
+		if f.Service.Affinity == 0 {
+			ways.Put(plan.HexMark(uint32(way)), mark)
+			for slot, i := range slots {
+				lead(slotNumber(slot), f.Backends[i])
+			}
+			continue
+		}
+		ways.Put(plan.HexMark(seconds(f.Service.Affinity)|byAffinity), mark)
+		draws.Put(plan.HexMark(uint32(way)), mark)
+		for slot, i := range slots {
+			ids.Put(idOf(f.Backends[i]), mark, slotNumber(slot))
+		}
+		for _, b := range f.Backends {
+			if b.Weight > 0 {
+				lead(idOf(b), b)
 			}
 		}
 	}
 	for flow := range targets { // the plan is sorted afterwards
 		sbox.Flows = append(sbox.Flows, flow)
 	}
-	chains(table)
+	chains(table, affinities(fronts))
 }
+
+// slotNumber is how a slot stands in the maps: 0 would be no mark.
+func slotNumber(slot int) string { return plan.HexMark(uint32(slot + 1)) }
 
 // addFlows lets flows to the front's backends go on, to the draining ones too.
 func addFlows(targets map[plan.Flow]bool, f Front) {
@@ -95,11 +117,13 @@ func consistent(s *mesh.Service) bool {
 	return s.Scheduler == mesh.SourceHash || s.Scheduler == mesh.Maglev
 }
 
-// chains are the rules, the same for every state of the cluster.
-func chains(table *plan.Table) {
+// chains are the rules, the same for every state of the cluster but for the times of
+// affinity in it. What comes back out of pick has no backend (yet).
+func chains(table *plan.Table, times []time.Duration) {
 	table.Chain("pick", "").Rule(
 		"meta nfproto ipv4 meta l4proto { tcp, udp, sctp } dnat ip to ct mark . meta mark map @slots4",
 		"meta nfproto ipv6 meta l4proto { tcp, udp, sctp } dnat ip6 to ct mark . meta mark map @slots6",
+		"meta mark set ct mark . meta mark map @ids",
 	)
 	var goes []string
 	for _, n := range widths() {
@@ -113,7 +137,9 @@ func chains(table *plan.Table) {
 		fmt.Sprintf("meta nfproto ipv6 meta mark set jhash ip6 saddr mod %d seed %#x offset 1 goto pick", clientSlots, hashSeed),
 	)
 	goes = append(goes, plan.HexMark(clientSlots|byClientWay)+" : goto client")
-	table.Chain("way", "").Rule("meta mark vmap { " + strings.Join(goes, ", ") + " }")
+	table.Chain("draw", "").Rule("meta mark vmap { " + strings.Join(goes, ", ") + " }")
+	ways := affinityChains(table, times)
+	table.Chain("way", "").Rule("meta mark vmap { "+strings.Join(ways, ", ")+" }", "goto draw")
 	table.Chain("balance", "type nat hook prerouting priority dstnat; policy accept;").Rule(
 		fmt.Sprintf(`iifname "%s" meta mark != 0 ct mark set meta mark`, plan.Uplink),
 		fmt.Sprintf(`iifname "%s" meta mark set ct mark map @ways goto way`, plan.Uplink),

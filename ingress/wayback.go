@@ -103,15 +103,17 @@ const (
 	overWait = 30 * time.Second
 )
 
+// movedLimit is how many senders of flows that move are remembered at a time.
+const movedLimit = 65536
+
 // moved is for flows that come by another node than before. A segment of an open
 // connection that conntrack gave another port stands beside the flow by the old node: the
 // endpoint would answer with a reset. The first few are dropped instead. Either the old
 // flow is deleted meanwhile, and the client's next try goes on as if nothing had been; or
 // the client is to learn that it fails.
 func (b *builder) moved(table *plan.Table, doors string) {
-	early4 := table.Set("early4", plan.FieldIPv4, plan.FieldPort)
-	early6 := table.Set("early6", plan.FieldIPv6, plan.FieldPort)
-	early4.Expires, early6.Expires = moveWait, moveWait
+	table.Remember("early4", movedLimit, moveWait, plan.FieldIPv4, plan.FieldPort)
+	table.Remember("early6", movedLimit, moveWait, plan.FieldIPv6, plan.FieldPort)
 	table.Chain("early", "").Rule(
 		"add @early4 { ip saddr . th sport limit rate 5/minute burst 5 packets } counter drop",
 		"add @early6 { ip6 saddr . th sport limit rate 5/minute burst 5 packets } counter drop",
@@ -156,8 +158,8 @@ func (b *builder) targets() {
 // port, in a flow that is over by one node and not there yet by another: they would begin
 // a flow out of the mesh, which then stands in the client's way. (Segments cannot.)
 func (b *builder) overDatagrams(table *plan.Table) {
-	table.Set(plan.Over4, plan.FieldIPv4, plan.FieldPort).Expires = overWait
-	table.Set(plan.Over6, plan.FieldIPv6, plan.FieldPort).Expires = overWait
+	table.Remember(plan.Over4, movedLimit, overWait, plan.FieldIPv4, plan.FieldPort)
+	table.Remember(plan.Over6, movedLimit, overWait, plan.FieldIPv6, plan.FieldPort)
 	from := fmt.Sprintf(`ct state new iifname "%s*" oifname "%s" meta l4proto udp`, plan.EndpointLinks, plan.WayOut)
 	table.Chain("over", "type filter hook forward priority -10; policy accept;").Rule(
 		from+" ip saddr . meta l4proto . th sport @targets4 ip daddr . th dport @over4 counter drop",

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestNames(t *testing.T) {
@@ -100,6 +101,13 @@ func TestRecordRefusals(t *testing.T) {
 		"held by what is not ASCII":  {node(held(1, func(h []HeldPort) { h[0].By = "a\u202eb" })), BadRecord},
 		"service name":               {service(func(s *Service) { s.Name = "$(x)" }), BadName},
 		"service scheduler":          {service(func(s *Service) { s.Scheduler = Scheduler(long) }), BadValue},
+		"affinity of no time":        {service(func(s *Service) { s.Affinity = 0 }), ""},
+		"affinity, shortest":         {service(func(s *Service) { s.Affinity = time.Second }), ""},
+		"affinity, longest":          {service(func(s *Service) { s.Affinity = 24 * time.Hour }), ""},
+		"affinity before":            {service(func(s *Service) { s.Affinity = -time.Hour }), BadValue},
+		"affinity too short":         {service(func(s *Service) { s.Affinity = time.Millisecond }), BadValue},
+		"affinity too long":          {service(func(s *Service) { s.Affinity = 24*time.Hour + time.Second }), BadValue},
+		"affinity in between":        {service(func(s *Service) { s.Affinity = 1500 * time.Millisecond }), BadValue},
 		"service network":            {service(func(s *Service) { s.Networks = []NetworkID{"x"} }), BadRecord},
 		"service on ingress by name": {service(func(s *Service) { s.Networks = []NetworkID{IngressNetwork} }), BadValue},
 		"service on many networks":   {service(func(s *Service) { s.Networks = slices.Repeat([]NetworkID{testID[NetworkID]('b', 1)}, 10000) }), ""},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // Service is what an operator publishes: a name, the networks its endpoints are
@@ -15,6 +16,9 @@ type Service struct {
 	Networks  []NetworkID // sorted; not the ingress network, which a publication implies
 	Publish   []PublishedPort
 	Scheduler Scheduler
+	// Affinity is for how long after its last new connection a client comes to the same
+	// endpoint again, by one node and published port; 0: each connection is drawn for itself.
+	Affinity time.Duration
 }
 
 // Proto is a transport protocol.
@@ -110,6 +114,9 @@ func (s *Service) Validate() error {
 	}
 	if !slices.Contains(Schedulers(), s.Scheduler) {
 		return Refuse(BadValue, fmt.Sprintf("use one of %v", Schedulers()), "scheduler %.20q is not known", string(s.Scheduler))
+	}
+	if err := ValidateAffinity(s.Affinity); err != nil {
+		return err
 	}
 	if len(s.Networks) > networkLimit {
 		return Refuse(BadValue, fmt.Sprintf("use at most %d networks per service", networkLimit), "service %s is on %d networks", s.Name, len(s.Networks))

@@ -123,7 +123,7 @@ func TestWrongUsage(t *testing.T) {
 		"agent extra", "agent --advertise nowhere", "agent --gossip-port 70000", "agent --balancer lvs",
 		"init extra", "join", "join 192.0.2.1", "node ls extra", "status extra", "status -o xml", "status --host localhost",
 		"status --host unix://relative", "network create", "network create a b", "network create a --driver macvlan",
-		"service inspect", "service create web --replicas 3", "service rm", "service update", "service update web", "endpoint drain", "endpoint attach --service web",
+		"service inspect", "service create web --replicas 3", "service create web --affinity cookie", "service create web --affinity client-ip=", "service create web --affinity client-ip=0s", "service update web --affinity=", "service rm", "service update", "service update web", "endpoint drain", "endpoint attach --service web",
 		"endpoint attach --service web --netns /a --pid 1", "endpoint attach --pid 1",
 		"endpoint attach --service web --pid 1 --weight 0", "endpoint attach --service web --pid 1 --weight 65536",
 		"run --service web", "run -- ./server", "run --service web --weight 0 -- ./server", "plan extra", "reset extra", "man", "version -o",

@@ -35,6 +35,7 @@ func (a *app) serviceCreate() *cobra.Command {
 	flags.StringArrayVar(&req.Publish, "publish", nil,
 		"publish a port on every node; may be repeated. `SPEC` is [ADDR:]PUBLISHED[-END]:TARGET[-END][/tcp|udp|sctp]")
 	flags.StringVar(&req.Scheduler, "scheduler", "", "how an endpoint is picked, `NAME` rr, wrr, lc, wlc, sh or mh (default rr)")
+	flags.Var(affinityFlag{&req.Affinity}, "affinity", "`KIND` client-ip or client-ip=TIME: a client comes to the same endpoint again for 3h or TIME (default none)")
 	flags.BoolVar(&req.Force, "force", false, "publish even port 22 and sluice's own ports")
 	out.addTo(cmd)
 	return cmd
@@ -52,7 +53,7 @@ func (a *app) serviceUpdate() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.Service = args[0]
 			req.Networks, req.Publish = given(cmd, "network", networks), given(cmd, "publish", publish)
-			if req.Networks == nil && req.Publish == nil && len(req.PublishAdd)+len(req.PublishRm) == 0 && req.Scheduler == "" {
+			if req.Networks == nil && req.Publish == nil && len(req.PublishAdd)+len(req.PublishRm) == 0 && req.Scheduler == "" && req.Affinity == nil {
 				return fmt.Errorf("a flag that says what to change is missing")
 			}
 			resp, err := ask(cmd.Context(), a.slow("update service %q", req.Service),
@@ -70,6 +71,7 @@ func (a *app) serviceUpdate() *cobra.Command {
 	flags.StringArrayVar(&req.PublishAdd, "publish-add", nil, "publish a port besides, a `SPEC` as for create; may be repeated")
 	flags.StringArrayVar(&req.PublishRm, "publish-rm", nil, "publish a port no longer, a `SPEC` as \"service ls\" shows it; may be repeated")
 	flags.StringVar(&req.Scheduler, "scheduler", "", "how an endpoint is picked, `NAME` rr, wrr, lc, wlc, sh or mh")
+	flags.Var(affinityFlag{&req.Affinity}, "affinity", "`KIND` client-ip or client-ip=TIME as for create, or none")
 	flags.BoolVar(&req.Force, "force", false, "publish even port 22 and sluice's own ports")
 	out.addTo(cmd)
 	return cmd
@@ -146,9 +148,9 @@ func (a *app) serviceRemove() *cobra.Command {
 }
 
 func serviceTable(p *page, services []*sluicev1.Service) {
-	p.row("NAME", "PORTS", "NETWORKS", "SCHEDULER", "ENDPOINTS", "ID", "NOTES")
+	p.row("NAME", "PORTS", "NETWORKS", "SCHEDULER", "AFFINITY", "ENDPOINTS", "ID", "NOTES")
 	for _, s := range services {
-		p.row(s.GetName(), list(ports(s)), list(s.GetNetworks()), s.GetScheduler(),
+		p.row(s.GetName(), list(ports(s)), list(s.GetNetworks()), s.GetScheduler(), affinity(s.GetAffinity()),
 			number(len(s.GetEndpoints())), s.GetId(), strings.Join(conflicts(s.GetConflicts()), "; "))
 	}
 }
@@ -157,6 +159,7 @@ func servicePage(p *page, s *sluicev1.Service) {
 	p.row("Name:", s.GetName())
 	p.row("ID:", s.GetId())
 	p.row("Scheduler:", s.GetScheduler())
+	p.row("Affinity:", affinity(s.GetAffinity()))
 	p.row("Networks:", list(s.GetNetworks()))
 	p.row("Ports:", list(ports(s)))
 	for _, claim := range s.GetConflicts() {

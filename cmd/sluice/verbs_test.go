@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sluice-mesh/sluice/internal/lab/golden"
@@ -55,7 +56,7 @@ func endpointWeb() *sluicev1.Endpoint {
 
 func serviceWeb() *sluicev1.Service {
 	return &sluicev1.Service{
-		Id: "00000000000000c1", Name: "web", Networks: []string{"back"}, Scheduler: "rr",
+		Id: "00000000000000c1", Name: "web", Networks: []string{"back"}, Scheduler: "rr", Affinity: durationpb.New(3 * time.Hour),
 		Ports: []*sluicev1.PublishedPort{
 			{Protocol: "tcp", Published: 8080, Target: 80},
 			{Address: "2001:db8::9", Protocol: "udp", Published: 53, Target: 5353},
@@ -104,13 +105,13 @@ func TestNetworkRemove(t *testing.T) {
 func TestServiceCreate(t *testing.T) {
 	checkForms(t, map[string]any{"CreateService": &sluicev1.CreateServiceResponse{Service: serviceWeb()}},
 		"service", "create", "web", "--network", "back", "--network", "front", "--publish", "8080:80,mode=ingress",
-		"--publish", "[2001:db8::9]:53:5353/udp", "--scheduler", "rr", "--force")
+		"--publish", "[2001:db8::9]:53:5353/udp", "--scheduler", "rr", "--affinity", "client-ip", "--force")
 }
 
 func TestServiceUpdate(t *testing.T) {
 	answers := map[string]any{"UpdateService": &sluicev1.UpdateServiceResponse{Service: serviceWeb()}}
 	t.Run("some", func(t *testing.T) {
-		checkForms(t, answers, "service", "update", "web", "--publish-add", "81:80", "--publish-rm", "8080:80/tcp", "--scheduler", "mh", "--force")
+		checkForms(t, answers, "service", "update", "web", "--publish-add", "81:80", "--publish-rm", "8080:80/tcp", "--scheduler", "mh", "--affinity", "none", "--force")
 	})
 	t.Run("all", func(t *testing.T) {
 		checkForms(t, answers, "service", "update", "web", "--publish", "81:80", "--publish", "82:80", "--network=")

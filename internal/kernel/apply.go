@@ -313,15 +313,20 @@ func diffIPVS(want *plan.Sandbox, have observed) []Op {
 	}
 	// Backends are deleted before their servers, which reversing the order of deletions gives.
 	ops = append(ops, diffKeyed(want.Name, want.Virtual, have.Virtual, virtualKey)...)
-	return append(ops, diffKeyed(want.Name, want.Backends, have.Backends, backendKey)...)
+	orders := diffOrder(want, have.Backends)
+	for _, o := range orders {
+		ops = append(ops, Op{Replace, want.Name, o})
+	}
+	return append(ops, withoutOrdered(diffKeyed(want.Name, want.Backends, have.Backends, backendKey), orders)...)
 }
 
 type serverKey struct {
-	mark   uint32
-	family plan.Family
+	mark    uint32
+	dialled plan.Dialled
+	family  plan.Family
 }
 
-func virtualKey(v plan.VirtualServer) serverKey { return serverKey{v.Mark, v.Family} }
+func virtualKey(v plan.VirtualServer) serverKey { return serverKey{v.Mark, v.Dialled, v.Family} }
 
 func backendKey(b plan.Backend) plan.Backend {
 	b.Weight = 0

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/moby/ipvs"
+
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
 
@@ -52,10 +54,15 @@ func (f *Fake) Diff(ctx context.Context, want *plan.Plan) ([]Op, error) { return
 func (f *Fake) Pin(sandbox string) { f.add(sandbox, plan.KindEndpoint) }
 
 // Text is all that the machine holds, in the plan's text form.
-func (f *Fake) Text() string {
+func (f *Fake) Text() string { return f.Holds().Text() }
+
+// Holds is all that the machine holds, read back as a plan: rules as they were loaded,
+// settings one by one. It is the caller's to read only.
+func (f *Fake) Holds() *plan.Plan {
 	var p plan.Plan
 	for _, space := range f.spaces {
 		s := space.Sandbox
+		s.Backends = slices.Clone(s.Backends) // their order is that of their arrival, and stays
 		for key, value := range space.settings {
 			s.Sysctls = append(s.Sysctls, plan.Sysctl{Key: key, Value: value})
 		}
@@ -63,7 +70,7 @@ func (f *Fake) Text() string {
 		p.Sandboxes = append(p.Sandboxes, &s)
 	}
 	p.Sort()
-	return p.Text()
+	return &p
 }
 
 // sandboxes implements machine.
@@ -92,6 +99,13 @@ func (f *Fake) observe(s step, want *plan.Sandbox) (have observed, err error) {
 		have.user = userState{table: space.user, chain: space.user, bare: space.user}
 	case stepPass:
 		have.foreign = space.foreign
+	case stepFlows: // as the real one, it remembers to which targets there may be flows
+		for _, flow := range want.Flows {
+			if !slices.Contains(space.Flows, flow) {
+				space.Flows = append(space.Flows, flow)
+			}
+		}
+		have.Flows = slices.Clone(space.Flows)
 	default:
 		have.Sandbox = space.Sandbox
 		have.Links = slices.Clone(space.Links)
@@ -130,13 +144,17 @@ func (f *Fake) do(op Op) error {
 	case plan.Route:
 		return put(op.Verb, &s.Routes, o, routeKey, s.needsRoute(o))
 	case plan.VirtualServer:
-		return put(op.Verb, &s.Virtual, o, virtualKey, nil)
+		return put(op.Verb, &s.Virtual, o, virtualKey, putFlags(&ipvs.Service{}, o))
 	case plan.Backend:
 		return put(op.Verb, &s.Backends, o, backendKey, s.needsServer(o))
+	case BackendOrder:
+		return s.order(o)
 	case plan.Timeouts:
 		s.Timeouts = o
 		return nil
-	case plan.Flow, plan.Zone: // no packet passes, so there are no flows
+	case plan.Flow:
+		return put(op.Verb, &s.Flows, o, func(have plan.Flow) plan.Flow { return have }, nil)
+	case plan.Zone: // no packet passes, so there are no flows of one
 		return nil
 	case TableLoad:
 		return s.loadTable(op.Verb, o.Table)
@@ -231,9 +249,21 @@ func (s *fakeSpace) needsRoute(r plan.Route) error {
 }
 
 func (s *fakeSpace) needsServer(b plan.Backend) error {
-	key := serverKey{b.Mark, plan.FamilyOf(b.Addr)}
+	key := serverOf(b)
 	if !slices.ContainsFunc(s.Virtual, func(v plan.VirtualServer) bool { return virtualKey(v) == key }) {
 		return syscall.ESRCH
+	}
+	return nil
+}
+
+// order takes backends out and puts them in again, behind the others.
+func (s *fakeSpace) order(o BackendOrder) error {
+	for _, b := range o.Backends {
+		for _, verb := range []Verb{Delete, Add} {
+			if err := put(verb, &s.Backends, b, backendKey, s.needsServer(b)); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -31,6 +31,9 @@ func (s *fakeSpace) loadTable(verb Verb, t *plan.Table) error {
 
 func (s *fakeSpace) refuseTable(t *plan.Table) error {
 	for _, set := range t.Sets {
+		if set.Learned > 0 && len(set.Elements) > 0 {
+			return checkElements(t)
+		}
 		seen := map[string]bool{}
 		for _, e := range set.Elements {
 			if _, _, err := elementBytes(set, e); err != nil {
@@ -58,15 +61,23 @@ func (s *fakeSpace) refuseTable(t *plan.Table) error {
 	return nil
 }
 
-// knowsSets refuses a rule that names a set which the table does not have.
+// knowsSets refuses a rule that names a set which the table does not have, or changes one
+// that does not learn.
 func knowsSets(t *plan.Table, rule string) error {
+	before := ""
 	for word := range strings.FieldsSeq(rule) {
 		name, ok := strings.CutPrefix(word, "@")
+		learns := before == "update" || before == "delete"
+		before = word
 		if !ok || strings.Contains(name, ",") { // @th,96,24 is a raw payload
 			continue
 		}
-		if !slices.ContainsFunc(t.Sets, func(s *plan.Set) bool { return s.Name == name }) {
+		i := slices.IndexFunc(t.Sets, func(s *plan.Set) bool { return s.Name == name })
+		if i < 0 {
 			return fmt.Errorf("rule %q: set %s: %w", rule, name, syscall.ENOENT)
+		}
+		if learns && t.Sets[i].Learned == 0 {
+			return fmt.Errorf("rule %q: set %s learns nothing: %w", rule, name, syscall.EOPNOTSUPP)
 		}
 	}
 	return nil

@@ -57,6 +57,8 @@ func trials(q Inspection) []trial {
 	}
 	draw := rules("nf_tables numgen and jhash", "nft_numgen nft_hash", `inet probe7 {
 			map m { type mark . mark : ipv4_addr . inet_service; }
+			map a { type mark . ipv4_addr : mark; size 4; flags dynamic,timeout; }
+			chain l { delete @a { ct mark . ip saddr : meta mark }; update @a { ct mark . ip saddr timeout 1s : meta mark }; }
 			chain p { meta l4proto tcp dnat ip to ct mark . meta mark map @m; }
 			chain r { meta mark set numgen random mod 4 offset 1 goto p; }
 			chain c { ct mark set meta mark meta mark set jhash ip saddr mod 4 seed 0x51 offset 1 goto r; }

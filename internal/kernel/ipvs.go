@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"time"
 
 	"github.com/moby/ipvs"
@@ -89,8 +90,8 @@ func (n *namespace) askIPVS(f func(*ipvs.Handle) error) error {
 	}
 }
 
-// observeIPVS says what the namespace balances by firewall mark; services keyed
-// by address are not ours. A kernel without IP_VS has nothing. Only to be asked
+// observeIPVS says what the namespace balances by firewall mark, or at an address of the
+// uplink; other services are not ours. A kernel without IP_VS has nothing. Only to be asked
 // of namespaces that are wholly ours: an IPVS service carries no mark of its owner.
 func (n *namespace) observeIPVS() ([]plan.VirtualServer, []plan.Backend, plan.Timeouts, error) {
 	var virtual []plan.VirtualServer
@@ -111,12 +112,15 @@ func (n *namespace) observeIPVS() ([]plan.VirtualServer, []plan.Backend, plan.Ti
 			return fmt.Errorf("list IPVS services: %w", err)
 		}
 		for _, s := range services {
-			if s.FWMark == 0 {
-				continue
-			}
 			v := plan.VirtualServer{Mark: s.FWMark, Family: familyOfAF(s.AddressFamily), Scheduler: s.SchedName}
+			if s.FWMark == 0 {
+				if v.Dialled = dialledOf(s); !onUplink(v.Dialled.At.Addr()) {
+					continue
+				}
+			}
+			readFlags(&v, s)
 			virtual = append(virtual, v)
-			held, err := readBackends(h, s)
+			held, err := readBackends(h, s, v)
 			if err != nil {
 				return fmt.Errorf("list backends of %s: %w", v, err)
 			}
@@ -130,13 +134,14 @@ func (n *namespace) observeIPVS() ([]plan.VirtualServer, []plan.Backend, plan.Ti
 	return virtual, backends, timeouts, nil
 }
 
-func readBackends(h *ipvs.Handle, s *ipvs.Service) ([]plan.Backend, error) {
+// readBackends are a service's in the order of their arrival; the kernel tells the newest first.
+func readBackends(h *ipvs.Handle, s *ipvs.Service, v plan.VirtualServer) ([]plan.Backend, error) {
 	destinations, err := h.GetDestinations(s)
 	if err != nil {
 		return nil, err
 	}
 	backends := make([]plan.Backend, 0, len(destinations))
-	for _, d := range destinations {
+	for _, d := range slices.Backward(destinations) {
 		addr, ok := netip.AddrFromSlice(d.Address)
 		if !ok {
 			return nil, fmt.Errorf("address of %d bytes", len(d.Address))
@@ -145,7 +150,7 @@ func readBackends(h *ipvs.Handle, s *ipvs.Service) ([]plan.Backend, error) {
 		if d.ConnectionFlags&ipvs.ConnectionFlagFwdMask != ipvs.ConnectionFlagMasq {
 			weight = foreignWeight
 		}
-		backends = append(backends, plan.Backend{Mark: s.FWMark, Addr: addr, Port: d.Port, Weight: weight})
+		backends = append(backends, plan.Backend{Mark: v.Mark, Dialled: v.Dialled, Addr: addr, Port: d.Port, Weight: weight})
 	}
 	return backends, nil
 }
@@ -157,10 +162,10 @@ func familyOfAF(af uint16) plan.Family {
 	return plan.IPv4
 }
 
-// doIPVS carries out an op on a plan.VirtualServer, plan.Backend or plan.Timeouts.
+// doIPVS carries out an op on a plan.VirtualServer, plan.Backend, BackendOrder or plan.Timeouts.
 func (n *namespace) doIPVS(op Op) error {
 	switch op.Object.(type) {
-	case plan.VirtualServer, plan.Backend, plan.Timeouts:
+	case plan.VirtualServer, plan.Backend, plan.Timeouts, BackendOrder:
 	default:
 		return fmt.Errorf("ipvs: cannot %s a %T", op.Verb, op.Object)
 	}
@@ -169,6 +174,9 @@ func (n *namespace) doIPVS(op Op) error {
 			return nil
 		}
 		return &Refusal{plan.FeatureMissing, "this kernel has no IP_VS", "load the module ip_vs, or use a kernel that has it"}
+	}
+	if o, ok := op.Object.(BackendOrder); ok {
+		return n.doOrder(o)
 	}
 	return n.askIPVS(func(h *ipvs.Handle) error {
 		switch o := op.Object.(type) {
@@ -186,18 +194,55 @@ func (n *namespace) doIPVS(op Op) error {
 
 // service is IPVS's own form of a virtual server. The netmask counts for
 // persistence only, but the kernel refuses IPv6 services without a whole one.
-func service(mark uint32, f plan.Family) *ipvs.Service {
-	if f == plan.IPv6 {
-		return &ipvs.Service{FWMark: mark, AddressFamily: unix.AF_INET6, Netmask: 128}
+func service(key serverKey) *ipvs.Service {
+	s := &ipvs.Service{FWMark: key.mark, AddressFamily: unix.AF_INET, Netmask: 0xffffffff}
+	if key.family == plan.IPv6 {
+		s.AddressFamily, s.Netmask = unix.AF_INET6, 128
 	}
-	return &ipvs.Service{FWMark: mark, AddressFamily: unix.AF_INET, Netmask: 0xffffffff}
+	if key.mark == 0 {
+		s.Protocol, s.Address, s.Port = protoNumber(key.dialled.Proto), key.dialled.At.Addr().AsSlice(), key.dialled.At.Port()
+	}
+	return s
+}
+
+// dialledOf is the inverse for a service that is not keyed by mark.
+func dialledOf(s *ipvs.Service) plan.Dialled {
+	addr, _ := netip.AddrFromSlice(s.Address)
+	d := plan.Dialled{At: netip.AddrPortFrom(addr, s.Port)}
+	for _, proto := range []string{"tcp", "udp", "sctp"} {
+		if protoNumber(proto) == s.Protocol {
+			d.Proto = proto
+		}
+	}
+	return d
+}
+
+func protoNumber(proto string) uint16 {
+	switch proto {
+	case "tcp":
+		return unix.IPPROTO_TCP
+	case "udp":
+		return unix.IPPROTO_UDP
+	case "sctp":
+		return unix.IPPROTO_SCTP
+	default:
+		return 0 // which the kernel refuses
+	}
+}
+
+// onUplink tells whether clients' packets come to an address.
+func onUplink(a netip.Addr) bool {
+	return plan.Uplink4(0).Masked().Contains(a) || plan.Uplink6(0).Masked().Contains(a)
 }
 
 func doVirtualServer(h *ipvs.Handle, verb Verb, v plan.VirtualServer) error {
-	s := service(v.Mark, v.Family)
+	s := service(virtualKey(v))
 	s.SchedName = v.Scheduler
 	if verb == Delete {
 		return absentIsFine(h.DelService(s))
+	}
+	if err := putFlags(s, v); err != nil {
+		return err
 	}
 	err := addOrUpdate(h.NewService(s), func() error { return h.UpdateService(s) })
 	if errors.Is(err, unix.ENOENT) {
@@ -213,7 +258,7 @@ func doBackend(h *ipvs.Handle, verb Verb, b plan.Backend) error {
 	if b.Weight < 0 && verb != Delete {
 		return fmt.Errorf("weight %d is negative", b.Weight)
 	}
-	s := service(b.Mark, plan.FamilyOf(b.Addr))
+	s := service(serverOf(b))
 	d := &ipvs.Destination{
 		AddressFamily: s.AddressFamily, Address: b.Addr.AsSlice(), Port: b.Port,
 		Weight: max(b.Weight, 0), ConnectionFlags: ipvs.ConnectionFlagMasq,

@@ -87,7 +87,8 @@ func (n *namespace) doNFT(op Op) error {
 }
 
 // loadTable replaces a table, or makes it, with its elements, in one
-// transaction: packets meet the old rules or the new ones.
+// transaction: packets meet the old rules or the new ones. Learned sets stay where they
+// can (nftkeep.go).
 func (n *namespace) loadTable(t *plan.Table) error {
 	if _, err := familyOf(t.Family); err != nil {
 		return err
@@ -95,8 +96,19 @@ func (n *namespace) loadTable(t *plan.Table) error {
 	if err := checkElements(t); err != nil {
 		return fmt.Errorf("load table %s %s: %w", t.Family, plan.TableName, err)
 	}
-	text := loadText(t, n.deviceStamp(t))
-	if err := n.do(func() error { return n.runNFT(text) }); err != nil {
+	stamp := n.deviceStamp(t)
+	keep, err := n.keepText(t, stamp)
+	if err != nil {
+		return fmt.Errorf("load table %s %s: %w", t.Family, plan.TableName, err)
+	}
+	if keep != "" {
+		err = n.do(func() error { return n.runNFT(keep) })
+	}
+	if keep == "" || err != nil {
+		// Also where somebody has changed the table so that no part of it can stay.
+		err = n.do(func() error { return n.runNFT(loadText(t, stamp)) })
+	}
+	if err != nil {
 		return fmt.Errorf("load table %s %s: %w", t.Family, plan.TableName, err)
 	}
 	n.stages.reach("table loaded")
@@ -131,8 +143,13 @@ func (n *namespace) markRules(family string) error {
 // without rules: a comment would be nicer, but the netlink library reads none.
 func loadText(t *plan.Table, stamp string) string {
 	name := t.Family + " " + plan.TableName
-	return fmt.Sprintf("table %s { }\ndelete table %s\n%stable %s {\n\tchain %s%s%s { }\n}\n",
-		name, name, t.Ruleset(), name, sumChain, skeletonSum(t), stamp)
+	return fmt.Sprintf("table %s { }\ndelete table %s\n%s", name, name, newText(t, stamp))
+}
+
+// newText makes a table that is not there, and what says which it is.
+func newText(t *plan.Table, stamp string) string {
+	return fmt.Sprintf("%stable %s %s {\n\tchain %s%s%s { }\n}\n",
+		t.Ruleset(), t.Family, plan.TableName, sumChain, skeletonSum(t), stamp)
 }
 
 // sumChain begins the name of the chain that says what was loaded: the

@@ -231,6 +231,9 @@ func elementText(s *plan.Set, key, value []byte) (plan.Element, error) {
 // anything else out of rule text, which is where elements are written.
 func checkElements(t *plan.Table) error {
 	for _, s := range t.Sets {
+		if s.Learned > 0 && len(s.Elements) > 0 {
+			return fmt.Errorf("set %s learns its elements: a plan has none", s.Name)
+		}
 		for _, e := range s.Elements {
 			if _, _, err := elementBytes(s, e); err != nil {
 				return err

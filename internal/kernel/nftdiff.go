@@ -55,6 +55,9 @@ func diffElements(want *plan.Table, have *loadedTable) ElementChange {
 	}
 	change := ElementChange{Family: want.Family}
 	for _, w := range want.Sets {
+		if w.Learned > 0 {
+			continue
+		}
 		var held []plan.Element
 		if h := present[w.Name]; h != nil {
 			held = h.Elements

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -160,24 +161,37 @@ func parseNFT(t *testing.T, s *plan.Sandbox, line string) {
 
 func lastTable(s *plan.Sandbox) *plan.Table { return s.Tables[len(s.Tables)-1] }
 
-// parseSet reads "NAME { type KEY : VALUE; }", where ";" may be followed by what makes
-// elements go by themselves, "timeout 30s" last.
+func number(t *testing.T, text string) int {
+	t.Helper()
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// parseSet reads "NAME { type KEY : VALUE; }", where it learns "NAME { type KEY : VALUE; size LIMIT; flags
+// dynamic,timeout; timeout TIME; }", the last only where its elements have one of their own.
 func parseSet(t *testing.T, table *plan.Table, text string) {
 	t.Helper()
 	name, declared, _ := strings.Cut(text, " { ")
-	declared = strings.TrimSuffix(declared, "; }")
+	declared, expires, _ := strings.Cut(strings.TrimSuffix(declared, "; }"), "; timeout ")
+	declared, learns := strings.CutSuffix(declared, "; flags dynamic,timeout")
+	declared, limit, _ := strings.Cut(declared, "; size ")
 	_, types, _ := strings.Cut(declared, " ")
-	types, expires, _ := strings.Cut(types, "; ")
 	key, value, isMap := strings.Cut(types, " : ")
 	set := table.Set(name, parseFields(t, key)...)
 	if expires != "" {
 		var err error
-		if set.Expires, err = time.ParseDuration(expires[strings.LastIndex(expires, " ")+1:]); err != nil {
+		if set.Expires, err = time.ParseDuration(expires); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if isMap {
 		set.Value = parseFields(t, value)
+	}
+	if learns {
+		set.Learned = number(t, limit)
 	}
 }
 
@@ -190,6 +204,8 @@ func parseFields(t *testing.T, text string) []plan.Field {
 			fields = append(fields, plan.FieldZone)
 		case "ether saddr":
 			fields = append(fields, plan.FieldMAC)
+		case "@nh,64,32":
+			fields = append(fields, plan.FieldWord)
 		case "meta mark":
 			fields = append(fields, plan.FieldMark)
 		default:

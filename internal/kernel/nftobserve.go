@@ -212,6 +212,9 @@ func (n *namespace) readTable(p *nftables.Table, skeleton *plan.Table) (loadedTa
 		return t, nil
 	}
 	for _, s := range skeleton.Sets {
+		if s.Learned > 0 {
+			continue // whatever is in it, it is as it should be
+		}
 		set, err := n.readSet(p, s)
 		if errors.Is(err, errForeign) {
 			t.intact = false
@@ -243,10 +246,7 @@ var errForeign = errors.New("element that is not ours")
 const setReads = 4
 
 func (n *namespace) readSet(t *nftables.Table, want *plan.Set) (*plan.Set, error) {
-	set := &plan.Set{Name: want.Name, Key: want.Key, Value: want.Value, Expires: want.Expires}
-	if want.Expires > 0 {
-		return set, nil // what is in it is not the plan's
-	}
+	set := &plan.Set{Name: want.Name, Key: want.Key, Value: want.Value}
 	found := make(map[plan.Element]bool, len(want.Elements))
 	for range setReads {
 		held, err := n.nft.conn.GetSetElements(&nftables.Set{Table: t, Name: want.Name})

@@ -84,8 +84,8 @@ func zoned(t *testing.T) *namespace {
 	n := testNamespace(t)
 	n.kind = plan.KindNetwork
 	table := (&plan.Sandbox{}).Table("inet")
-	table.Set(plan.Over4, plan.FieldIPv4, plan.FieldPort).Expires = 30 * time.Second
-	table.Set(plan.Over6, plan.FieldIPv6, plan.FieldPort).Expires = 30 * time.Second
+	table.Remember(plan.Over4, 100, 30*time.Second, plan.FieldIPv4, plan.FieldPort)
+	table.Remember(plan.Over6, 100, 30*time.Second, plan.FieldIPv6, plan.FieldPort)
 	if err := n.loadTable(table); err != nil {
 		t.Fatal(err)
 	}

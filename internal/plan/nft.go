@@ -37,21 +37,23 @@ const (
 	FieldMark  Field = "mark"         // 0x80000001
 	FieldIface Field = "ifname"       // uplink
 	FieldZone  Field = "zone"         // 1: a conntrack zone; nft has no name for the type
+	FieldWord  Field = "word"         // 32 bits, of which only learned sets have any: no text form, and no name in nft
 )
 
 // Set is a named set, or a map where Value is not empty. Its key is Name.
+//
+// In a learned one the elements are what packets and events put there, each with a
+// timeout. They are no part of a plan: Elements is empty, and whatever a kernel holds is as
+// it should be. They stay when the rules around them change, and go where Name, Key, Value,
+// Learned or Expires change.
 type Set struct {
 	Name     string
 	Key      []Field
-	Value    []Field // empty: a set
+	Value    []Field       // empty: a set
+	Learned  int           // how many it may learn; 0: it is not a learned one
+	Expires  time.Duration // of what a learned one holds, whole seconds; 0: what puts it there says so
 	Elements []Element
-	// Expires is 0 for a set whose elements are the plan's. Where it is not, they come from
-	// packets or from what happens, go by themselves after so long, and Elements is empty.
-	Expires time.Duration // whole seconds
 }
-
-// expiringSize is how many elements a set that is not the plan's has room for.
-const expiringSize = 65536
 
 // Element is one member. Key and Value are their fields' text joined by " . ".
 type Element struct{ Key, Value string }
@@ -106,6 +108,20 @@ func (t *Table) Map(name string, value Field, key ...Field) *Set {
 	return s
 }
 
+// Learn returns a learned map by name, making it at first use.
+func (t *Table) Learn(name string, limit int, value Field, key ...Field) *Set {
+	s := t.Map(name, value, key...)
+	s.Learned = limit
+	return s
+}
+
+// Remember returns a learned set by name, making it at first use.
+func (t *Table) Remember(name string, limit int, expires time.Duration, key ...Field) *Set {
+	s := t.Set(name, key...)
+	s.Learned, s.Expires = limit, expires
+	return s
+}
+
 // Add puts one member into a set.
 func (s *Set) Add(key ...string) { s.Elements = append(s.Elements, Element{Key: Join(key...)}) }
 
@@ -125,9 +141,14 @@ func (t *Table) Ruleset() string { return t.text((*Set).elements) }
 func (t *Table) Bare() *Table {
 	bare := &Table{Family: t.Family, Chains: t.Chains, Sets: make([]*Set, len(t.Sets))}
 	for i, s := range t.Sets {
-		bare.Sets[i] = &Set{Name: s.Name, Key: s.Key, Value: s.Value, Expires: s.Expires}
+		bare.Sets[i] = s.Bare()
 	}
 	return bare
+}
+
+// Bare is the set without elements.
+func (s *Set) Bare() *Set {
+	return &Set{Name: s.Name, Key: s.Key, Value: s.Value, Learned: s.Learned, Expires: s.Expires}
 }
 
 func noElements(*Set) string { return "" }
@@ -152,7 +173,7 @@ func (t *Table) text(elements func(*Set) string) string {
 	return b.String()
 }
 
-// declaration is the set's head. A conntrack zone has a type but no type name
+// declaration is the set's head. A conntrack zone and a word have a type but no type name
 // in nft (1.0.6), so where one occurs the declaration is by example expression.
 func (s *Set) declaration() string {
 	word := "set"
@@ -160,15 +181,18 @@ func (s *Set) declaration() string {
 		word = "map"
 	}
 	by, name := "type", func(f Field) string { return string(f) }
-	if s.has(FieldZone) {
+	if s.has(FieldZone) || s.has(FieldWord) {
 		by, name = "typeof", expression
 	}
 	text := by + " " + join(s.Key, name)
 	if len(s.Value) > 0 {
 		text += " : " + join(s.Value, name)
 	}
+	if s.Learned > 0 {
+		text += fmt.Sprintf("; size %d; flags dynamic,timeout", s.Learned)
+	}
 	if s.Expires > 0 {
-		text += fmt.Sprintf("; size %d; flags dynamic,timeout; timeout %ds", expiringSize, int(s.Expires/time.Second))
+		text += fmt.Sprintf("; timeout %ds", int(s.Expires/time.Second))
 	}
 	return fmt.Sprintf("%s %s { %s;", word, s.Name, text)
 }
@@ -195,6 +219,8 @@ func expression(f Field) string {
 		return "ether saddr"
 	case FieldMark:
 		return "meta mark"
+	case FieldWord:
+		return "@nh,64,32" // the first of an IPv6 source address: nft lists no set by the example of a hash
 	default:
 		return string(f)
 	}

@@ -142,20 +142,43 @@ func WithIPv6(link string) Sysctl {
 	return Sysctl{Key: "net/ipv6/conf/" + link + "/disable_ipv6", Value: "0"}
 }
 
-// VirtualServer is one IPVS service keyed by firewall mark. Its key is (Mark, Family).
-type VirtualServer struct {
-	Mark      uint32
-	Family    Family
-	Scheduler string // the kernel's name: rr, wrr, lc, …
+// Dialled is what a client's packet is addressed to when it comes to a balancer.
+type Dialled struct {
+	Proto string // tcp, udp or sctp
+	At    netip.AddrPort
 }
 
-// Backend is an endpoint as a balancer sees it. Its key is (Mark, Addr, Port);
-// the address family is that of Addr. Weight 0 gets no new connection.
+// VirtualServer is one IPVS service, keyed by firewall mark or, where Mark is 0, by what is
+// dialled: the kernel does not translate the port of a persistent one that is keyed by mark.
+// Its key is (Mark, Dialled, Family).
+type VirtualServer struct {
+	Mark      uint32
+	Dialled   Dialled
+	Family    Family
+	Scheduler string // the kernel's name: rr, wrr, lc, …
+	// Flags are the scheduler's, by the names of ipvsadm: "" or FlagFallback. An observed
+	// server may have others, joined by commas.
+	Flags string
+	// Persistent is how long a client (one address) is kept at its backend, whole seconds; 0: not at all.
+	Persistent time.Duration
+}
+
+// FlagFallback is the flag with which sh and mh give another backend the new connections of
+// one whose weight is 0; without, they would be refused.
+func FlagFallback(scheduler string) string { return scheduler + "-fallback" }
+
+// Ordered tells whether the choice of the server's scheduler depends on the order of its
+// backends: for those the kernel is to have them in the plan's order.
+func (v VirtualServer) Ordered() bool { return v.Scheduler == "sh" || v.Scheduler == "mh" }
+
+// Backend is an endpoint as a balancer sees it. Its key is its server's Mark and Dialled,
+// Addr and Port; the address family is that of Addr. Weight 0 gets no new connection.
 type Backend struct {
-	Mark   uint32
-	Addr   netip.Addr
-	Port   uint16
-	Weight int
+	Mark    uint32
+	Dialled Dialled
+	Addr    netip.Addr
+	Port    uint16
+	Weight  int
 }
 
 // Timeouts are IPVS's idle limits, whole seconds.

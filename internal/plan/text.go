@@ -42,13 +42,13 @@ func (s *Sandbox) sort() {
 		if a.Mark != b.Mark { // the others are not looked at: there may be tens of thousands
 			return cmp.Compare(a.Mark, b.Mark)
 		}
-		return cmp.Compare(a.Family, b.Family)
+		return cmp.Or(compareDialled(a.Dialled, b.Dialled), cmp.Compare(a.Family, b.Family))
 	})
 	slices.SortFunc(s.Backends, func(a, b Backend) int {
 		if a.Mark != b.Mark {
 			return cmp.Compare(a.Mark, b.Mark)
 		}
-		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port))
+		return cmp.Or(compareDialled(a.Dialled, b.Dialled), a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port))
 	})
 	slices.SortFunc(s.Flows, CompareFlow)
 	slices.Sort(s.Zones)
@@ -185,11 +185,31 @@ func (t Timeouts) String() string {
 }
 
 func (v VirtualServer) String() string {
-	return fmt.Sprintf("ipvs     fwm %s %s %s", HexMark(v.Mark), v.Family, v.Scheduler)
+	text := fmt.Sprintf("ipvs     %s %s %s", ServerKey(v.Mark, v.Dialled), v.Family, v.Scheduler)
+	if v.Flags != "" {
+		text += " " + v.Flags
+	}
+	if v.Persistent != 0 {
+		text += fmt.Sprintf(" persistent %s", v.Persistent)
+	}
+	return text
 }
 
 func (b Backend) String() string {
-	return fmt.Sprintf("backend  fwm %s %s weight %d", HexMark(b.Mark), netip.AddrPortFrom(b.Addr, b.Port), b.Weight)
+	return fmt.Sprintf("backend  %s %s weight %d", ServerKey(b.Mark, b.Dialled), netip.AddrPortFrom(b.Addr, b.Port), b.Weight)
+}
+
+// ServerKey is what packets of a virtual server are told by: "fwm 0x64ac5601", or
+// "tcp 169.254.77.2:8080".
+func ServerKey(mark uint32, d Dialled) string {
+	if mark != 0 {
+		return "fwm " + HexMark(mark)
+	}
+	return d.Proto + " " + d.At.String()
+}
+
+func compareDialled(a, b Dialled) int {
+	return cmp.Or(cmp.Compare(a.Proto, b.Proto), a.At.Compare(b.At))
 }
 
 // CompareSandbox is the order in which sandboxes stand in a plan and are applied.

@@ -58,13 +58,13 @@ func StrayRoute(sandbox string, dst netip.Prefix, says string) Difference {
 
 // StrayBackend says that IPVS may choose what the plan does not have.
 func StrayBackend(sandbox string, b plan.Backend, says string) Difference {
-	return Difference{says: says, sandbox: sandbox, about: aboutBackends, ref: backendsOf(b.Mark, plan.FamilyOf(b.Addr))}
+	return Difference{says: says, sandbox: sandbox, about: aboutBackends, ref: backendsOf(b.Mark, b.Dialled, plan.FamilyOf(b.Addr))}
 }
 
 const backendList = "backends" // stands for a set's name: nft has no family ipvs
 
-func backendsOf(mark uint32, f plan.Family) ref {
-	return ref{family: "ipvs", set: backendList, key: plan.HexMark(mark) + " " + string(f)}
+func backendsOf(mark uint32, d plan.Dialled, f plan.Family) ref {
+	return ref{family: "ipvs", set: backendList, key: plan.ServerKey(mark, d) + " " + string(f)}
 }
 
 // String is the difference in words.

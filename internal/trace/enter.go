@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -168,6 +169,7 @@ func (w *walk) drawLots(p *packet) ([]plan.Backend, error) {
 	w.begin(4, "nft list map inet %s slots%s", plan.TableName, suffix(p.dst))
 	w.what("mark %s", mark)
 	var open []plan.Backend
+	w.kept = 0
 	for w.draw, w.lots = 0, 1; w.draw < w.lots; w.draw++ {
 		drawn := *p
 		if err := w.hookSpan("prerouting", &drawn, span{natTranslates, math.MaxInt}); err != nil {
@@ -192,8 +194,21 @@ func (w *walk) drawLots(p *packet) ([]plan.Backend, error) {
 	for i, b := range open {
 		names[i] = w.called(b.Addr, b.Port)
 	}
-	w.what("mark %s: a lot of %d picks one of: %s", mark, w.lots, strings.Join(names, "; "))
+	w.what("mark %s: a lot of %d picks one of: %s%s", mark, w.lots, strings.Join(names, "; "), remembered(w.kept))
 	return open, nil
+}
+
+// served is the packet's virtual server: by its mark, otherwise by what it is addressed to.
+func (w *walk) served(p *packet) (plan.VirtualServer, bool) {
+	dialled := plan.Dialled{Proto: p.proto, At: netip.AddrPortFrom(p.dst, p.dport)}
+	for _, key := range []plan.VirtualServer{{Mark: p.mark}, {Dialled: dialled}} {
+		for _, v := range w.sandbox.Virtual {
+			if v.Mark == key.Mark && v.Dialled == key.Dialled && v.Family == plan.FamilyOf(p.dst) {
+				return v, true
+			}
+		}
+	}
+	return plan.VirtualServer{}, false
 }
 
 // askIPVS lists the backends of the mark.
@@ -201,20 +216,15 @@ func (w *walk) askIPVS(p *packet) ([]plan.Backend, error) {
 	w.begin(4, "ipvsadm -Ln")
 	w.what("mark %s", plan.HexMark(p.mark))
 	family := plan.FamilyOf(p.dst)
-	var served plan.VirtualServer
-	for _, v := range w.sandbox.Virtual {
-		if v.Mark == p.mark && v.Family == family {
-			served = v
-		}
-	}
-	if served.Mark == 0 {
+	served, found := w.served(p)
+	if !found {
 		return nil, breakf("%s has no virtual server of mark %s", w.sandbox.Name, plan.HexMark(p.mark))
 	}
 	w.note(w.object(served))
 	var open []plan.Backend
 	var all []string
 	for _, b := range w.sandbox.Backends {
-		if b.Mark != p.mark || plan.FamilyOf(b.Addr) != family {
+		if b.Mark != served.Mark || b.Dialled != served.Dialled || plan.FamilyOf(b.Addr) != family {
 			continue
 		}
 		w.note(w.object(b))
@@ -227,8 +237,8 @@ func (w *walk) askIPVS(p *packet) ([]plan.Backend, error) {
 		all = append(all, text)
 	}
 	// It also relied on no other backend being there.
-	w.note(Object{Sandbox: w.sandbox.Name, ref: backendsOf(p.mark, family)})
-	w.what("mark %s: IPVS picks by %s one of: %s", plan.HexMark(p.mark), served.Scheduler, strings.Join(all, "; "))
+	w.note(Object{Sandbox: w.sandbox.Name, ref: backendsOf(served.Mark, served.Dialled, family)})
+	w.what("mark %s: IPVS picks by %s one of: %s%s", plan.HexMark(p.mark), served.Scheduler, strings.Join(all, "; "), remembered(served.Persistent))
 	if len(open) == 0 {
 		return nil, breakf("no backend takes a new connection")
 	}

@@ -1,6 +1,7 @@
 package trace
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -60,11 +61,25 @@ func (w *walk) field(p *packet, name string) (string, bool) {
 		return strconv.Itoa(int(p.dport)), p.proto == "udp"
 	case "tcp flags":
 		return strings.Join(p.flags, " | "), p.proto == "tcp"
+	case "@nh,64,32":
+		return sourceWord(p, 0), !four
+	case "@nh,96,32":
+		return sourceWord(p, 1), !four
 	case "@th,96,24":
 		return strconv.Itoa(int(p.vni)), p.vni != 0
 	default:
+		if of, ok := strings.CutPrefix(name, hashWord); ok {
+			value, found := w.field(p, of)
+			return hashWord + value, found
+		}
 		return w.metadata(p, name)
 	}
+}
+
+// sourceWord is one of the four words of an IPv6 source address.
+func sourceWord(p *packet, n int) string {
+	a := p.src.As16()
+	return plan.HexMark(binary.BigEndian.Uint32(a[4*n:]))
 }
 
 // arrive puts the packet into another namespace, in by a device: what the kernel
@@ -112,7 +127,7 @@ func (w *walk) metadata(p *packet, name string) (string, bool) {
 func fields() []string {
 	return []string{
 		"iifname", "oifname", "ether saddr", "ether daddr", "ip saddr", "ip daddr", "ip6 saddr", "ip6 daddr",
-		"th dport", "udp dport", "tcp flags", "@th,96,24", "meta l4proto", "meta nfproto", "meta mark", "meta skuid",
+		"th dport", "udp dport", "tcp flags", "@th,96,24", "@nh,64,32", "@nh,96,32", "meta l4proto", "meta nfproto", "meta mark", "meta skuid",
 		"ct state", "ct status", "ct mark", "ct original zone", "fib saddr type", "fib daddr type",
 	}
 }

@@ -60,6 +60,10 @@ func (s *statement) part() (outcome, bool, error) {
 		return s.masquerade()
 	case r.take("dnat ip to"), r.take("dnat ip6 to"):
 		return s.dnat()
+	case r.take("update"):
+		return s.learn("update")
+	case r.take("delete"):
+		return s.learn("delete")
 	case r.take("fwd to"):
 		out := s.decide(forwards)
 		out.device = strings.Trim(r.next(), `"`)
@@ -241,11 +245,13 @@ func (s *statement) key(sel selector) (string, bool, error) {
 
 // element looks a key up, and notes that the packet depended on what is there, or is not.
 func (s *statement) element(name, key string) (plan.Element, bool, error) {
-	i := slices.IndexFunc(s.table.Sets, func(set *plan.Set) bool { return set.Name == name })
-	if i < 0 {
+	set := s.set(name)
+	if set == nil || set.Learned == 0 && strings.Contains(key, hashWord) {
 		return plan.Element{}, false, s.unknown()
 	}
-	set := s.table.Sets[i]
+	if set.Learned > 0 {
+		return plan.Element{}, false, nil // whatever is there is as planned
+	}
 	o := Object{Sandbox: s.walk.sandbox.Name, ref: ref{family: s.table.Family, set: name, key: key}}
 	k := slices.IndexFunc(set.Elements, func(e plan.Element) bool { return e.Key == key })
 	if k < 0 {

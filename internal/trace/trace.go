@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"path"
 	"slices"
+	"time"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
@@ -96,8 +97,9 @@ type walk struct {
 	sandbox *plan.Sandbox // in which namespace there
 	backend netip.AddrPort
 	flow    flow
-	draw    int // what a lot gives
-	lots    int // how many the last lot was drawn from
+	draw    int           // what a lot gives
+	lots    int           // how many the last lot was drawn from
+	kept    time.Duration // for how long the node remembers the choice for the client; 0: not at all
 }
 
 // flow is what the entry node's conntrack and IPVS remember of the packet, and

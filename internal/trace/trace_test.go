@@ -105,6 +105,9 @@ func TestWalk(t *testing.T) {
 		"two backends by nft":  byNFT("two services"),
 		"no endpoint by nft":   byNFT("no endpoint"),
 		"draining by nft":      byNFT("draining"),
+		"affinity":             ask(cluster(t, "affinity"), 1, "tcp", 8081),
+		"affinity by nft":      byNFT("affinity"),
+		"affinity IPv6 by nft": to(from(byNFT("affinity"), trace.Outside, "2001:db8:ffff::1"), "2001:db8::11"),
 		"one address":          ask(one, 1, "tcp", 8080),
 		"another than the one": to(ask(one, 1, "tcp", 8080), "192.0.2.44"),
 		"outside a cluster":    {Entry: trace.Node{Name: "n1", Plan: &plan.Plan{}}, Proto: "tcp", Port: 80, Via: trace.Outside, From: two[1].Addr, To: two[0].Addr},
@@ -142,7 +145,7 @@ func walkWhole(t *testing.T, name string, balancer mesh.Balancer, q trace.Questi
 		return
 	}
 	plan := q.Entry.Plan.Text()
-	served := strings.Contains(plan, "backend ") || strings.Contains(plan, " . 0x1 -> 198.18.")
+	served := strings.Contains(plan, "backend ") || strings.Contains(plan, " . 0x1 -> 198.18.") || strings.Contains(plan, " . 0x1 -> 0xc612")
 	if !served || strings.HasPrefix(name, "published on") || name == "port conflict" && q.Proto != "tcp" {
 		return
 	}
@@ -157,6 +160,8 @@ func TestUnknownShapes(t *testing.T) {
 		"ip ttl 3 accept", "meta mark set ip daddr", "iifname", "jump nowhere", "ip daddr @nowhere accept", "queue to 1",
 		"meta mark set ip daddr map services4", "dnat ip to nobody", "tcp flags >= syn accept", "iifname { accept", "th dport . ip daddr 8080 accept",
 		"meta nfproto set ipv4", "limit rate 3/second accept", "meta mark set numgen inc mod 4", "meta mark set numgen random mod none", "meta mark set jhash mod 4", "meta mark vmap { 0x0 : queue }", "goto nowhere",
+		"update @published { th dport timeout 3s : meta mark }", "update @nowhere { th dport : meta mark }", "delete published { th dport }",
+		"meta mark set th dport . jhash ip saddr mod 4 seed 0x51 map @services4", "meta mark set jhash ip saddr mod 4 seed 0x51 map @services4",
 		"ip saddr & ffff:: 192.0.2.1 accept", "ip daddr >= 192.0.2.1 accept",
 	} {
 		nodes := cluster(t, "two services")

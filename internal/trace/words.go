@@ -67,11 +67,13 @@ type selector struct {
 func (r *reader) selector() selector {
 	var s selector
 	for {
-		i := slices.IndexFunc(fields(), r.take)
-		if i < 0 {
+		if name, ok := r.hash(); ok {
+			s.names = append(s.names, name)
+		} else if i := slices.IndexFunc(fields(), r.take); i >= 0 {
+			s.names = append(s.names, fields()[i])
+		} else {
 			return s
 		}
-		s.names = append(s.names, fields()[i])
 		if r.take("&") {
 			s.mask = r.next()
 			return s

@@ -16,7 +16,7 @@ func toWire(r mesh.Record) wireRecord {
 	}
 	if s := r.Service; s != nil {
 		w.Service = &wireService{
-			ID: s.ID, Name: s.Name, Networks: s.Networks, Scheduler: s.Scheduler,
+			ID: s.ID, Name: s.Name, Networks: s.Networks, Scheduler: s.Scheduler, Affinity: s.Affinity,
 			Publish: each(s.Publish, func(p mesh.PublishedPort) wirePublished { return wirePublished(p) }),
 		}
 	}
@@ -43,7 +43,7 @@ func (w wireRecord) record() mesh.Record {
 	}
 	if s := w.Service; s != nil {
 		r.Service = &mesh.Service{
-			ID: s.ID, Name: s.Name, Networks: s.Networks, Scheduler: s.Scheduler,
+			ID: s.ID, Name: s.Name, Networks: s.Networks, Scheduler: s.Scheduler, Affinity: s.Affinity,
 			Publish: each(s.Publish, func(p wirePublished) mesh.PublishedPort { return mesh.PublishedPort(p) }),
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/sluice-mesh/sluice/mesh"
 )
@@ -148,6 +149,7 @@ type (
 		Networks  []mesh.NetworkID `json:"nets,omitempty"`
 		Publish   []wirePublished  `json:"p,omitempty"`
 		Scheduler mesh.Scheduler   `json:"s"`
+		Affinity  time.Duration    `json:"a,omitempty"` // nanoseconds
 	}
 	wirePublished struct {
 		Addr      netip.Addr `json:"a,omitzero"`

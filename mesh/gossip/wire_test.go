@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -66,6 +67,7 @@ func records() *rapid.Generator[mesh.Record] {
 			r = mesh.NetworkRecord(n)
 		case 2:
 			s := &mesh.Service{ID: hexID[mesh.ServiceID]().Draw(t, "id"), Name: name().Draw(t, "name"), Scheduler: rapid.SampledFrom(mesh.Schedulers()).Draw(t, "scheduler")}
+			s.Affinity = time.Duration(rapid.IntRange(0, 86400).Draw(t, "affinity")) * time.Second
 			for i := range rapid.IntRange(0, 3).Draw(t, "ports") {
 				p := mesh.PublishedPort{Proto: rapid.SampledFrom([]mesh.Proto{mesh.TCP, mesh.UDP, mesh.SCTP}).Draw(t, "proto"), Published: uint16(100 + i), Target: rapid.Uint16Min(1).Draw(t, "target")}
 				if rapid.Bool().Draw(t, "on one address") {

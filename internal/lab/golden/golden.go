@@ -17,7 +17,12 @@ var update = flag.Bool("update", false, "rewrite golden files") //nolint:gocheck
 // Equal fails t unless got is the text of testdata/TESTNAME.golden.
 func Equal(t *testing.T, got string) {
 	t.Helper()
-	path := filepath.Join("testdata", strings.NewReplacer("/", "_", " ", "_").Replace(t.Name())+".golden")
+	File(t, filepath.Join("testdata", strings.NewReplacer("/", "_", " ", "_").Replace(t.Name())+".golden"), got)
+}
+
+// File fails t unless got is the text of a file.
+func File(t *testing.T, path, got string) {
+	t.Helper()
 	if *update {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/sluice-mesh/sluice/mesh"
 )
@@ -89,6 +90,18 @@ func (w *World) Service(name string, networks []mesh.NetworkID, ports ...mesh.Pu
 	return s.ID
 }
 
+// Change writes a service again.
+func (w *World) Change(s mesh.ServiceID, change func(*mesh.Service)) {
+	w.tb.Helper()
+	have := w.State.Snapshot().Service(s)
+	if have == nil {
+		w.tb.Fatalf("there is no service %s", s)
+	}
+	next := *have
+	change(&next)
+	w.Write(NodeID(1), mesh.ServiceRecord(&next))
+}
+
 // Endpoint makes an endpoint on a node and lets all settle.
 func (w *World) Endpoint(s mesh.ServiceID, name string, node int) *mesh.Endpoint {
 	w.tb.Helper()
@@ -146,6 +159,22 @@ func All() map[string]func(w *World) {
 			e = *settled.Endpoint
 			e.State = mesh.Draining
 			w.Write(NodeID(2), mesh.EndpointRecord(&e))
+		},
+		"affinity": func(w *World) {
+			s := w.Service("web", nil, web...)
+			w.Change(s, func(s *mesh.Service) { s.Affinity = 30 * time.Second })
+			w.Endpoint(s, "web.1", 1)
+			w.Endpoint(s, "web.2", 2)
+			s = w.Service("shop", nil, Port(8081, 80, mesh.TCP))
+			w.Change(s, func(s *mesh.Service) { s.Affinity = mesh.AffinityDefault })
+			w.Endpoint(s, "shop.1", 1)
+			w.Endpoint(s, "shop.2", 2)
+		},
+		"consistent": func(w *World) {
+			s := w.Service("web", nil, web...)
+			w.Change(s, func(s *mesh.Service) { s.Affinity, s.Scheduler = mesh.AffinityDefault, mesh.Maglev })
+			w.Endpoint(s, "web.1", 1)
+			w.Endpoint(s, "web.2", 2)
 		},
 		"port conflict": func(w *World) {
 			w.Endpoint(w.Service("web", nil, web...), "web.1", 2)

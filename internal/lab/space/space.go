@@ -124,6 +124,19 @@ func (s *Space) Links() (*netlink.Handle, error) {
 	return h, nil
 }
 
+// ForgetFlows empties the namespace's conntrack table.
+func (s *Space) ForgetFlows() error {
+	h, err := netlink.NewHandleAt(s.handle, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return fmt.Errorf("open netlink in %s: %w", s.Path, err)
+	}
+	defer h.Close()
+	if err := h.ConntrackTableFlush(netlink.ConntrackTable); err != nil {
+		return fmt.Errorf("forget flows in %s: %w", s.Path, err)
+	}
+	return nil
+}
+
 // FD is the namespace as netlink wants it: where a device's other end goes.
 func (s *Space) FD() netlink.NsFd { return netlink.NsFd(int(s.handle)) }
 

@@ -9,6 +9,7 @@ package sluicev1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -33,7 +34,10 @@ type CreateServiceRequest struct {
 	// rr, wrr, lc, wlc, sh or mh; empty: rr.
 	Scheduler string `protobuf:"bytes,4,opt,name=scheduler,proto3" json:"scheduler,omitempty"`
 	// Allow publishing port 22 and sluice's own ports.
-	Force         bool `protobuf:"varint,5,opt,name=force,proto3" json:"force,omitempty"`
+	Force bool `protobuf:"varint,5,opt,name=force,proto3" json:"force,omitempty"`
+	// For how long after its last new connection a client comes to the same endpoint again:
+	// whole seconds from 1 to 86400; absent or 0: not at all.
+	Affinity      *durationpb.Duration `protobuf:"bytes,6,opt,name=affinity,proto3" json:"affinity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -101,6 +105,13 @@ func (x *CreateServiceRequest) GetForce() bool {
 		return x.Force
 	}
 	return false
+}
+
+func (x *CreateServiceRequest) GetAffinity() *durationpb.Duration {
+	if x != nil {
+		return x.Affinity
+	}
+	return nil
 }
 
 // CreateServiceResponse holds the new service.
@@ -340,7 +351,9 @@ type UpdateServiceRequest struct {
 	// rr, wrr, lc, wlc, sh or mh; empty: as it is.
 	Scheduler string `protobuf:"bytes,6,opt,name=scheduler,proto3" json:"scheduler,omitempty"`
 	// Allow publishing port 22 and sluice's own ports.
-	Force         bool `protobuf:"varint,7,opt,name=force,proto3" json:"force,omitempty"`
+	Force bool `protobuf:"varint,7,opt,name=force,proto3" json:"force,omitempty"`
+	// As in CreateServiceRequest, 0 takes it off; absent: as it is.
+	Affinity      *durationpb.Duration `protobuf:"bytes,8,opt,name=affinity,proto3" json:"affinity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -422,6 +435,13 @@ func (x *UpdateServiceRequest) GetForce() bool {
 		return x.Force
 	}
 	return false
+}
+
+func (x *UpdateServiceRequest) GetAffinity() *durationpb.Duration {
+	if x != nil {
+		return x.Affinity
+	}
+	return nil
 }
 
 // StringList tells an empty list from none.
@@ -618,7 +638,10 @@ type Service struct {
 	Conflicts []string `protobuf:"bytes,7,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
 	// Nodes that do not answer on one of its ports, sorted by their names, as far as this
 	// node has heard.
-	Held          []*HeldPort `protobuf:"bytes,8,rep,name=held,proto3" json:"held,omitempty"`
+	Held []*HeldPort `protobuf:"bytes,8,rep,name=held,proto3" json:"held,omitempty"`
+	// For how long after its last new connection a client comes to the same endpoint again,
+	// by one node and published port; absent: not at all.
+	Affinity      *durationpb.Duration `protobuf:"bytes,9,opt,name=affinity,proto3" json:"affinity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -705,6 +728,13 @@ func (x *Service) GetConflicts() []string {
 func (x *Service) GetHeld() []*HeldPort {
 	if x != nil {
 		return x.Held
+	}
+	return nil
+}
+
+func (x *Service) GetAffinity() *durationpb.Duration {
+	if x != nil {
+		return x.Affinity
 	}
 	return nil
 }
@@ -1396,13 +1426,14 @@ var File_sluice_v1_service_proto protoreflect.FileDescriptor
 
 const file_sluice_v1_service_proto_rawDesc = "" +
 	"\n" +
-	"\x17sluice/v1/service.proto\x12\tsluice.v1\x1a\x17sluice/v1/cluster.proto\"\x94\x01\n" +
+	"\x17sluice/v1/service.proto\x12\tsluice.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17sluice/v1/cluster.proto\"\xcb\x01\n" +
 	"\x14CreateServiceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bnetworks\x18\x02 \x03(\tR\bnetworks\x12\x18\n" +
 	"\apublish\x18\x03 \x03(\tR\apublish\x12\x1c\n" +
 	"\tscheduler\x18\x04 \x01(\tR\tscheduler\x12\x14\n" +
-	"\x05force\x18\x05 \x01(\bR\x05force\"E\n" +
+	"\x05force\x18\x05 \x01(\bR\x05force\x125\n" +
+	"\baffinity\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\baffinity\"E\n" +
 	"\x15CreateServiceResponse\x12,\n" +
 	"\aservice\x18\x01 \x01(\v2\x12.sluice.v1.ServiceR\aservice\"\x15\n" +
 	"\x13ListServicesRequest\"F\n" +
@@ -1411,7 +1442,7 @@ const file_sluice_v1_service_proto_rawDesc = "" +
 	"\x11GetServiceRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\"B\n" +
 	"\x12GetServiceResponse\x12,\n" +
-	"\aservice\x18\x01 \x01(\v2\x12.sluice.v1.ServiceR\aservice\"\x88\x02\n" +
+	"\aservice\x18\x01 \x01(\v2\x12.sluice.v1.ServiceR\aservice\"\xbf\x02\n" +
 	"\x14UpdateServiceRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x121\n" +
 	"\bnetworks\x18\x02 \x01(\v2\x15.sluice.v1.StringListR\bnetworks\x12/\n" +
@@ -1421,7 +1452,8 @@ const file_sluice_v1_service_proto_rawDesc = "" +
 	"\n" +
 	"publish_rm\x18\x05 \x03(\tR\tpublishRm\x12\x1c\n" +
 	"\tscheduler\x18\x06 \x01(\tR\tscheduler\x12\x14\n" +
-	"\x05force\x18\a \x01(\bR\x05force\"$\n" +
+	"\x05force\x18\a \x01(\bR\x05force\x125\n" +
+	"\baffinity\x18\b \x01(\v2\x19.google.protobuf.DurationR\baffinity\"$\n" +
 	"\n" +
 	"StringList\x12\x16\n" +
 	"\x06values\x18\x01 \x03(\tR\x06values\"E\n" +
@@ -1429,7 +1461,7 @@ const file_sluice_v1_service_proto_rawDesc = "" +
 	"\aservice\x18\x01 \x01(\v2\x12.sluice.v1.ServiceR\aservice\"0\n" +
 	"\x14RemoveServiceRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\"\x17\n" +
-	"\x15RemoveServiceResponse\"\x91\x02\n" +
+	"\x15RemoveServiceResponse\"\xc8\x02\n" +
 	"\aService\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
@@ -1438,7 +1470,8 @@ const file_sluice_v1_service_proto_rawDesc = "" +
 	"\tscheduler\x18\x05 \x01(\tR\tscheduler\x121\n" +
 	"\tendpoints\x18\x06 \x03(\v2\x13.sluice.v1.EndpointR\tendpoints\x12\x1c\n" +
 	"\tconflicts\x18\a \x03(\tR\tconflicts\x12'\n" +
-	"\x04held\x18\b \x03(\v2\x13.sluice.v1.HeldPortR\x04held\"{\n" +
+	"\x04held\x18\b \x03(\v2\x13.sluice.v1.HeldPortR\x04held\x125\n" +
+	"\baffinity\x18\t \x01(\v2\x19.google.protobuf.DurationR\baffinity\"{\n" +
 	"\rPublishedPort\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x1c\n" +
@@ -1529,45 +1562,49 @@ var file_sluice_v1_service_proto_goTypes = []any{
 	(*ListEndpointsResponse)(nil),  // 20: sluice.v1.ListEndpointsResponse
 	(*Endpoint)(nil),               // 21: sluice.v1.Endpoint
 	(*Attachment)(nil),             // 22: sluice.v1.Attachment
-	(*HeldPort)(nil),               // 23: sluice.v1.HeldPort
+	(*durationpb.Duration)(nil),    // 23: google.protobuf.Duration
+	(*HeldPort)(nil),               // 24: sluice.v1.HeldPort
 }
 var file_sluice_v1_service_proto_depIdxs = []int32{
-	11, // 0: sluice.v1.CreateServiceResponse.service:type_name -> sluice.v1.Service
-	11, // 1: sluice.v1.ListServicesResponse.services:type_name -> sluice.v1.Service
-	11, // 2: sluice.v1.GetServiceResponse.service:type_name -> sluice.v1.Service
-	7,  // 3: sluice.v1.UpdateServiceRequest.networks:type_name -> sluice.v1.StringList
-	7,  // 4: sluice.v1.UpdateServiceRequest.publish:type_name -> sluice.v1.StringList
-	11, // 5: sluice.v1.UpdateServiceResponse.service:type_name -> sluice.v1.Service
-	12, // 6: sluice.v1.Service.ports:type_name -> sluice.v1.PublishedPort
-	21, // 7: sluice.v1.Service.endpoints:type_name -> sluice.v1.Endpoint
-	23, // 8: sluice.v1.Service.held:type_name -> sluice.v1.HeldPort
-	21, // 9: sluice.v1.AttachEndpointResponse.endpoint:type_name -> sluice.v1.Endpoint
-	21, // 10: sluice.v1.DrainEndpointResponse.endpoint:type_name -> sluice.v1.Endpoint
-	21, // 11: sluice.v1.ListEndpointsResponse.endpoints:type_name -> sluice.v1.Endpoint
-	22, // 12: sluice.v1.Endpoint.attachments:type_name -> sluice.v1.Attachment
-	0,  // 13: sluice.v1.ServiceService.CreateService:input_type -> sluice.v1.CreateServiceRequest
-	2,  // 14: sluice.v1.ServiceService.ListServices:input_type -> sluice.v1.ListServicesRequest
-	4,  // 15: sluice.v1.ServiceService.GetService:input_type -> sluice.v1.GetServiceRequest
-	6,  // 16: sluice.v1.ServiceService.UpdateService:input_type -> sluice.v1.UpdateServiceRequest
-	9,  // 17: sluice.v1.ServiceService.RemoveService:input_type -> sluice.v1.RemoveServiceRequest
-	13, // 18: sluice.v1.EndpointService.AttachEndpoint:input_type -> sluice.v1.AttachEndpointRequest
-	15, // 19: sluice.v1.EndpointService.DrainEndpoint:input_type -> sluice.v1.DrainEndpointRequest
-	17, // 20: sluice.v1.EndpointService.DetachEndpoint:input_type -> sluice.v1.DetachEndpointRequest
-	19, // 21: sluice.v1.EndpointService.ListEndpoints:input_type -> sluice.v1.ListEndpointsRequest
-	1,  // 22: sluice.v1.ServiceService.CreateService:output_type -> sluice.v1.CreateServiceResponse
-	3,  // 23: sluice.v1.ServiceService.ListServices:output_type -> sluice.v1.ListServicesResponse
-	5,  // 24: sluice.v1.ServiceService.GetService:output_type -> sluice.v1.GetServiceResponse
-	8,  // 25: sluice.v1.ServiceService.UpdateService:output_type -> sluice.v1.UpdateServiceResponse
-	10, // 26: sluice.v1.ServiceService.RemoveService:output_type -> sluice.v1.RemoveServiceResponse
-	14, // 27: sluice.v1.EndpointService.AttachEndpoint:output_type -> sluice.v1.AttachEndpointResponse
-	16, // 28: sluice.v1.EndpointService.DrainEndpoint:output_type -> sluice.v1.DrainEndpointResponse
-	18, // 29: sluice.v1.EndpointService.DetachEndpoint:output_type -> sluice.v1.DetachEndpointResponse
-	20, // 30: sluice.v1.EndpointService.ListEndpoints:output_type -> sluice.v1.ListEndpointsResponse
-	22, // [22:31] is the sub-list for method output_type
-	13, // [13:22] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	23, // 0: sluice.v1.CreateServiceRequest.affinity:type_name -> google.protobuf.Duration
+	11, // 1: sluice.v1.CreateServiceResponse.service:type_name -> sluice.v1.Service
+	11, // 2: sluice.v1.ListServicesResponse.services:type_name -> sluice.v1.Service
+	11, // 3: sluice.v1.GetServiceResponse.service:type_name -> sluice.v1.Service
+	7,  // 4: sluice.v1.UpdateServiceRequest.networks:type_name -> sluice.v1.StringList
+	7,  // 5: sluice.v1.UpdateServiceRequest.publish:type_name -> sluice.v1.StringList
+	23, // 6: sluice.v1.UpdateServiceRequest.affinity:type_name -> google.protobuf.Duration
+	11, // 7: sluice.v1.UpdateServiceResponse.service:type_name -> sluice.v1.Service
+	12, // 8: sluice.v1.Service.ports:type_name -> sluice.v1.PublishedPort
+	21, // 9: sluice.v1.Service.endpoints:type_name -> sluice.v1.Endpoint
+	24, // 10: sluice.v1.Service.held:type_name -> sluice.v1.HeldPort
+	23, // 11: sluice.v1.Service.affinity:type_name -> google.protobuf.Duration
+	21, // 12: sluice.v1.AttachEndpointResponse.endpoint:type_name -> sluice.v1.Endpoint
+	21, // 13: sluice.v1.DrainEndpointResponse.endpoint:type_name -> sluice.v1.Endpoint
+	21, // 14: sluice.v1.ListEndpointsResponse.endpoints:type_name -> sluice.v1.Endpoint
+	22, // 15: sluice.v1.Endpoint.attachments:type_name -> sluice.v1.Attachment
+	0,  // 16: sluice.v1.ServiceService.CreateService:input_type -> sluice.v1.CreateServiceRequest
+	2,  // 17: sluice.v1.ServiceService.ListServices:input_type -> sluice.v1.ListServicesRequest
+	4,  // 18: sluice.v1.ServiceService.GetService:input_type -> sluice.v1.GetServiceRequest
+	6,  // 19: sluice.v1.ServiceService.UpdateService:input_type -> sluice.v1.UpdateServiceRequest
+	9,  // 20: sluice.v1.ServiceService.RemoveService:input_type -> sluice.v1.RemoveServiceRequest
+	13, // 21: sluice.v1.EndpointService.AttachEndpoint:input_type -> sluice.v1.AttachEndpointRequest
+	15, // 22: sluice.v1.EndpointService.DrainEndpoint:input_type -> sluice.v1.DrainEndpointRequest
+	17, // 23: sluice.v1.EndpointService.DetachEndpoint:input_type -> sluice.v1.DetachEndpointRequest
+	19, // 24: sluice.v1.EndpointService.ListEndpoints:input_type -> sluice.v1.ListEndpointsRequest
+	1,  // 25: sluice.v1.ServiceService.CreateService:output_type -> sluice.v1.CreateServiceResponse
+	3,  // 26: sluice.v1.ServiceService.ListServices:output_type -> sluice.v1.ListServicesResponse
+	5,  // 27: sluice.v1.ServiceService.GetService:output_type -> sluice.v1.GetServiceResponse
+	8,  // 28: sluice.v1.ServiceService.UpdateService:output_type -> sluice.v1.UpdateServiceResponse
+	10, // 29: sluice.v1.ServiceService.RemoveService:output_type -> sluice.v1.RemoveServiceResponse
+	14, // 30: sluice.v1.EndpointService.AttachEndpoint:output_type -> sluice.v1.AttachEndpointResponse
+	16, // 31: sluice.v1.EndpointService.DrainEndpoint:output_type -> sluice.v1.DrainEndpointResponse
+	18, // 32: sluice.v1.EndpointService.DetachEndpoint:output_type -> sluice.v1.DetachEndpointResponse
+	20, // 33: sluice.v1.EndpointService.ListEndpoints:output_type -> sluice.v1.ListEndpointsResponse
+	25, // [25:34] is the sub-list for method output_type
+	16, // [16:25] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_sluice_v1_service_proto_init() }

@@ -2,9 +2,9 @@
 // requests per second from a client to an HTTP server on another node,
 // directly, over one VXLAN hop, by Docker Swarm's path built by hand, and by the
 // mesh with the endpoint on another node and on the one that is dialled, with both
-// balancers; then what each stage of the mesh costs, by taking one after another away.
+// balancers; or what each stage of the mesh costs, by taking one after another away.
 //
-//	SLUICE_BIN=./sluice bench          (in "sluicevm -1", where time is instructions)
+//	SLUICE_BIN=./sluice bench [stages]          (in "sluicevm -1", where time is instructions)
 //
 // Only ratios of one run mean anything. The agents are stopped while it measures:
 // the data plane needs none.
@@ -38,6 +38,10 @@ func run(args []string, out io.Writer) error {
 	if len(args) == 2 && args[0] == "serve" { // the workloads are this program too
 		return probe.ServeUntilSignal(args[1])
 	}
+	do := measure
+	if len(args) == 1 && args[0] == "stages" {
+		do = apart
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find own program: %w", err)
@@ -51,22 +55,17 @@ func run(args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(measure(ctx, c, out), c.Close())
+	return errors.Join(do(ctx, c, out), c.Close())
 }
 
 // path is one way from the client to a server; balancer is empty where it does not pass the mesh.
 type path struct{ name, url, balancer string }
 
-// measure compares the paths with IPVS, then those of the mesh with nftables, then takes
-// the first mesh apart.
+// measure compares the paths with IPVS, then those of the mesh with nftables.
 func measure(ctx context.Context, c *cluster.Cluster, out io.Writer) error {
 	paths, err := build(ctx, c)
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, c.Logs())
-	}
-	places, err := findPlaces(ctx, c)
-	if err != nil {
-		return err
 	}
 	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(table, "PATH\tKEEP-ALIVE\tOF DIRECT\tNEW CONNECTIONS\tOF DIRECT")
@@ -86,10 +85,17 @@ func measure(ctx context.Context, c *cluster.Cluster, out io.Writer) error {
 		}
 		fmt.Fprintf(table, "%s\t%.0f\t%.3f\t%.0f\t%.3f\n", p.name, rate[0], rate[0]/direct[0], rate[1], rate[1]/direct[1])
 	}
-	if err := table.Flush(); err != nil {
-		return err
+	return table.Flush()
+}
+
+// apart measures what the stages of the way to another node cost.
+func apart(ctx context.Context, c *cluster.Cluster, out io.Writer) error {
+	paths, err := build(ctx, c)
+	if err != nil {
+		return fmt.Errorf("%w\n%s", err, c.Logs())
 	}
-	if err := use(ctx, c, paths[remote]); err != nil {
+	places, err := findPlaces(ctx, c)
+	if err != nil {
 		return err
 	}
 	return quietly(c, func() error { return measureStages(ctx, c, places, paths[remote].url, out) })

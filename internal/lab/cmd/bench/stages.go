@@ -6,7 +6,6 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/sluice-mesh/sluice/internal/lab/cluster"
 	"github.com/sluice-mesh/sluice/internal/lab/space"
@@ -66,18 +65,12 @@ func (p places) stages() []stage {
 	}
 }
 
-// timeWait is longer than conntrack keeps a closed connection.
-const timeWait = 130 * time.Second
-
 // cost is what a request takes, in microseconds of the VM's clock: of eight
 // connections one is served at a time, so the rate is the inverse.
 func cost(rate float64) float64 { return 1e6 / rate }
 
 // measureStages takes stage after stage away and prints what each had cost.
 func measureStages(ctx context.Context, c *cluster.Cluster, p places, url string, out io.Writer) error {
-	// Without the nat chain an endpoint cannot tell two connections of one client port apart: those
-	// that came by other nodes have to be forgotten first.
-	time.Sleep(timeWait)
 	before, err := rates(ctx, c, url)
 	if err != nil {
 		return err
