@@ -68,10 +68,12 @@ func (f *Real) Balancer() mesh.Balancer { return f.balancer }
 
 func (f *Real) space(name string) (*space.Space, error) {
 	s, err := space.New(filepath.Join(f.dir, name))
-	if err == nil {
-		f.spaces[name] = s
+	if err != nil {
+		return nil, err
 	}
-	return s, err
+	f.spaces[name] = s
+	// A device whose link-local address is still looked for asks for no neighbour.
+	return s, s.Do(func() error { return os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0o644) })
 }
 
 func (f *Real) link() error {
