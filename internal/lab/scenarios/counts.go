@@ -46,7 +46,7 @@ func (r *run) told(s Step, how How, asked, within bool, got string) {
 	const fine = "within bound"
 	switch {
 	case !asked:
-		r.seen.Answers = append(r.seen.Answers, Answer{Question: s.Text, How: how, Only: s.Only != "", Outcome: notAsked})
+		r.tell(s, how, notAsked, notAsked)
 	case within:
 		r.tell(s, how, fine, fine)
 	default:
