@@ -99,6 +99,14 @@ bench-mesh: go ## requests per second of the mesh beside what it is made of, whe
 	@SLUICE_BIN=$(CURDIR)/.build/sluice $(RUNNER) -1 -t 2400 .build/bench
 	@SLUICE_BIN=$(CURDIR)/.build/sluice $(RUNNER) -1 -t 2400 .build/bench stages
 
+.PHONY: bench-scale
+bench-scale: go ## a node with 10,000 services: load, change, memory, new connections; natively, then both balancers where time is instructions
+	@hack/deps run
+	@$(MAKE) runner
+	@$(GO_BUILD) -o .build/benchscale ./internal/lab/cmd/benchscale
+	@.build/benchscale
+	@$(RUNNER) -1 -t 2400 .build/benchscale -changes 5 -connections 500
+
 .PHONY: repair-table
 repair-table: go ## what each sabotage costs, measured here, into docs/REPAIR.md (2 minutes)
 	@hack/deps run

@@ -26,7 +26,7 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	if missing := sys.missing(); len(missing) > 0 {
 		return mesh.Refuse(FeatureMissing, "load or build what is named", "this kernel lacks %s", strings.Join(missing, "; "))
 	}
-	balancer, err := cfg.Balancer.pick(sys.hasIPVS)
+	picked, err := cfg.Balancer.pick(sys.hasIPVS)
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	status := newStatus(sys.now, events)
 	ctx, cancel := context.WithCancel(ctx)
 	loop := newLoop(cluster, machine, status, cfg.Log)
-	loop.balancer = balancer
+	loop.picked = picked
 	endpoints := &endpoints{
 		cluster: cluster, loop: loop, status: status, store: store, watch: sys.watch, log: cfg.Log, ctx: ctx,
 	}
@@ -86,8 +86,8 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	}
 	api := &api{config: cfg, cluster: cluster, loop: loop, status: status, endpoints: endpoints, events: events, inspect: sys.inspect}
 	r := &reporter{supervisor: boss, own: own.ID, status: status, now: sys.now, check: checkAPI(cfg.Socket), log: cfg.Log}
-	cfg.Log.Info("the agent runs", "node", own.ID, "name", own.Name, "address", own.Addr, "socket", cfg.Socket, "balancer", balancer)
-	return together(ctx, loop.run, loop.pulse.run, r.run, func(ctx context.Context) error {
+	cfg.Log.Info("the agent runs", "node", own.ID, "name", own.Name, "address", own.Addr, "socket", cfg.Socket, "balancer", picked.balancer, "why", picked.why)
+	return together(ctx, loop.run, loop.pulse.run, newMoves(cluster, machine, cfg.Log).run, r.run, func(ctx context.Context) error {
 		return serve(ctx, api.server(cfg.Log), listener, stopLimit)
 	})
 }

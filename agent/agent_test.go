@@ -26,6 +26,9 @@ func TestRunRefuses(t *testing.T) {
 		"kernel feature": {func(_ *Config, s *system) {
 			s.missing = func() []string { return []string{"IP_VS: load the module ip_vs"} }
 		}, FeatureMissing},
+		"balancer": {func(cfg *Config, s *system) {
+			cfg.Balancer, s.hasIPVS = BalancerChoice(mesh.BalancerIPVS), func() bool { return false }
+		}, FeatureMissing},
 		"name":              {func(cfg *Config, _ *system) { cfg.Name = "a b" }, mesh.BadName},
 		"one port for both": {func(cfg *Config, _ *system) { cfg.GossipPort = DefaultVXLANPort }, BadConfig},
 		"loopback":          {func(cfg *Config, _ *system) { cfg.Advertise = netip.MustParseAddr("127.0.0.1") }, mesh.BadAddress},

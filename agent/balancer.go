@@ -33,18 +33,27 @@ func (c BalancerChoice) validate() error {
 	}
 }
 
+// picked is the balancer that a node uses, and why that one.
+type picked struct {
+	balancer mesh.Balancer
+	why      string
+}
+
 // pick is the balancer that a node with this choice uses. auto prefers IPVS: it
 // counts connections, which nft cannot.
-func (c BalancerChoice) pick(hasIPVS func() bool) (mesh.Balancer, error) {
+func (c BalancerChoice) pick(hasIPVS func() bool) (picked, error) {
+	chosen := "chosen by --balancer " + string(c)
 	switch {
 	case c == BalancerChoice(mesh.BalancerNFT):
-		return mesh.BalancerNFT, nil
+		return picked{mesh.BalancerNFT, chosen}, nil
+	case hasIPVS() && c == BalancerAuto:
+		return picked{mesh.BalancerIPVS, "auto: this kernel has IP_VS"}, nil
 	case hasIPVS():
-		return mesh.BalancerIPVS, nil
+		return picked{mesh.BalancerIPVS, chosen}, nil
 	case c == BalancerAuto:
-		return mesh.BalancerNFT, nil
+		return picked{mesh.BalancerNFT, "auto: this kernel has no IP_VS (no genetlink family IPVS)"}, nil
 	default:
-		return "", mesh.Refuse(FeatureMissing, "load the module ip_vs, or give --balancer auto or nft", "this kernel has no IP_VS")
+		return picked{}, mesh.Refuse(FeatureMissing, "load the module ip_vs, or give --balancer auto or nft", "this kernel has no IP_VS")
 	}
 }
 

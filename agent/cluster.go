@@ -22,9 +22,10 @@ type cluster struct {
 	gossip  netip.AddrPort
 	now     func() time.Time
 	log     *slog.Logger
-	events  *events       // nil where nobody asks for them
-	changed chan struct{} // holds one token while there is something new
-	heard   chan struct{} // holds one token while gossip has found a node alive or silent
+	events  *events        // nil where nobody asks for them
+	changed chan struct{}  // holds one token while there is something new
+	heard   chan struct{}  // holds one token while gossip has found a node alive or silent
+	over    chan mesh.Over // other nodes' word on flows, waiting to be acted on
 	started time.Time
 
 	mu      sync.Mutex
@@ -67,7 +68,7 @@ type clusterConfig struct {
 func newCluster(cfg clusterConfig, content *saved) *cluster {
 	c := &cluster{
 		store: cfg.Store, own: cfg.Own, gossip: cfg.Gossip, now: cfg.Now, events: cfg.Events, log: cfg.Log,
-		changed: make(chan struct{}, 1), heard: make(chan struct{}, 1), started: cfg.Now(),
+		changed: make(chan struct{}, 1), heard: make(chan struct{}, 1), over: make(chan mesh.Over, oversWaiting), started: cfg.Now(),
 		dirty: map[mesh.Key]bool{}, left: map[mesh.Key]error{}, seen: map[mesh.NodeID]observation{},
 	}
 	if content.Secret == nil {

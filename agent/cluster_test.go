@@ -237,3 +237,13 @@ func TestSettlePause(t *testing.T) {
 		}
 	}
 }
+
+func TestLookPause(t *testing.T) {
+	for round, want := range map[time.Duration]time.Duration{
+		0: fullLook, 250 * time.Millisecond: fullLook, time.Second: 20 * time.Second, time.Minute: rareLook,
+	} {
+		if got := lookPause(round); got != want {
+			t.Errorf("lookPause(%s) = %s, want %s", round, got, want)
+		}
+	}
+}

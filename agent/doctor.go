@@ -5,6 +5,7 @@ import (
 	"context"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/sluice-mesh/sluice/internal/doctor"
@@ -43,11 +44,23 @@ func doctorWith(dc DoctorConfig, inspect func(kernel.Inspection) doctor.Facts) (
 	snap := (&mesh.State{}).Snapshot()
 	f := inspect(inspection(cfg, cfg.Advertise, snap))
 	f.Now, f.Claims = time.Now(), claims(snap)
+	f.Balancer = wouldPick(cfg.Balancer, f.Features)
 	f.Agent = doctor.Agent{State: doctor.Absent, Socket: cmp.Or(dc.Address, cfg.Socket), Why: dc.Silent}
 	if dc.Silent != "" {
 		f.Agent.State = doctor.Silent
 	}
 	return toExamined(doctor.Judge(&f)), nil
+}
+
+// wouldPick is the balancer that an agent with this choice would use.
+func wouldPick(c BalancerChoice, features []doctor.Feature) doctor.Balancer {
+	would, err := c.pick(func() bool {
+		return slices.ContainsFunc(features, func(f doctor.Feature) bool { return f.Name == kernel.FeatureIPVS && f.Missing == "" })
+	})
+	if err != nil {
+		return doctor.Balancer{Why: err.Error()}
+	}
+	return doctor.Balancer{Name: string(would.balancer), Why: would.why}
 }
 
 func inspection(cfg Config, underlay netip.Addr, snap *mesh.Snapshot) kernel.Inspection {
@@ -102,9 +115,10 @@ type doctorServer struct {
 func (s *doctorServer) Examine(ctx context.Context, _ *sluicev1.ExamineRequest) (*sluicev1.ExamineResponse, error) {
 	snap := s.cluster.snapshot()
 	q := inspection(s.config, s.cluster.own.Addr, snap)
-	q.Balancer = string(s.loop.balancer) // the one that auto became
+	q.Balancer = string(s.loop.picked.balancer) // the one that auto became
 	f := s.inspect(q)
 	f.Now, f.Claims = s.cluster.now(), claims(snap)
+	f.Balancer = doctor.Balancer{Name: string(s.loop.picked.balancer), Why: s.loop.picked.why}
 	f.Agent = s.known(ctx)
 	return toExamined(doctor.Judge(&f)), nil
 }

@@ -70,6 +70,7 @@ func TestExamine(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"peers": "all 1 are alive", "plan": "the kernel is as planned", "repairs": "none since the agent started",
+		"balancer": "ipvs (auto: this kernel has IP_VS)",
 		"underlay": "192.0.2.11 on eth0, MTU 1500", "agent": "version test, pid ",
 	} {
 		if !strings.HasPrefix(good[name], want) {

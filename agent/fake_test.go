@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -26,20 +27,24 @@ type fakeMachine struct {
 	drifts chan []kernel.Drift // nobody sends unless a test does
 	echo   fakeEcho
 
-	mu      sync.Mutex
-	applied []*plan.Plan
-	fail    string                 // objects that contain it are refused
-	hold    chan struct{}          // Apply waits until it is closed
-	broken  []kernel.Op            // what the next Apply finds changed and puts back
-	differ  []kernel.Op            // what Diff says
-	others  map[kernel.Port]string // who else has which port
-	blind   error                  // what Held says besides
-	flushed bool                   // somebody took our sets away
+	lost chan struct{}
+
+	mu        sync.Mutex
+	dialled   []kernel.Sender // at an address that is lost
+	forgotten []string        // what ForgetOver was asked for
+	applied   []*plan.Plan
+	fail      string                 // objects that contain it are refused
+	hold      chan struct{}          // Apply waits until it is closed
+	broken    []kernel.Op            // what the next Apply finds changed and puts back
+	differ    []kernel.Op            // what Diff says
+	others    map[kernel.Port]string // who else has which port
+	blind     error                  // what Held says besides
+	flushed   bool                   // somebody took our sets away
 }
 
 func newFakeMachine(tb testing.TB, addr string) *fakeMachine {
 	tb.Helper()
-	return &fakeMachine{addr: netip.MustParseAddr(addr), dir: tb.TempDir(), drifts: make(chan []kernel.Drift)}
+	return &fakeMachine{addr: netip.MustParseAddr(addr), dir: tb.TempDir(), drifts: make(chan []kernel.Drift), lost: make(chan struct{}, 1)}
 }
 
 func (m *fakeMachine) failOn(object string) {
@@ -97,6 +102,22 @@ func (m *fakeMachine) Apply(ctx context.Context, want *plan.Plan) kernel.Report 
 		}
 	}
 	return report
+}
+
+func (m *fakeMachine) Lost() <-chan struct{} { return m.lost }
+func (m *fakeMachine) ForgetLost() ([]kernel.Sender, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	gone := m.dialled
+	m.dialled = nil
+	return gone, nil
+}
+
+func (m *fakeMachine) ForgetOver(sandbox string, zone uint16, senders []kernel.Sender) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.forgotten = append(m.forgotten, fmt.Sprintf("%s zone %d %v", sandbox, zone, senders))
+	return nil
 }
 
 func (m *fakeMachine) Drifted() <-chan []kernel.Drift { return m.drifts }

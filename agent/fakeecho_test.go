@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"context"
+	"errors"
 	"maps"
 	"net/netip"
 	"sync"
@@ -22,6 +24,10 @@ type fakeEcho struct {
 type fakeAnswer struct {
 	from     netip.Addr
 	sequence uint16
+}
+
+func (m *fakeMachine) Knock(context.Context, netip.AddrPort) (bool, error) {
+	return false, errors.New("nobody knocks here")
 }
 
 func (m *fakeMachine) Echo() kernel.Echoer { return &m.echo }

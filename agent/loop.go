@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"time"
 
 	"github.com/sluice-mesh/sluice/internal/kernel"
@@ -24,23 +25,29 @@ type loop struct {
 	busy    chan struct{} // holds one token while the machine is looked at or changed; taken before the cluster's lock
 	machine Machine
 	bridges []string   // the last that could be read
-	local   mesh.Local // what the last plan was compiled from, besides the snapshot
+	local   mesh.Local // what the last plan was compiled from, besides snap
+	snap    *mesh.Snapshot
+	plan    *plan.Plan // the last one; nobody changes it
 	held    heldPorts
 	repair  repair
 
-	balancer mesh.Balancer // set before run
+	picked picked // set before run
 }
 
 func newLoop(c *cluster, m Machine, s *status, log *slog.Logger) *loop {
+	pulse := newPulse(c, s.snapshot, m.Echo(), log)
+	pulse.knocks = newKnocks(m.Knock)
 	return &loop{
-		cluster: c, machine: m, status: s, log: log, pulse: newPulse(c, s.snapshot, m.Echo(), log),
+		cluster: c, machine: m, status: s, log: log, pulse: pulse,
 		stopped: make(chan struct{}), busy: make(chan struct{}, 1),
 	}
 }
 
 const (
-	fullLook   = 5 * time.Second // between two looks at a kernel that nobody says has changed
-	retryAfter = time.Second     // after a round in which something failed
+	fullLook   = 5 * time.Second  // between two looks at a kernel that nobody says has changed
+	rareLook   = 30 * time.Second // the same at most, where looking is dear; well below roundLimit
+	lookShare  = 20               // looking takes one in so many of the time
+	retryAfter = time.Second      // after a round in which something failed
 	settleMin  = 20 * time.Millisecond
 	settleMax  = 100 * time.Millisecond
 )
@@ -48,6 +55,12 @@ const (
 // settlePause is how long a round waits for the rest of a burst before the next
 // one: as long as it took itself, so that looking costs at most half the time.
 func settlePause(round time.Duration) time.Duration { return min(max(round, settleMin), settleMax) }
+
+// lookPause is how long after a round that took so long the kernel is looked at again:
+// ten thousands of virtual servers take a second, and looking is to cost 5 % of a CPU at most.
+func lookPause(round time.Duration) time.Duration {
+	return min(max(lookShare*round, fullLook), rareLook)
+}
 
 // run ends with ctx. What the kernel holds then stays.
 func (l *loop) run(ctx context.Context) error {
@@ -72,10 +85,13 @@ func (l *loop) run(ctx context.Context) error {
 		began := l.cluster.now()
 		heard = append(heard, l.overheard()...)
 		done := l.round(ctx, heard)
-		if done.complete {
-			next.Reset(fullLook)
-		} else {
+		switch {
+		case !done.complete:
 			next.Reset(retryAfter)
+		case done.worked: // which says nothing of what looking takes
+			next.Reset(fullLook)
+		default:
+			next.Reset(lookPause(l.cluster.now().Sub(began)))
 		}
 		if len(heard) > 0 {
 			drifted = nil
@@ -150,11 +166,15 @@ func (l *loop) compile(snap *mesh.Snapshot) (*plan.Plan, error) {
 	advertised, unread := l.machine.Advertised()
 	four, six, unknown := l.machine.Unrouted()
 	unseen := l.held.look(l.machine, snap)
-	l.local = mesh.Local{
-		ID: l.cluster.own.ID, Balancer: l.balancer, Advertised: advertised, OwnBridges: l.bridges,
+	local := mesh.Local{
+		ID: l.cluster.own.ID, Balancer: l.picked.balancer, Advertised: advertised, OwnBridges: l.bridges,
 		Unrouted4: four, Unrouted6: six, Held: l.held.now, Gone: l.pulse.gone(),
 	}
-	return Compile(l.local, snap), errors.Join(err, unread, unknown, unseen)
+	// Looking every few seconds at what has not changed is not to cost a plan each time.
+	if snap != l.snap || !reflect.DeepEqual(local, l.local) {
+		l.snap, l.local, l.plan = snap, local, Compile(local, snap)
+	}
+	return l.plan, errors.Join(err, unread, unknown, unseen)
 }
 
 // take takes the machine in hand, or gives up when ctx ends: who has it may hang in the kernel.

@@ -19,6 +19,9 @@ type Machine interface {
 	Drifted() <-chan []kernel.Drift
 	// Echo makes what other nodes' kernels are asked with.
 	Echo() kernel.Echoer
+	// Knock tells whether the kernel of another node answers at a TCP port. May be called
+	// beside the others.
+	Knock(ctx context.Context, to netip.AddrPort) (answered bool, err error)
 	// Pin keeps the network namespace that the file is as the sandbox name. It is
 	// refused where the file is none, or is the host's own.
 	Pin(name, path string) error
@@ -44,6 +47,14 @@ type Machine interface {
 	// Underlay finds this node's address and its device's MTU in bytes; the zero
 	// address means the source address of the default route.
 	Underlay(advertise netip.Addr) (addr netip.Addr, mtu int, err error)
+	// Lost signals that the host lost an address. It is never closed.
+	Lost() <-chan struct{}
+	// ForgetLost deletes the flows that were dialled at an address which the host has no
+	// longer, and returns their senders. May be called beside the others.
+	ForgetLost() ([]kernel.Sender, error)
+	// ForgetOver deletes flows of one zone in a network sandbox, by their senders. May be
+	// called beside the others.
+	ForgetOver(sandbox string, zone uint16, senders []kernel.Sender) error
 	Close() error
 }
 

@@ -24,6 +24,7 @@ type pulse struct {
 	cluster *cluster
 	applied func() *mesh.Snapshot // that the kernel was last made equal to: it leads to the nodes in it
 	echo    kernel.Echoer         // run's alone
+	knocks  *knocks               // nil: who cannot be asked through the tunnel is not asked
 	log     *slog.Logger
 
 	mu     sync.Mutex
@@ -55,6 +56,9 @@ const (
 func (p *pulse) run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	if p.knocks != nil {
+		defer p.knocks.tasks.Wait()
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -62,25 +66,25 @@ func (p *pulse) run(ctx context.Context) error {
 		case <-timer.C:
 		case <-p.cluster.heard: // gossip found a node alive or silent
 		}
-		timer.Reset(p.turn(p.cluster.now()))
+		timer.Reset(p.turn(ctx, p.cluster.now()))
 	}
 }
 
 // turn takes in all answers before it judges, so that a process that was held up, or
 // stopped, blames nobody. It returns how long there is nothing to do.
-func (p *pulse) turn(now time.Time) time.Duration {
+func (p *pulse) turn(ctx context.Context, now time.Time) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.follow(p.applied(), now)
 	p.listen(now)
 	next := now.Add(pulseRest)
-	for _, peer := range p.peers {
-		if !peer.addr.IsValid() {
+	for id, peer := range p.peers {
+		if !peer.addr.IsValid() && !p.knocksAt(id, peer, now) {
 			continue
 		}
 		peer.beat = peer.beat.judged(now)
 		if peer.beat.ready(now) {
-			p.ask(peer, now)
+			p.ask(ctx, peer, now)
 		}
 		if peer.beat.due.Before(next) {
 			next = peer.beat.due
@@ -143,15 +147,49 @@ func (p *pulse) listen(now time.Time) {
 			peer.beat = peer.beat.answered(now, sequence)
 		}
 	})
-	if err == nil {
-		return
+	if err != nil {
+		for _, peer := range p.peers {
+			if peer.addr.IsValid() {
+				peer.beat = peer.beat.failed(now, err, pause())
+			}
+		}
 	}
-	for _, peer := range p.peers {
-		peer.beat = peer.beat.failed(now, err, pause())
+	if p.knocks != nil {
+		p.knocks.take(func(one knocked) { p.heardKnock(one, now) })
 	}
 }
 
-func (p *pulse) ask(peer *peer, now time.Time) {
+func (p *pulse) heardKnock(one knocked, now time.Time) {
+	peer := p.peers[one.node]
+	switch {
+	case peer == nil || peer.addr.IsValid():
+	case one.err != nil:
+		peer.beat = peer.beat.failed(now, one.err, pause())
+	case one.answered:
+		peer.beat = peer.beat.answered(now, one.sequence)
+	}
+}
+
+// knocksAt tells whether a node is knocked at: one that gossip does not hear. What was found
+// before it was heard says nothing about later.
+func (p *pulse) knocksAt(id mesh.NodeID, peer *peer, now time.Time) bool {
+	if p.knocks == nil {
+		return false
+	}
+	if p.cluster.liveness(id).alive {
+		peer.beat = beat{due: now, newest: peer.beat.newest}
+		return false
+	}
+	return true
+}
+
+func (p *pulse) ask(ctx context.Context, peer *peer, now time.Time) {
+	if !peer.addr.IsValid() {
+		to := netip.AddrPortFrom(peer.node.Addr, cmp.Or(peer.node.GossipPort, p.cluster.gossip.Port()))
+		p.knocks.send(ctx, peer.node.ID, to, peer.beat.newest+1)
+		peer.beat = peer.beat.asked(now, pause())
+		return
+	}
 	if err := p.echo.Send(peer.addr, peer.beat.newest+1); err != nil {
 		peer.beat = peer.beat.failed(now, err, pause())
 		return

@@ -29,6 +29,12 @@ type following struct {
 // on the ingress network. Gossip hears nobody yet.
 func follow(t *testing.T, nodes int, f func(p *following)) {
 	t.Helper()
+	followWith(t, nodes, func(*pulse) {}, f)
+}
+
+// followWith is follow with a pulse that is changed before it runs.
+func followWith(t *testing.T, nodes int, prepare func(*pulse), f func(p *following)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := scene.New(t, nodes)
 		web := w.Service("web", nil, scene.Port(8080, 80, mesh.TCP))
@@ -39,6 +45,7 @@ func follow(t *testing.T, nodes int, f func(p *following)) {
 		c.now = time.Now
 		p := &following{t: t, echo: &fakeEcho{}, addrs: map[mesh.NodeID]netip.Addr{}}
 		p.pulse = newPulse(c, c.snapshot, p.echo, slog.New(slog.NewTextHandler(t.Output(), nil)))
+		prepare(p.pulse)
 		for _, n := range w.State.Snapshot().Nodes {
 			if blocks := n.BlocksOf(mesh.IngressNetwork); len(blocks) > 0 {
 				p.addrs[n.ID] = blocks[0].Gateway4()

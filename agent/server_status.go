@@ -20,7 +20,7 @@ func (s *statusServer) GetStatus(context.Context, *sluicev1.GetStatusRequest) (*
 		Node: s.ownNode(snap), InCluster: snap.Node(s.cluster.own.ID) != nil,
 		Revision: snap.Rev, AppliedRevision: v.snap.Rev, Applied: toTime(v.applied),
 		Objects: uint32(objects(v.plan)), Problems: toProblems(v.problems),
-		Balancer: string(s.loop.balancer), Version: s.config.Version,
+		Balancer: string(s.loop.picked.balancer), BalancerReason: s.loop.picked.why, Version: s.config.Version,
 		Repairs: v.repairs,
 	}
 	for _, n := range s.nodes(snap) {

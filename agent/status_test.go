@@ -33,7 +33,7 @@ func TestStatusTellsWhy(t *testing.T) {
 		a.create(fmt.Sprintf("more%d", round))
 	}
 	s := a.status()
-	if s.GetObjects() == 0 || s.GetAppliedRevision() == 0 || s.GetVersion() != "test" || s.GetBalancer() != "ipvs" || len(s.GetSandboxes()) != 1 {
+	if s.GetObjects() == 0 || s.GetAppliedRevision() == 0 || s.GetVersion() != "test" || s.GetBalancer() != "ipvs" || s.GetBalancerReason() == "" || len(s.GetSandboxes()) != 1 {
 		t.Fatalf("status is %v", s)
 	}
 	resp, err := a.states.GetPlan(t.Context(), &sluicev1.GetPlanRequest{})

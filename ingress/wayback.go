@@ -3,6 +3,7 @@ package ingress
 import (
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
 	"github.com/sluice-mesh/sluice/mesh"
@@ -45,6 +46,9 @@ func (b *builder) wayBack() {
 		slot := uint16(node.Slot)
 		zone, mark, mac := strconv.Itoa(int(slot)), plan.HexMark(plan.ReplyMark|uint32(slot)), plan.EntryMAC(slot)
 		zones.Put(zone, mac.String())
+		if !b.gone[node.ID] {
+			network.Zones = append(network.Zones, plan.Zone(slot))
+		}
 		zoneMarks.Put(mark, zone)
 		if node.ID == b.self.ID {
 			local.Put(mac.String(), mark)
@@ -89,6 +93,34 @@ func (b *builder) zoneChains(table *plan.Table) {
 	// Null bindings: two flows of one client port by two nodes would be one
 	// 4-tuple at the endpoint; conntrack gives the later one another port.
 	table.Chain("postrouting", "type nat hook postrouting priority srcnat; policy accept;")
+	b.moved(table, doors)
+}
+
+// For how long a flow whose entry node is gone, or lost the address that was dialled, is
+// expected by another one.
+const (
+	moveWait = 10 * time.Second
+	overWait = 30 * time.Second
+)
+
+// movedLimit is how many senders of flows that move are remembered at a time.
+const movedLimit = 65536
+
+// moved is for flows that come by another node than before. A segment of an open
+// connection that conntrack gave another port stands beside the flow by the old node: the
+// endpoint would answer with a reset. The first few are dropped instead. Either the old
+// flow is deleted meanwhile, and the client's next try goes on as if nothing had been; or
+// the client is to learn that it fails.
+func (b *builder) moved(table *plan.Table, doors string) {
+	table.Remember("early4", movedLimit, moveWait, plan.FieldIPv4, plan.FieldPort)
+	table.Remember("early6", movedLimit, moveWait, plan.FieldIPv6, plan.FieldPort)
+	table.Chain("early", "").Rule(
+		"add @early4 { ip saddr . th sport limit rate 5/minute burst 5 packets } counter drop",
+		"add @early6 { ip6 saddr . th sport limit rate 5/minute burst 5 packets } counter drop",
+	)
+	table.Chain("displaced", "type filter hook postrouting priority 101; policy accept;").Rule(
+		fmt.Sprintf("ct state new iifname %s ct status & snat == snat tcp flags & (fin | syn | rst | ack) != syn goto early", doors),
+	)
 }
 
 // targets is the isolation set: what of an endpoint the mesh may speak to.
@@ -115,8 +147,22 @@ func (b *builder) targets() {
 		}
 	}
 	doors := fmt.Sprintf(`{ "%s", "%s" }`, plan.Tunnel, plan.DoorIn)
+	b.overDatagrams(table)
 	table.Chain("isolate", "").Rule(
 		fmt.Sprintf("iifname %s ip daddr . meta l4proto . th dport @targets4 accept", doors),
 		fmt.Sprintf("iifname %s ip6 daddr . meta l4proto . th dport @targets6 accept", doors),
+	)
+}
+
+// overDatagrams holds back datagrams that an endpoint goes on sending, from a published
+// port, in a flow that is over by one node and not there yet by another: they would begin
+// a flow out of the mesh, which then stands in the client's way. (Segments cannot.)
+func (b *builder) overDatagrams(table *plan.Table) {
+	table.Remember(plan.Over4, movedLimit, overWait, plan.FieldIPv4, plan.FieldPort)
+	table.Remember(plan.Over6, movedLimit, overWait, plan.FieldIPv6, plan.FieldPort)
+	from := fmt.Sprintf(`ct state new iifname "%s*" oifname "%s" meta l4proto udp`, plan.EndpointLinks, plan.WayOut)
+	table.Chain("over", "type filter hook forward priority -10; policy accept;").Rule(
+		from+" ip saddr . meta l4proto . th sport @targets4 ip daddr . th dport @over4 counter drop",
+		from+" ip6 saddr . meta l4proto . th sport @targets6 ip6 daddr . th dport @over6 counter drop",
 	)
 }

@@ -36,7 +36,7 @@ func statusPage(p *page, s *sluicev1.GetStatusResponse) {
 	p.row("Revision:", convergence(s))
 	p.row("Objects:", number(s.GetObjects()))
 	p.row("Repairs:", fmt.Sprint(s.GetRepairs()))
-	p.row("Balancer:", s.GetBalancer())
+	p.row("Balancer:", balancerText(s))
 	p.row("Agent:", s.GetVersion())
 	if len(s.GetPeers()) > 0 {
 		p.line("")
@@ -62,6 +62,13 @@ func statusPage(p *page, s *sluicev1.GetStatusResponse) {
 			p.row(b.GetName(), b.GetPath())
 		}
 	}
+}
+
+func balancerText(s *sluicev1.GetStatusResponse) string {
+	if s.GetBalancerReason() == "" { // of an older agent
+		return s.GetBalancer()
+	}
+	return fmt.Sprintf("%s (%s)", s.GetBalancer(), s.GetBalancerReason())
 }
 
 func clusterText(s *sluicev1.GetStatusResponse) string {

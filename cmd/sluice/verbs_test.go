@@ -196,7 +196,7 @@ func TestStatus(t *testing.T) {
 				{Object: "ingress-sbox: link x", Reason: "KernelRefused", Detail: "escape \x1b[2J and\nnew line"},
 			},
 			Sandboxes: []*sluicev1.Sandbox{{Name: "ingress-sbox", Path: "/run/sluice/netns/ingress-sbox"}},
-			Balancer:  "ipvs", Version: "v0.1.0", Repairs: 7,
+			Balancer:  "ipvs", BalancerReason: "auto: this kernel has IP_VS", Version: "v0.1.0", Repairs: 7,
 		}}, "status")
 	})
 	t.Run("held", func(t *testing.T) {

@@ -36,7 +36,7 @@ type Check struct {
 func Judge(f *Facts) []Check {
 	var all []Check
 	for _, judge := range []func(*Facts) []Check{
-		features, programs, rights, // what the host can do
+		features, balancer, programs, rights, // what the host can do
 		runDir, dataDir, leftovers, // what is kept on it
 		ports, tunnels, underlay, mtu, overlaps, firewalls, // the network around it
 		reverseFilter, forwarding, conntrack, neighbours, // its settings

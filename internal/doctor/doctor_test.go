@@ -15,6 +15,7 @@ func host() *Facts {
 	disk.Filesystem = "ext4"
 	return &Facts{
 		Features:   []Feature{{Name: "VXLAN", Do: "modprobe vxlan"}},
+		Balancer:   Balancer{"nft", "auto"},
 		Programs:   []Program{{"nft", "/usr/sbin/nft", "1.0.6"}, {"modprobe", "/sbin/modprobe", ""}, {"iptables", "", ""}},
 		Rights:     Rights{0, true, true},
 		RunDir:     RunDir{Dir: dir, Shared: true, Sandboxes: []string{"ingress-sbox"}},
@@ -61,6 +62,7 @@ func TestJudge(t *testing.T) {
 		{"firewall that nobody opened", func(f *Facts) { f.Firewalls[0].Forward = Forbidden }, "fail forwarding by iptables table filter: it drops what no rule names (FORWARD)", "sluice status"},
 		{"firewall that cannot be read", func(f *Facts) { f.Firewalls[0].Unread = "no iptables" }, "warn forwarding by iptables table filter: its rules cannot be read: no iptables", "sl-ingress"},
 		{"closed port", func(f *Facts) { f.Firewalls[0].Closed = []Closed{{"tcp/7956", "ufw allow 7956/tcp"}} }, "warn receiving by iptables table filter: it may drop tcp/7956", "ufw allow 7956/tcp"},
+		{"no balancer", func(f *Facts) { f.Balancer = Balancer{Why: "this kernel has no IP_VS"} }, "fail balancer: this kernel has no IP_VS", "--balancer auto or nft"},
 		{"no nft", func(f *Facts) { f.Programs[0] = Program{Name: "nft"} }, "fail program nft: there is none", "apt-get install nftables"},
 		{"old nft", func(f *Facts) { f.Programs[0].Version = "1.0.5" }, "fail program nft: /usr/sbin/nft is version 1.0.5", "1.0.6"},
 		{"odd nft", func(f *Facts) { f.Programs[0].Version = "" }, "fail program nft: /usr/sbin/nft is version unknown", "1.0.6"},

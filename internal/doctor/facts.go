@@ -9,6 +9,7 @@ import (
 type Facts struct {
 	Features []Feature
 	Programs []Program
+	Balancer Balancer
 	Rights   Rights
 	RunDir   RunDir
 	DataDir  DataDir
@@ -41,6 +42,12 @@ type Feature struct {
 	Missing string // why it cannot be used; empty where it can
 	Do      string
 	Spare   bool // nothing here uses it now
+}
+
+// Balancer is what picks endpoints on this host, or would.
+type Balancer struct {
+	Name string // empty: there would be none
+	Why  string
 }
 
 // Program is one that the agent runs.

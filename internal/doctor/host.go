@@ -23,6 +23,19 @@ func features(f *Facts) []Check {
 	return all
 }
 
+// balancer says what picks endpoints here, and why that.
+func balancer(f *Facts) []Check {
+	const name = "balancer"
+	switch b := f.Balancer; {
+	case b.Name == "":
+		return []Check{fail(name, "load the module ip_vs, or start the agent with --balancer auto or nft", "%s", b.Why)}
+	case f.Agent.State == Running:
+		return []Check{ok(name, "%s (%s)", b.Name, b.Why)}
+	default:
+		return []Check{ok(name, "an agent would use %s (%s)", b.Name, b.Why)}
+	}
+}
+
 // nftLeast is the oldest nft that the agent's rules are written for.
 const nftLeast = "1.0.6"
 

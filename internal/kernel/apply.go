@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
@@ -49,8 +50,10 @@ const (
 )
 
 // laterSteps are what is done in one sandbox when all have their links. In our own
-// the firewall comes first: nothing is forwarded before there is one. In the host
-// it comes last (see round.hostRules), and an endpoint's own is not ours to look at.
+// the firewall comes first: nothing is forwarded before there is one, as no address or
+// route is there yet. Only what balances comes before: where rules that balance give way
+// to IPVS, it is whole and has its settings when they go. In the host
+// the firewall comes last (see round.hostRules), and an endpoint's own is not ours to look at.
 func laterSteps(kind plan.Kind) []step {
 	wiring := []step{stepSysctl, stepAddr, stepNeigh, stepFDB, stepRoute}
 	switch kind {
@@ -58,6 +61,8 @@ func laterSteps(kind plan.Kind) []step {
 		return append(wiring, stepPass, stepNFT)
 	case plan.KindEndpoint:
 		return wiring
+	case plan.KindIngress:
+		return append(append([]step{stepIPVS, stepSysctl, stepNFT}, wiring[1:]...), stepFlows)
 	default:
 		return append(append([]step{stepNFT}, wiring...), stepIPVS, stepFlows)
 	}
@@ -85,7 +90,7 @@ func (s step) diff(want *plan.Sandbox, have observed) []Op {
 	case stepIPVS:
 		return diffIPVS(want, have)
 	case stepFlows:
-		return diffFlows(want, have.Flows)
+		return append(diffFlows(want, have.Flows), diffZones(want, have.Zones)...)
 	case stepPass:
 		return diffPassages(want.Name, want.Passages, have.foreign)
 	default:
@@ -273,7 +278,9 @@ func (r *round) run(op Op) {
 	}
 	err := r.ctx.Err()
 	if err == nil {
+		began := time.Now()
 		err = r.m.do(op)
+		r.report.Writing += time.Since(began)
 	}
 	if err == nil {
 		r.report.Done = append(r.report.Done, op)

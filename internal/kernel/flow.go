@@ -18,7 +18,7 @@ import (
 // targets that were there are remembered, and the flows are read once at the start
 // and once for each target that goes.
 
-// observeFlows says to which targets there may be flows.
+// observeFlows says to which targets there may be flows that are none any more.
 func (n *namespace) observeFlows(want []plan.Flow) ([]plan.Flow, error) {
 	if len(want) == 0 && n.flows == nil {
 		return nil, nil // this sandbox never balanced by conntrack
@@ -29,18 +29,38 @@ func (n *namespace) observeFlows(want []plan.Flow) ([]plan.Flow, error) {
 			return nil, err
 		}
 		n.flows = found
+	} else if slices.Equal(want, n.targets) {
+		return slices.Clone(n.departed), nil // there may be ten thousands
 	}
-	for _, f := range want {
-		n.flows[f] = true
+	n.targets = slices.Clone(want)
+	wanted := setOf(want)
+	maps.Copy(n.flows, wanted)
+	n.departed = nil
+	for f := range n.flows {
+		if !wanted[f] {
+			n.departed = append(n.departed, f)
+		}
 	}
-	return slices.Collect(maps.Keys(n.flows)), nil
+	return slices.Clone(n.departed), nil
+}
+
+func setOf(flows []plan.Flow) map[plan.Flow]bool {
+	set := make(map[plan.Flow]bool, len(flows))
+	for _, f := range flows {
+		set[f] = true
+	}
+	return set
 }
 
 // diffFlows forgets the flows to what is no target any more. A target without flows is no difference.
 func diffFlows(want *plan.Sandbox, have []plan.Flow) []Op {
+	if len(have) == 0 {
+		return nil
+	}
+	wanted := setOf(want.Flows)
 	var ops []Op
 	for _, f := range have {
-		if !slices.Contains(want.Flows, f) {
+		if !wanted[f] {
 			ops = append(ops, Op{Delete, want.Name, f})
 		}
 	}
@@ -48,26 +68,49 @@ func diffFlows(want *plan.Sandbox, have []plan.Flow) []Op {
 	return ops
 }
 
-// doFlow deletes the flows to a target.
+// doFlow deletes the flows to a target, and with them those to all others that were
+// seen to leave with it: each time all flows have to be read, and a node that dies
+// takes hundreds of targets along.
 func (n *namespace) doFlow(f plan.Flow) error {
+	if n.flows != nil && !n.flows[f] {
+		return nil // went with another
+	}
+	departed := flowsTo(setOf(append(n.departed, f)))
 	err := n.withConntrack(func(h *netlink.Handle) error {
-		_, err := h.ConntrackDeleteFilters(netlink.ConntrackTable, inetFamily(f.Addr), flowsTo(f))
-		return err
+		for _, family := range departed.families() {
+			if _, err := h.ConntrackDeleteFilters(netlink.ConntrackTable, family, departed); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("delete flows: %w", err)
 	}
-	delete(n.flows, f)
+	for target := range departed {
+		delete(n.flows, target)
+	}
+	n.departed, n.targets = nil, nil
 	return nil
 }
 
-// flowsTo matches what conntrack sends to a target.
-type flowsTo plan.Flow
+// flowsTo matches what conntrack sends to one of the targets.
+type flowsTo map[plan.Flow]bool
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
-func (f flowsTo) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+func (t flowsTo) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	target, ok := targetOf(flow)
-	return ok && target == plan.Flow(f)
+	return ok && t[target]
+}
+
+func (t flowsTo) families() []netlink.InetFamily {
+	var families []netlink.InetFamily
+	for target := range t {
+		if f := inetFamily(target.Addr); !slices.Contains(families, f) {
+			families = append(families, f)
+		}
+	}
+	return families
 }
 
 // targetOf is where a flow's packets go, where that is not what the client dialled.

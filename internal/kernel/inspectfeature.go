@@ -68,7 +68,7 @@ func trials(q Inspection) []trial {
 	draw.spare = q.Balancer == balancerIPVS || q.Balancer == balancerAuto && known
 	all = append(all, draw)
 	spare := q.Balancer != balancerIPVS
-	all = append(all, trial{name: "IP_VS", do: fmt.Sprintf(config, "ip_vs"), spare: spare, try: func(*namespace) error {
+	all = append(all, trial{name: FeatureIPVS, do: fmt.Sprintf(config, "ip_vs"), spare: spare, try: func(*namespace) error {
 		if !known {
 			return errors.New("the kernel does not know it, and its module cannot be loaded")
 		}
@@ -86,6 +86,9 @@ func trials(q Inspection) []trial {
 	}
 	return all
 }
+
+// FeatureIPVS is the name that Inspect gives to IP_VS.
+const FeatureIPVS = "IP_VS"
 
 // What Inspection.Balancer says.
 const (

@@ -14,6 +14,7 @@ package kernel
 
 import (
 	"context"
+	"time"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
@@ -32,6 +33,8 @@ type Applier interface {
 type Report struct {
 	Done   []Op
 	Failed []Failure
+
+	Writing time.Duration // in which ops were carried out; the rest was looking
 }
 
 // Failure is one object that could not be brought to what the plan says.
@@ -60,7 +63,7 @@ func (r *Refusal) Error() string { return r.Why + ": " + r.Do }
 // observed is what a sandbox holds of a subsystem: the plan's own types where
 // the kernel can tell them whole, otherwise what it can tell.
 type observed struct {
-	plan.Sandbox                   // Links, Addrs, Routes, Neighs, FDB, Virtual, Backends, Timeouts, Flows
+	plan.Sandbox                   // Links, Addrs, Routes, Neighs, FDB, Virtual, Backends, Timeouts, Flows, Zones
 	settings     map[string]string // sysctl: key -> value, of the keys that were asked for, "*" expanded
 	tables       []loadedTable     // nft
 	foreign      []*foreignTable   // other programs'

@@ -51,7 +51,8 @@ type monitor struct {
 	host    *namespace
 	dir     string // where sandboxes are mounted
 	own     *writers
-	signals chan []Drift // holds one at most; only run sends
+	signals chan []Drift  // holds one at most; only run sends
+	lost    chan struct{} // holds one token where the host lost an address
 	done    chan struct{}
 
 	held   atomic.Bool // a round is under way
@@ -70,7 +71,7 @@ type monitor struct {
 // newMonitor watches the host and the sandboxes that are mounted below dir.
 func newMonitor(host *namespace, dir string, own *writers) (*monitor, error) {
 	m := &monitor{
-		host: host, dir: dir, own: own, signals: make(chan []Drift, 1), done: make(chan struct{}), wake: -1, mounts: -1,
+		host: host, dir: dir, own: own, signals: make(chan []Drift, 1), lost: make(chan struct{}, 1), done: make(chan struct{}), wake: -1, mounts: -1,
 		watched: map[string]*watcher{}, buffer: make([]byte, receiveRoom),
 	}
 	var err error
@@ -183,7 +184,7 @@ func (m *monitor) timeout(now time.Time) int {
 func (m *monitor) hear(w *watcher, route, nft unix.PollFd) {
 	var err error
 	if route.Revents != 0 {
-		err = w.hearRoute(m.buffer, m.note)
+		err = w.hearRoute(m.buffer, m.note, m.loses)
 	}
 	if err == nil && nft.Revents != 0 {
 		err = w.hearNFT(m.buffer, m.own, m.note)
@@ -193,6 +194,14 @@ func (m *monitor) hear(w *watcher, route, nft unix.PollFd) {
 		delete(m.watched, w.name)
 		m.again = true
 		m.note(Drift{Sandbox: w.name})
+	}
+}
+
+// loses tells of an address that the host lost, or of events that may have told so.
+func (m *monitor) loses() {
+	select {
+	case m.lost <- struct{}{}:
+	default: // it is told already
 	}
 }
 

@@ -18,18 +18,21 @@ import (
 // namespace is an open network namespace and the sockets into it. One goroutine
 // uses it at a time: Apply's.
 type namespace struct {
-	name    string // the sandbox's
-	kind    plan.Kind
-	path    string // of the pinned mount; "" for the host
-	fd      netns.NsHandle
-	id      nsID
-	link    *netlink.Handle // rtnetlink, sees this namespace
-	nft     nftState
-	ipvs    ipvsState
-	flows   map[plan.Flow]bool       // to which there may be flows; nil: not known
-	foreign reading[[]*foreignTable] // of the host alone, as is user
-	user    reading[userState]
-	own     *writers // told of programs that change rules; nil where nobody watches
+	name     string // the sandbox's
+	kind     plan.Kind
+	path     string // of the pinned mount; "" for the host
+	fd       netns.NsHandle
+	id       nsID
+	link     *netlink.Handle // rtnetlink, sees this namespace
+	nft      nftState
+	ipvs     ipvsState
+	flows    map[plan.Flow]bool       // to which there may be flows; nil: not known
+	zones    map[plan.Zone]bool       // in which there may be flows; nil: not known
+	targets  []plan.Flow              // that the last look was told; nil: look at all
+	departed []plan.Flow              // those of flows that are no target any more
+	foreign  reading[[]*foreignTable] // of the host alone, as is user
+	user     reading[userState]
+	own      *writers // told of programs that change rules; nil where nobody watches
 
 	stages stages
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os/exec"
 	"regexp"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -75,10 +74,14 @@ func (n *namespace) nftConn() (*nftables.Conn, error) {
 func (n *namespace) doNFT(op Op) error {
 	switch o := op.Object.(type) {
 	case TableLoad:
-		if op.Verb == Delete {
+		switch op.Verb {
+		case Delete:
 			return n.deleteTable(o.Table.Family)
+		case Add:
+			return n.makeTable(o.Table)
+		default:
+			return n.loadTable(o.Table)
 		}
-		return n.loadTable(o.Table)
 	case ElementChange:
 		return n.changeElements(o)
 	default:
@@ -101,14 +104,43 @@ func (n *namespace) loadTable(t *plan.Table) error {
 	if err != nil {
 		return fmt.Errorf("load table %s %s: %w", t.Family, plan.TableName, err)
 	}
-	if keep != "" {
-		err = n.do(func() error { return n.runNFT(keep) })
+	if keep != "" && n.loadRules(t, keep) == nil {
+		return nil
 	}
-	if keep == "" || err != nil {
-		// Also where somebody has changed the table so that no part of it can stay.
-		err = n.do(func() error { return n.runNFT(loadText(t, stamp)) })
+	// Also where somebody has changed the table so that no part of it can stay.
+	return n.loadRules(t, loadText(t, stamp))
+}
+
+// fewElements is up to how many the nft program reads as fast as it starts.
+const fewElements = 2000
+
+// makeTable is loadTable where there is none. Very many elements go by netlink, into sets
+// of a table without rules: the rules that come last, in one transaction, find them all.
+func (n *namespace) makeTable(t *plan.Table) error {
+	change, count := ElementChange{Family: t.Family}, 0
+	for _, s := range t.Sets {
+		change.Sets = append(change.Sets, SetChange{Set: *s, Come: s.Elements})
+		count += len(s.Elements)
 	}
-	if err != nil {
+	if count <= fewElements {
+		return n.loadTable(t)
+	}
+	bare := t.Bare()
+	bare.Chains = nil
+	if err := n.do(func() error { return n.runNFT(emptied(t) + bare.Skeleton()) }); err != nil {
+		return fmt.Errorf("make sets of %s %s: %w", t.Family, plan.TableName, err)
+	}
+	n.stages.reach("sets made")
+	if err := n.sendElements(change); err != nil {
+		return fmt.Errorf("fill sets of %s %s: %w", t.Family, plan.TableName, err)
+	}
+	n.stages.reach("sets filled")
+	rules := &plan.Table{Family: t.Family, Chains: t.Chains}
+	return n.loadRules(t, rules.Skeleton()+sumText(t, n.deviceStamp(t)))
+}
+
+func (n *namespace) loadRules(t *plan.Table, text string) error {
+	if err := n.do(func() error { return n.runNFT(text) }); err != nil {
 		return fmt.Errorf("load table %s %s: %w", t.Family, plan.TableName, err)
 	}
 	n.stages.reach("table loaded")
@@ -138,18 +170,22 @@ func (n *namespace) markRules(family string) error {
 	return n.flushNFT()
 }
 
-// loadText is the transaction. nft 1.0.6 has no "destroy", so the table is made
-// first that it can be deleted. What was loaded is kept as the name of a chain
-// without rules: a comment would be nicer, but the netlink library reads none.
+// loadText is the transaction that loads a table whole.
 func loadText(t *plan.Table, stamp string) string {
-	name := t.Family + " " + plan.TableName
-	return fmt.Sprintf("table %s { }\ndelete table %s\n%s", name, name, newText(t, stamp))
+	return emptied(t) + t.Ruleset() + sumText(t, stamp)
 }
 
-// newText makes a table that is not there, and what says which it is.
-func newText(t *plan.Table, stamp string) string {
-	return fmt.Sprintf("%stable %s %s {\n\tchain %s%s%s { }\n}\n",
-		t.Ruleset(), t.Family, plan.TableName, sumChain, skeletonSum(t), stamp)
+// emptied takes a table away, whether it is there or not. nft 1.0.6 has no "destroy", so
+// it is made first that it can be deleted.
+func emptied(t *plan.Table) string {
+	name := t.Family + " " + plan.TableName
+	return fmt.Sprintf("table %s { }\ndelete table %s\n", name, name)
+}
+
+// sumText keeps what was loaded, as the name of a chain without rules: a comment would be
+// nicer, but the netlink library reads none.
+func sumText(t *plan.Table, stamp string) string {
+	return fmt.Sprintf("table %s %s {\n\tchain %s%s%s { }\n}\n", t.Family, plan.TableName, sumChain, skeletonSum(t), stamp)
 }
 
 // sumChain begins the name of the chain that says what was loaded: the
@@ -255,9 +291,14 @@ func (n *namespace) deleteTable(family string) error {
 }
 
 // changeElements sends one transaction: first all that goes, then all that
-// comes, so that a map's key may change its value in it.
+// comes, so that a map's key may change its value in it. What was read before is then
+// known to hold with the change.
 func (n *namespace) changeElements(c ElementChange) error {
+	before := n.nft.last
 	err := n.sendElements(c)
+	if err == nil {
+		n.follow(before, c)
+	}
 	if errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("change elements of %s %s: table, set or element is no longer there: %w", c.Family, plan.TableName, err)
 	}
@@ -265,65 +306,6 @@ func (n *namespace) changeElements(c ElementChange) error {
 		return fmt.Errorf("change elements of %s %s: %w", c.Family, plan.TableName, err)
 	}
 	return nil
-}
-
-func (n *namespace) sendElements(c ElementChange) error {
-	fam, err := familyOf(c.Family)
-	if err != nil {
-		return err
-	}
-	conn, err := n.nftConn()
-	if err != nil {
-		return err
-	}
-	changes, err := encodeChange(&nftables.Table{Name: plan.TableName, Family: fam}, c)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, s := range changes {
-		for chunk := range slices.Chunk(s.gone, nftChunk) {
-			errs = append(errs, conn.SetDeleteElements(s.set, chunk))
-		}
-	}
-	for _, s := range changes {
-		for chunk := range slices.Chunk(s.come, nftChunk) {
-			errs = append(errs, conn.SetAddElements(s.set, chunk))
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
-		n.nft.close() // with what is queued
-		return err
-	}
-	return n.flushNFT()
-}
-
-// setBytes is a SetChange in the kernel's form.
-type setBytes struct {
-	set        *nftables.Set
-	gone, come []nftables.SetElement
-}
-
-func encodeChange(t *nftables.Table, c ElementChange) ([]setBytes, error) {
-	changes := make([]setBytes, len(c.Sets))
-	for i, s := range c.Sets {
-		changes[i].set = &nftables.Set{Table: t, Name: s.Set.Name}
-		for _, e := range s.Gone {
-			key, _, err := elementBytes(&s.Set, e)
-			if err != nil {
-				return nil, err
-			}
-			changes[i].gone = append(changes[i].gone, nftables.SetElement{Key: key})
-		}
-		for _, e := range s.Come {
-			key, value, err := elementBytes(&s.Set, e)
-			if err != nil {
-				return nil, err
-			}
-			changes[i].come = append(changes[i].come, nftables.SetElement{Key: key, Val: value})
-		}
-	}
-	return changes, nil
 }
 
 // flushNFT sends what is queued. After an error nobody knows how many answers

@@ -1,8 +1,10 @@
 package kernel
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
@@ -63,7 +65,7 @@ func diffElements(want *plan.Table, have *loadedTable) ElementChange {
 			held = h.Elements
 		}
 		c := SetChange{Set: plan.Set{Name: w.Name, Key: w.Key, Value: w.Value}}
-		c.Come, c.Gone = notIn(w.Elements, held), notIn(held, w.Elements)
+		c.Come, c.Gone = tellApart(w.Elements, held)
 		if len(c.Come)+len(c.Gone) > 0 {
 			change.Sets = append(change.Sets, c)
 		}
@@ -71,17 +73,65 @@ func diffElements(want *plan.Table, have *loadedTable) ElementChange {
 	return change
 }
 
-// notIn gives the elements of a that b does not hold with the same value.
-func notIn(a, b []plan.Element) []plan.Element {
-	values := make(map[plan.Element]bool, len(b))
-	for _, e := range b {
-		values[e] = true
-	}
-	var out []plan.Element
-	for _, e := range a {
-		if !values[e] {
-			out = append(out, e)
+// compareElement orders a set's elements by key, which they have once.
+func compareElement(a, b plan.Element) int {
+	return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.Value, b.Value))
+}
+
+// inOrder is list in order, each element once; list itself, where it is so already, as
+// plans and readings are.
+func inOrder(list []plan.Element) []plan.Element {
+	for i := range list[min(1, len(list)):] {
+		if compareElement(list[i], list[i+1]) >= 0 {
+			return slices.Compact(slices.SortedFunc(slices.Values(list), compareElement))
 		}
 	}
-	return out
+	return list
+}
+
+// tellApart gives what want has and have lacks, and the other way round. There may be ten
+// thousands, and one that differs: what is the same at both ends is left out, and the
+// rest is walked side by side.
+func tellApart(want, have []plan.Element) (come, gone []plan.Element) {
+	all := have
+	for len(want) > 0 && len(have) > 0 && want[0] == have[0] {
+		want, have = want[1:], have[1:]
+	}
+	for len(want) > 0 && len(have) > 0 && want[len(want)-1] == have[len(have)-1] {
+		want, have = want[:len(want)-1], have[:len(have)-1]
+	}
+	want, have = inOrder(want), inOrder(have)
+	for len(want) > 0 && len(have) > 0 {
+		switch c := compareElement(want[0], have[0]); {
+		case c == 0:
+			want, have = want[1:], have[1:]
+		case c < 0:
+			come, want = append(come, want[0]), want[1:]
+		default:
+			gone, have = append(gone, have[0]), have[1:]
+		}
+	}
+	come = slices.DeleteFunc(append(come, want...), func(e plan.Element) bool {
+		_, twice := slices.BinarySearchFunc(all, e, compareElement) // planned twice, and one was left out
+		return twice
+	})
+	return come, append(gone, have...)
+}
+
+// patched is held, which is in order, after a change.
+func patched(held, gone, come []plan.Element) []plan.Element {
+	gone, come = inOrder(gone), inOrder(come)
+	list := make([]plan.Element, 0, len(held)+len(come))
+	for _, e := range held {
+		for len(come) > 0 && compareElement(come[0], e) < 0 {
+			list, come = append(list, come[0]), come[1:]
+		}
+		for len(gone) > 0 && cmp.Compare(gone[0].Key, e.Key) < 0 {
+			gone = gone[1:]
+		}
+		if len(gone) == 0 || gone[0].Key != e.Key {
+			list = append(list, e)
+		}
+	}
+	return append(list, come...)
 }

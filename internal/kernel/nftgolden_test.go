@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -169,15 +170,23 @@ func number(t *testing.T, text string) int {
 	return n
 }
 
-// parseSet reads "NAME { type KEY : VALUE; }", where it learns "NAME { type KEY : VALUE; size LIMIT; flags dynamic,timeout; }".
+// parseSet reads "NAME { type KEY : VALUE; }", where it learns "NAME { type KEY : VALUE; size LIMIT; flags
+// dynamic,timeout; timeout TIME; }", the last only where its elements have one of their own.
 func parseSet(t *testing.T, table *plan.Table, text string) {
 	t.Helper()
 	name, declared, _ := strings.Cut(text, " { ")
-	declared, learns := strings.CutSuffix(strings.TrimSuffix(declared, " }"), "; flags dynamic,timeout;")
-	declared, limit, _ := strings.Cut(strings.TrimSuffix(declared, ";"), "; size ")
+	declared, expires, _ := strings.Cut(strings.TrimSuffix(declared, "; }"), "; timeout ")
+	declared, learns := strings.CutSuffix(declared, "; flags dynamic,timeout")
+	declared, limit, _ := strings.Cut(declared, "; size ")
 	_, types, _ := strings.Cut(declared, " ")
 	key, value, isMap := strings.Cut(types, " : ")
 	set := table.Set(name, parseFields(t, key)...)
+	if expires != "" {
+		var err error
+		if set.Expires, err = time.ParseDuration(expires); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if isMap {
 		set.Value = parseFields(t, value)
 	}

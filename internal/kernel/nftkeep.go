@@ -61,7 +61,7 @@ func (n *namespace) keepText(t *plan.Table, stamp string) (string, error) {
 		}
 		fmt.Fprintf(&text, "delete set %s %s\n", table, s)
 	}
-	return text.String() + newText(t, stamp), nil
+	return text.String() + t.Ruleset() + sumText(t, stamp), nil
 }
 
 // hasPlainTable tells whether our table is there without flags, one of which lets its

@@ -249,16 +249,16 @@ func (n *namespace) readSet(t *nftables.Table, want *plan.Set) (*plan.Set, error
 	set := &plan.Set{Name: want.Name, Key: want.Key, Value: want.Value}
 	found := make(map[plan.Element]bool, len(want.Elements))
 	for range setReads {
-		held, err := n.nft.conn.GetSetElements(&nftables.Set{Table: t, Name: want.Name})
-		if err != nil {
-			return nil, fmt.Errorf("read set %s: %w", want.Name, err)
-		}
-		for _, h := range held {
-			e, err := elementText(want, h.Key, h.Val)
+		err := n.readElements(t, want.Name, func(h rawElement) error {
+			e, err := elementText(want, h.key, h.value)
 			if err != nil {
-				return nil, fmt.Errorf("read set %s: %w: %w", want.Name, errForeign, err)
+				return fmt.Errorf("%w: %w", errForeign, err)
 			}
 			found[e] = true
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read set %s: %w", want.Name, err)
 		}
 		if len(found) >= len(want.Elements) {
 			break

@@ -19,7 +19,7 @@ const (
 
 // Op is one change of one object. Object is one of: plan.Link, plan.Addr,
 // plan.Route, plan.Neigh, plan.FDBEntry, plan.Sysctl, plan.VirtualServer,
-// plan.Backend, plan.Timeouts, plan.Flow, BackendOrder, Namespace, TableLoad,
+// plan.Backend, plan.Timeouts, plan.Flow, plan.Zone, BackendOrder, Namespace, TableLoad,
 // ElementChange, UserTable, Pass.
 type Op struct {
 	Verb    Verb

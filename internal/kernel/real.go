@@ -205,7 +205,9 @@ func (k *Kernel) observe(s step, want *plan.Sandbox) (have observed, err error) 
 			have.Virtual, have.Backends, have.Timeouts, err = n.observeIPVS()
 		}
 	case stepFlows:
-		have.Flows, err = n.observeFlows(want.Flows)
+		if have.Flows, err = n.observeFlows(want.Flows); err == nil {
+			have.Zones, err = n.observeZones(want.Zones)
+		}
 	}
 	return have, err
 }
@@ -247,6 +249,8 @@ func (k *Kernel) doOp(op Op) error {
 		return n.doRoute(op.Verb, o)
 	case plan.Flow:
 		return n.doFlow(o)
+	case plan.Zone:
+		return n.doZone(o)
 	case TableLoad, ElementChange:
 		k.loaded = k.loaded || n == k.host
 		return n.doNFT(op)

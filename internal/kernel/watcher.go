@@ -130,8 +130,11 @@ func receive(fd int, buffer []byte, each func(syscall.NetlinkMessage)) (lost boo
 }
 
 // hearRoute takes in rtnetlink's events.
-func (w *watcher) hearRoute(buffer []byte, note func(Drift)) error {
+func (w *watcher) hearRoute(buffer []byte, note func(Drift), loses func()) error {
 	lost, err := receive(w.route, buffer, func(m syscall.NetlinkMessage) {
+		if w.kind == plan.KindHost && dialled(m) {
+			loses()
+		}
 		kind := w.about(m)
 		own := m.Header.Pid == uint32(os.Getpid()) || m.Header.Seq == linkQuestion && m.Header.Flags&unix.NLM_F_MULTI != 0
 		if kind != "" && !own {
@@ -139,10 +142,21 @@ func (w *watcher) hearRoute(buffer []byte, note func(Drift)) error {
 		}
 	})
 	if lost {
+		loses()
 		note(Drift{Sandbox: w.name})
 		err = errors.Join(err, w.askLinks())
 	}
 	return err
+}
+
+// dialled tells whether an event is that an address went which clients may have dialled.
+func dialled(m syscall.NetlinkMessage) bool {
+	if m.Header.Type != unix.RTM_DELADDR {
+		return false
+	}
+	value, _ := attribute(m.Data, unix.SizeofIfAddrmsg, unix.IFA_ADDRESS)
+	addr, _ := netip.AddrFromSlice(value)
+	return addr.Is4() || !addr.IsLinkLocalUnicast() // those go with every veth
 }
 
 // about tells what of ours an event is about; "" for nothing. It also learns

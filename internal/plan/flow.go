@@ -21,3 +21,10 @@ func (f Flow) String() string {
 
 // CompareFlow orders flows by address and port.
 func CompareFlow(a, b Flow) int { return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port)) }
+
+// Zone is a conntrack zone of a network sandbox: the entry node whose slot it is may have
+// flows to endpoints here. Flows of any other zone are forgotten. It is its own key.
+type Zone uint16
+
+// String is the zone's line in the plan.
+func (z Zone) String() string { return fmt.Sprintf("flows    of zone %d", uint16(z)) }

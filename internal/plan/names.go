@@ -37,6 +37,13 @@ const (
 	PublishedAt6 = "published_at6"
 )
 
+// Over4 and Over6 are the sets, in the sandbox of the ingress network, of the clients whose
+// flows by one entry node are over and will come by another.
+const (
+	Over4 = "over4"
+	Over6 = "over6"
+)
+
 // Link-local addresses that are the same on every node.
 //
 //	169.254.77.1, fd77::1   host's end of the uplink     .2, ::2  ingress-sbox     .3 up  one per published address
@@ -61,6 +68,11 @@ func Uplink4(n byte) netip.Prefix {
 // Uplink6 is the n-th IPv6 address of the uplink.
 func Uplink6(n byte) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x77, 15: n}), 112)
+}
+
+// OnUplink tells whether an address is one of the uplink's.
+func OnUplink(a netip.Addr) bool {
+	return Uplink4(0).Masked().Contains(a) || Uplink6(0).Masked().Contains(a)
 }
 
 // The numbers of the uplink's addresses.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Table is one nft table. Chains are fixed text that changes only with the
@@ -41,15 +42,16 @@ const (
 
 // Set is a named set, or a map where Value is not empty. Its key is Name.
 //
-// In a learned one the elements are what rules put there while packets pass, each with a
+// In a learned one the elements are what packets and events put there, each with a
 // timeout. They are no part of a plan: Elements is empty, and whatever a kernel holds is as
-// it should be. They stay when the rules around them change, and go where Name, Key, Value
-// or Learned change.
+// it should be. They stay when the rules around them change, and go where Name, Key, Value,
+// Learned or Expires change.
 type Set struct {
 	Name     string
 	Key      []Field
-	Value    []Field // empty: a set
-	Learned  int     // how many it may learn; 0: it is not a learned one
+	Value    []Field       // empty: a set
+	Learned  int           // how many it may learn; 0: it is not a learned one
+	Expires  time.Duration // of what a learned one holds, whole seconds; 0: what puts it there says so
 	Elements []Element
 }
 
@@ -113,6 +115,13 @@ func (t *Table) Learn(name string, limit int, value Field, key ...Field) *Set {
 	return s
 }
 
+// Remember returns a learned set by name, making it at first use.
+func (t *Table) Remember(name string, limit int, expires time.Duration, key ...Field) *Set {
+	s := t.Set(name, key...)
+	s.Learned, s.Expires = limit, expires
+	return s
+}
+
 // Add puts one member into a set.
 func (s *Set) Add(key ...string) { s.Elements = append(s.Elements, Element{Key: Join(key...)}) }
 
@@ -139,7 +148,7 @@ func (t *Table) Bare() *Table {
 
 // Bare is the set without elements.
 func (s *Set) Bare() *Set {
-	return &Set{Name: s.Name, Key: s.Key, Value: s.Value, Learned: s.Learned}
+	return &Set{Name: s.Name, Key: s.Key, Value: s.Value, Learned: s.Learned, Expires: s.Expires}
 }
 
 func noElements(*Set) string { return "" }
@@ -181,6 +190,9 @@ func (s *Set) declaration() string {
 	}
 	if s.Learned > 0 {
 		text += fmt.Sprintf("; size %d; flags dynamic,timeout", s.Learned)
+	}
+	if s.Expires > 0 {
+		text += fmt.Sprintf("; timeout %ds", int(s.Expires/time.Second))
 	}
 	return fmt.Sprintf("%s %s { %s;", word, s.Name, text)
 }

@@ -36,6 +36,7 @@ type Sandbox struct {
 	Virtual  []VirtualServer
 	Backends []Backend
 	Flows    []Flow   // where the sandbox balances by conntrack
+	Zones    []Zone   // where flows are told apart by the node that they came by
 	Timeouts Timeouts // of IPVS; the zero value where the sandbox has none
 	Passages []Passage
 	User     User

@@ -51,6 +51,7 @@ func (s *Sandbox) sort() {
 		return cmp.Or(compareDialled(a.Dialled, b.Dialled), a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port))
 	})
 	slices.SortFunc(s.Flows, CompareFlow)
+	slices.Sort(s.Zones)
 	slices.SortFunc(s.Passages, func(a, b Passage) int {
 		return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.Direction, b.Direction))
 	})
@@ -94,6 +95,7 @@ func (s *Sandbox) text(b *strings.Builder) {
 	lines(b, s.Virtual)
 	lines(b, s.Backends)
 	lines(b, s.Flows)
+	lines(b, s.Zones)
 	lines(b, s.Passages)
 	if s.User != (User{}) {
 		fmt.Fprintf(b, "  %s\n", s.User)

@@ -126,6 +126,10 @@ func (g *Gossip) receive() {
 		case <-g.ctx.Done():
 			return
 		case msg := <-g.in.inbox:
+			if len(msg) > 0 && msg[0] == overVersion {
+				g.in.over(msg)
+				continue
+			}
 			g.in.merge(msg, noticeLimit)
 		}
 	}

@@ -40,6 +40,8 @@ type State interface {
 	// changed the state: only they are passed on. A record that says it was written by
 	// this node comes here too: a node that lost its disk learns its own past so.
 	Merge(records []mesh.Record) (fresh []mesh.Record)
+	// FlowsOver takes a node's word that flows which came by it are over.
+	FlowsOver(over mesh.Over)
 	// MemberAlive tells that another node was found alive.
 	MemberAlive(id mesh.NodeID)
 	// MemberSilent tells that a node that was alive failed or left. Its silence

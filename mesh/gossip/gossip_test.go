@@ -26,6 +26,7 @@ type memory struct {
 	alive  map[mesh.NodeID]bool
 	peers  []netip.AddrPort
 	merges int
+	over   []mesh.Over
 }
 
 func (m *memory) Records() []mesh.Record {
@@ -45,6 +46,12 @@ func (m *memory) MemberAlive(id mesh.NodeID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.alive[id] = true
+}
+
+func (m *memory) FlowsOver(over mesh.Over) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.over = append(m.over, over)
 }
 
 func (m *memory) MemberSilent(id mesh.NodeID) {

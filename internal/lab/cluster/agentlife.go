@@ -28,15 +28,20 @@ func (n *Node) RestartAgent(ctx context.Context) error {
 	}
 }
 
-// Switch ends one agent after the other and starts it again with another balancer; it
-// returns when each node's kernel is what its plan says.
+// SwitchBalancer starts the node's agent again with another --balancer.
+func (n *Node) SwitchBalancer(ctx context.Context, balancer string) error {
+	if err := n.StopAgent(); err != nil {
+		return fmt.Errorf("stop agent of %s: %w", n.Name, err)
+	}
+	n.balancer = balancer
+	return n.startAgent(ctx)
+}
+
+// Switch is SwitchBalancer for one node after the other; it returns when each one's kernel
+// is what its plan says.
 func (c *Cluster) Switch(ctx context.Context, balancer string) error {
 	for _, n := range c.Nodes {
-		n.balancer = balancer
-		if err := n.StopAgent(); err != nil {
-			return fmt.Errorf("stop agent of %s: %w", n.Name, err)
-		}
-		if err := n.startAgent(ctx); err != nil {
+		if err := n.SwitchBalancer(ctx, balancer); err != nil {
 			return err
 		}
 	}

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"bufio"
+	"io"
 	"net"
 	"net/netip"
 	"time"
@@ -12,7 +13,7 @@ import (
 type Flow struct {
 	conn net.Conn
 	r    *bufio.Reader // nil over UDP
-	wait time.Duration
+	Wait time.Duration // for one answer; may be changed between two requests
 }
 
 // Open opens a flow; proto is tcp or udp.
@@ -21,7 +22,7 @@ func (c Client) Open(proto string, to netip.AddrPort) (*Flow, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Flow{conn: conn, wait: c.Wait}
+	f := &Flow{conn: conn, Wait: c.Wait}
 	if proto == "tcp" {
 		f.r = bufio.NewReader(conn)
 	}
@@ -30,7 +31,7 @@ func (c Client) Open(proto string, to netip.AddrPort) (*Flow, error) {
 
 // Ask sends one request and waits for its answer.
 func (f *Flow) Ask() (Answer, error) {
-	if err := f.conn.SetDeadline(time.Now().Add(f.wait)); err != nil {
+	if err := f.conn.SetDeadline(time.Now().Add(f.Wait)); err != nil {
 		return Answer{}, err
 	}
 	if f.r == nil {
@@ -44,6 +45,12 @@ func (f *Flow) Ask() (Answer, error) {
 		return Answer{}, err
 	}
 	return parse(text)
+}
+
+// Tell sends a text in one datagram and waits for nothing.
+func (f *Flow) Tell(text string) error {
+	_, err := io.WriteString(f.conn, text)
+	return err
 }
 
 // Close ends the flow.

@@ -4,15 +4,21 @@ package scene
 import (
 	"fmt"
 	"net/netip"
-	"testing"
 	"time"
 
 	"github.com/sluice-mesh/sluice/mesh"
 )
 
+// TB is what a World needs of a test or benchmark; a program that is none gives its own.
+type TB interface {
+	Helper()
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
 // World builds records as the nodes of a cluster would, settled.
 type World struct {
-	tb    testing.TB
+	tb    TB
 	State mesh.State
 	time  uint64
 }
@@ -23,7 +29,7 @@ func id[T ~string](kind byte, n int) T { return T(fmt.Sprintf("%c%0*x", kind, me
 func NodeID(n int) mesh.NodeID { return id[mesh.NodeID]('a', n) }
 
 // New is a cluster of so many nodes and nothing else.
-func New(tb testing.TB, nodes int) *World {
+func New(tb TB, nodes int) *World {
 	tb.Helper()
 	w := &World{tb: tb}
 	w.Write(NodeID(1), mesh.NetworkRecord(mesh.NewIngress(mesh.DefaultIngress(), mesh.DefaultPool(), 0x1234567890)))
@@ -194,44 +200,4 @@ func All() map[string]func(w *World) {
 			w.Endpoint(s, "web.2", 2)
 		},
 	}
-}
-
-// Large is a settled cluster of 100 nodes with two endpoints a service; addresses
-// are given straight from blocks of /20, which settling one by one would take long for.
-func Large(b *testing.B, services int) *mesh.Snapshot {
-	b.Helper()
-	const nodes = 100
-	w := New(b, nodes)
-	net := *w.State.Snapshot().Network(mesh.IngressNetwork)
-	net.Subnet4, net.Bits4 = netip.MustParsePrefix("11.0.0.0/8"), 20
-	w.Write(NodeID(1), mesh.NetworkRecord(&net))
-	settled := w.State.Snapshot()
-	blocks := make([]mesh.Block, nodes)
-	for i := range nodes {
-		n := *settled.Node(NodeID(i + 1))
-		six := net.Subnet6.Addr().As16()
-		six[7] = byte(i)
-		n.Blocks = []mesh.Block{{
-			Network: net.ID, V4: netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i), 0, 0}), 20),
-			V6: netip.PrefixFrom(netip.AddrFrom16(six), 64), Claim: 1,
-		}}
-		blocks[i] = n.Blocks[0]
-		w.Write(n.ID, mesh.NodeRecord(&n))
-	}
-	for i := range services {
-		s := w.Service(fmt.Sprintf("s%d", i), nil, Port(uint16(10000+i), 80, mesh.TCP))
-		for j := range 2 {
-			k := 2*i + j
-			block := blocks[k%nodes]
-			four, six := block.V4.Addr().As4(), block.V6.Addr().As16()
-			four[2], four[3] = byte(k/nodes>>8), byte(k/nodes)
-			six[14], six[15] = four[2], four[3]+1
-			w.Write(NodeID(k%nodes+1), mesh.EndpointRecord(&mesh.Endpoint{
-				ID: id[mesh.EndpointID]('e', k), Name: fmt.Sprintf("s%d.%d", i, j), Service: s,
-				Node: NodeID(k%nodes + 1), State: mesh.Ready, Weight: 1,
-				Attached: []mesh.Attachment{{Network: net.ID, V4: netip.AddrFrom4(four), V6: netip.AddrFrom16(six)}},
-			}))
-		}
-	}
-	return w.State.Snapshot()
 }

@@ -143,9 +143,11 @@ type GetStatusResponse struct {
 	Version string `protobuf:"bytes,11,opt,name=version,proto3" json:"version,omitempty"`
 	// Objects that were put back since the agent started, because something else
 	// had changed or removed them. The agent's log names each, and who likely did it.
-	Repairs       uint64 `protobuf:"varint,12,opt,name=repairs,proto3" json:"repairs,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Repairs uint64 `protobuf:"varint,12,opt,name=repairs,proto3" json:"repairs,omitempty"`
+	// Why it is this balancer: "auto: this kernel has IP_VS", "chosen by --balancer nft".
+	BalancerReason string `protobuf:"bytes,13,opt,name=balancer_reason,json=balancerReason,proto3" json:"balancer_reason,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
@@ -260,6 +262,13 @@ func (x *GetStatusResponse) GetRepairs() uint64 {
 		return x.Repairs
 	}
 	return 0
+}
+
+func (x *GetStatusResponse) GetBalancerReason() string {
+	if x != nil {
+		return x.BalancerReason
+	}
+	return ""
 }
 
 // Problem is an object that is not programmed, or not as wished.
@@ -744,7 +753,7 @@ var File_sluice_v1_status_proto protoreflect.FileDescriptor
 const file_sluice_v1_status_proto_rawDesc = "" +
 	"\n" +
 	"\x16sluice/v1/status.proto\x12\tsluice.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17sluice/v1/cluster.proto\"\x12\n" +
-	"\x10GetStatusRequest\"\xc7\x03\n" +
+	"\x10GetStatusRequest\"\xf0\x03\n" +
 	"\x11GetStatusResponse\x12#\n" +
 	"\x04node\x18\x01 \x01(\v2\x0f.sluice.v1.NodeR\x04node\x12\x1d\n" +
 	"\n" +
@@ -759,7 +768,8 @@ const file_sluice_v1_status_proto_rawDesc = "" +
 	"\bbalancer\x18\n" +
 	" \x01(\tR\bbalancer\x12\x18\n" +
 	"\aversion\x18\v \x01(\tR\aversion\x12\x18\n" +
-	"\arepairs\x18\f \x01(\x04R\arepairs\"\x83\x01\n" +
+	"\arepairs\x18\f \x01(\x04R\arepairs\x12'\n" +
+	"\x0fbalancer_reason\x18\r \x01(\tR\x0ebalancerReason\"\x83\x01\n" +
 	"\aProblem\x12\x16\n" +
 	"\x06object\x18\x01 \x01(\tR\x06object\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +

@@ -1,0 +1,151 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/sluice-mesh/sluice/internal/kernel"
+	"github.com/sluice-mesh/sluice/internal/plan"
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+// moves keeps what conntrack remembers in step with where clients come in. An address that
+// clients dial may move to another node, as keepalived moves one: their open connections
+// come by the other node from then on, and what this one and the endpoints' nodes remember
+// of them is in the way there.
+//
+//	the host loses an address -> its flows are deleted here -> the endpoints' nodes are told
+//	a node says so             -> the flows in its zone are deleted here
+//
+// A node that cannot say so any more is the plan's affair (plan.Zone).
+type moves struct {
+	cluster *cluster
+	machine Machine
+	log     *slog.Logger
+	telling sync.WaitGroup // a node that does not answer holds up nothing else
+}
+
+func newMoves(c *cluster, m Machine, log *slog.Logger) *moves {
+	return &moves{cluster: c, machine: m, log: log}
+}
+
+const (
+	lostSettle = 20 * time.Millisecond  // an address that is back at once is not lost; several may go together
+	lostPause  = 100 * time.Millisecond // between two looks at all of the host's flows
+)
+
+// run ends with ctx. It looks once at the beginning: an address may have gone while no
+// agent was here.
+func (m *moves) run(ctx context.Context) error {
+	defer m.telling.Wait()
+	look := time.NewTimer(0)
+	defer look.Stop()
+	lost := m.machine.Lost()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case over := <-m.cluster.over:
+			m.forget(over)
+		case <-lost:
+			look.Reset(lostSettle)
+			lost = nil // until that look
+		case <-look.C:
+			m.look(ctx)
+			if lost == nil {
+				lost = m.machine.Lost()
+				m.rest(ctx)
+			}
+		}
+	}
+}
+
+// rest bounds how often a host whose addresses come and go is looked at.
+func (m *moves) rest(ctx context.Context) {
+	timer := time.NewTimer(lostPause)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case over := <-m.cluster.over:
+			m.forget(over)
+		case <-timer.C:
+			return
+		}
+	}
+}
+
+// look finds the flows of addresses that this host lost, and tells the nodes of their endpoints.
+func (m *moves) look(ctx context.Context) {
+	lost, err := m.machine.ForgetLost()
+	if err != nil {
+		m.log.Error("flows of a lost address were not all deleted", "err", err)
+	}
+	if len(lost) == 0 {
+		return
+	}
+	over := mesh.Over{Node: m.cluster.own.ID, Senders: make([]mesh.Sender, len(lost))}
+	for i, s := range lost {
+		over.Senders[i] = mesh.Sender{Proto: mesh.Proto(s.Proto), Client: s.Client}
+	}
+	m.log.Info("flows of a lost address are over", "flows", len(lost))
+	m.forget(over) // those to this node's own endpoints
+	m.telling.Go(func() {
+		if err := m.cluster.tellOver(ctx, over); err != nil {
+			m.log.Error("a node was not told that flows are over", "err", err)
+		}
+	})
+}
+
+// forget deletes the flows to endpoints here that came by the node which says that they are over.
+func (m *moves) forget(over mesh.Over) {
+	snap := m.cluster.snapshot()
+	node, ingress := snap.Node(over.Node), snap.Network(mesh.IngressNetwork)
+	if node == nil || node.Slot == 0 || ingress == nil {
+		return
+	}
+	senders := make([]kernel.Sender, len(over.Senders))
+	for i, s := range over.Senders {
+		senders[i] = kernel.Sender{Proto: string(s.Proto), Client: s.Client}
+	}
+	if err := m.machine.ForgetOver(plan.NetworkSandbox(uint32(ingress.VNI)), uint16(node.Slot), senders); err != nil {
+		m.log.Error("flows by another node were not all deleted", "node", node.Name, "err", err)
+	}
+}
+
+// oversWaiting bounds what others can make this node keep. What is lost is a connection
+// that ends with a reset.
+const oversWaiting = 64
+
+// FlowsOver takes a node's word that flows which came by it are over.
+func (c *cluster) FlowsOver(over mesh.Over) {
+	select {
+	case c.over <- over:
+	default:
+		c.log.Warn("too many flows are over at once", "node", over.Node, "left", len(over.Senders))
+	}
+}
+
+// tellOver tells the nodes that have endpoints in the mesh.
+func (c *cluster) tellOver(ctx context.Context, over mesh.Over) error {
+	c.mu.Lock()
+	g, snap := c.members, c.snapshotLocked()
+	c.mu.Unlock()
+	if g == nil {
+		return nil
+	}
+	var nodes []mesh.NodeID
+	for _, n := range snap.Nodes {
+		if n.ID != c.own.ID && sandboxAddr(snap, n).IsValid() {
+			nodes = append(nodes, n.ID)
+		}
+	}
+	if err := g.TellOver(ctx, over, nodes); err != nil {
+		return fmt.Errorf("%d flows: %w", len(over.Senders), err)
+	}
+	return nil
+}

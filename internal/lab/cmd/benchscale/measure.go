@@ -1,0 +1,263 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sluice-mesh/sluice/agent"
+	"github.com/sluice-mesh/sluice/internal/kernel"
+	"github.com/sluice-mesh/sluice/internal/lab/scene"
+	"github.com/sluice-mesh/sluice/internal/plan"
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+// figures are a column of the table.
+type figures struct {
+	balancer mesh.Balancer
+	rows     []row
+}
+
+type row struct{ name, value string }
+
+func (f *figures) add(name, format string, args ...any) {
+	f.rows = append(f.rows, row{name, fmt.Sprintf(format, args...)})
+}
+
+// must ends the program where a scene cannot be made: a mistake in it.
+type must struct{}
+
+func (must) Helper()                        {}
+func (must) Fatal(args ...any)              { panic(fmt.Sprint(args...)) }
+func (must) Fatalf(format string, a ...any) { panic(fmt.Sprintf(format, a...)) }
+
+// run is the measuring of one balancer.
+type measuring struct {
+	*bed
+	size
+	balancer mesh.Balancer
+	world    *scene.World
+	out      *figures
+}
+
+func measure(ctx context.Context, balancer mesh.Balancer, n size) (*figures, error) {
+	b, err := newBed()
+	if err != nil {
+		return nil, err
+	}
+	m := &measuring{bed: b, size: n, balancer: balancer, out: &figures{balancer: balancer}}
+	err = m.all(ctx)
+	if closing := b.close(); err == nil {
+		err = closing
+	}
+	return m.out, err
+}
+
+func (m *measuring) all(ctx context.Context) error {
+	small := m.compile(scene.Crowd(must{}, 1))
+	if err := m.pin(small); err != nil {
+		return err
+	}
+	if _, err := m.timed(small); err != nil {
+		return err
+	}
+	stop, err := m.serve()
+	if err != nil {
+		return err
+	}
+	defer stop()
+	one, err := m.connect(ctx)
+	if err != nil {
+		return err
+	}
+	m.world = scene.Crowd(must{}, m.services)
+	for _, step := range []func() error{m.load, m.change, m.look} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	many, err := m.connect(ctx)
+	if err != nil {
+		return err
+	}
+	m.out.add("new connection, 1 service: p50, p99", "%s, %s", one.at(50), one.at(99))
+	m.out.add(fmt.Sprintf("new connection, %d services: p50, p99", m.services), "%s, %s", many.at(50), many.at(99))
+	return nil
+}
+
+func (m *measuring) compile(w *scene.World) *plan.Plan {
+	return agent.Compile(mesh.Local{ID: scene.NodeID(1), Balancer: m.balancer}, w.State.Snapshot())
+}
+
+// apply makes the node's kernel equal to p.
+func (b *bed) apply(p *plan.Plan) (kernel.Report, error) {
+	report := b.kernel.Apply(context.Background(), p)
+	if len(report.Failed) > 0 {
+		return report, fmt.Errorf("%d objects failed, the first: %w", len(report.Failed), report.Failed[0])
+	}
+	return report, nil
+}
+
+// spent is what a piece of work took.
+type spent struct{ wall, cpu, writing time.Duration }
+
+// timed applies p.
+func (m *measuring) timed(p *plan.Plan) (s spent, err error) {
+	err = m.node.Do(func() error {
+		began, cpu := time.Now(), cpuTime()
+		report, err := m.apply(p)
+		s = spent{time.Since(began), cpuTime() - cpu, report.Writing}
+		return err
+	})
+	return s, err
+}
+
+// cpuTime is what this process and the programs it ran have used.
+func cpuTime() time.Duration {
+	var total time.Duration
+	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
+		var u unix.Rusage
+		if unix.Getrusage(who, &u) == nil {
+			total += time.Duration(u.Utime.Nano() + u.Stime.Nano())
+		}
+	}
+	return total
+}
+
+// loads is how often all services are loaded. What other programs do meanwhile makes times
+// longer, never shorter: the least counts. Of the memory it is the one in the middle.
+const loads = 3
+
+// freeing is how long the kernel takes to give back what was deleted.
+const freeing = time.Second
+
+// load makes the node serve all services from nothing.
+func (m *measuring) load() error {
+	p := m.compile(m.world)
+	var wall, cpu []time.Duration
+	var memory []int64
+	for range loads {
+		if _, err := m.timed(&plan.Plan{}); err != nil {
+			return err
+		}
+		if err := m.pin(p); err != nil {
+			return err
+		}
+		runtime.GC()
+		time.Sleep(freeing)
+		before, err := kernelMemory()
+		if err != nil {
+			return err
+		}
+		took, err := m.timed(p)
+		if err != nil {
+			return err
+		}
+		after, err := kernelMemory()
+		if err != nil {
+			return err
+		}
+		wall, cpu, memory = append(wall, took.wall), append(cpu, took.cpu), append(memory, after-before)
+	}
+	m.out.add("objects", "%d", objects(p))
+	m.out.add("load, nothing there before: wall, CPU", "%s, %s", short(slices.Min(wall)), short(slices.Min(cpu)))
+	m.out.add("kernel memory", "%.1f MB", float64(slices.Sorted(slices.Values(memory))[loads/2])/1e6)
+	return nil
+}
+
+// objects counts what differs from service to service: elements, virtual servers, backends.
+func objects(p *plan.Plan) int {
+	n := 0
+	for _, s := range p.Sandboxes {
+		for _, t := range s.Tables {
+			for _, set := range t.Sets {
+				n += len(set.Elements)
+			}
+		}
+		n += len(s.Virtual) + len(s.Backends)
+	}
+	return n
+}
+
+// change changes one endpoint of one service again and again.
+func (m *measuring) change() error {
+	const endpoint = 7001 // of whatever service, on another node
+	for _, kind := range []struct {
+		name   string
+		change func(e *mesh.Endpoint, i int)
+	}{
+		{"endpoint replaced", func(e *mesh.Endpoint, i int) {
+			a := e.Attached[0]
+			four := a.V4.As4()
+			four[2] = 14 + byte(i%2) // of the block, and nobody else's
+			a.V4 = netip.AddrFrom4(four)
+			e.Attached = []mesh.Attachment{a}
+		}},
+		{"weight changed", func(e *mesh.Endpoint, i int) { e.Weight = 1 + (i+1)%2 }},
+	} {
+		var compiling, writing, looking, cpu []time.Duration
+		for i := range m.changes {
+			m.write(endpoint%(2*m.services), func(e *mesh.Endpoint) { kind.change(e, i) })
+			began := time.Now()
+			p := m.compile(m.world)
+			compiling = append(compiling, time.Since(began))
+			s, err := m.timed(p)
+			if err != nil {
+				return err
+			}
+			writing, looking, cpu = append(writing, s.writing), append(looking, s.wall-s.writing), append(cpu, s.cpu)
+		}
+		m.out.add(kind.name+": compile, look, write", "%s, %s, %s", short(median(compiling)), short(median(looking)), short(median(writing)))
+		m.out.add(kind.name+": CPU of look and write", "%s", short(median(cpu)))
+	}
+	return nil
+}
+
+func (m *measuring) write(k int, change func(*mesh.Endpoint)) {
+	key := mesh.EndpointRecord(&mesh.Endpoint{ID: scene.EndpointID(k)}).Key()
+	have, ok := m.world.State.Get(key)
+	if !ok {
+		panic("no such endpoint")
+	}
+	e := *have.Endpoint
+	change(&e)
+	m.world.Write(e.Node, mesh.EndpointRecord(&e))
+}
+
+// look looks at a kernel that nobody has changed.
+func (m *measuring) look() error {
+	p := m.compile(m.world)
+	var wall, cpu []time.Duration
+	for range m.changes {
+		s, err := m.timed(p)
+		if err != nil {
+			return err
+		}
+		wall, cpu = append(wall, s.wall), append(cpu, s.cpu)
+	}
+	m.out.add("look at what nobody changed: wall, CPU", "%s, %s", short(median(wall)), short(median(cpu)))
+	m.out.add("the longest of them", "%s", short(slices.Max(wall)))
+	return nil
+}
+
+func median(list []time.Duration) time.Duration {
+	list = slices.Sorted(slices.Values(list))
+	return list[len(list)/2]
+}
+
+// short leaves out digits that the next run would not have.
+func short(d time.Duration) string {
+	switch {
+	case d >= time.Second:
+		return d.Round(10 * time.Millisecond).String()
+	case d >= 10*time.Millisecond:
+		return d.Round(100 * time.Microsecond).String()
+	default:
+		return d.Round(10 * time.Microsecond).String()
+	}
+}

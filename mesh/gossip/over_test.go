@@ -1,0 +1,91 @@
+package gossip
+
+import (
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+func senders(n int) []mesh.Sender {
+	list := make([]mesh.Sender, n)
+	for i := range list {
+		list[i] = mesh.Sender{Proto: mesh.UDP, Client: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)}), uint16(1+i%60000))}
+	}
+	return list
+}
+
+// Word that flows are over reaches those that it is for, in as many messages as it takes.
+func TestFlowsOverReach(t *testing.T) {
+	nodes := cluster(t, 3)
+	over := mesh.Over{Node: nodes[0].id, Senders: senders(mesh.OverLimit + 10)}
+	if err := nodes[0].TellOver(t.Context(), over, []mesh.NodeID{nodes[0].id, nodes[1].id, nodeID(9)}); err != nil {
+		t.Fatal(err)
+	}
+	heard := func(n *node) []mesh.Over {
+		n.memory.mu.Lock()
+		defer n.memory.mu.Unlock()
+		return slices.Clone(n.over)
+	}
+	within(t, 5*time.Second, "the second node has heard it", func() bool { return len(heard(nodes[1])) == 2 })
+	got := heard(nodes[1])
+	slices.SortFunc(got, func(a, b mesh.Over) int { return len(b.Senders) - len(a.Senders) }) // each has a stream of its own
+	if all := append(got[0].Senders, got[1].Senders...); got[0].Node != over.Node || !slices.Equal(all, over.Senders) {
+		t.Errorf("heard of %d flows of %s", len(all), got[0].Node)
+	}
+	if got := heard(nodes[2]); len(got) > 0 {
+		t.Errorf("it was not for the third node, which heard %d words", len(got))
+	}
+}
+
+// What cannot be said is refused before it is sent, and what is not that is refused when it comes.
+func TestFlowsOverHostile(t *testing.T) {
+	nodes := cluster(t, 1)
+	if err := nodes[0].TellOver(t.Context(), mesh.Over{Node: "x", Senders: senders(1)}, nil); err == nil {
+		t.Error("a node without an ID has said something")
+	}
+	const node = `"w":"a000000000000001"`
+	for _, text := range []string{
+		``, `{`, `[]`, `null`, `{}`, `{` + node + `}`, `{` + node + `,"s":[]}`,
+		`{"w":"../../x","s":[{"x":"udp","c":"192.0.2.1:5"}]}`,
+		`{` + node + `,"s":[{"x":"icmp","c":"192.0.2.1:5"}]}`,
+		`{` + node + `,"s":[{"x":"udp","c":"192.0.2.1:0"}]}`,
+		`{` + node + `,"s":[{"x":"udp","c":"[::ffff:192.0.2.1]:5"}]}`,
+		`{` + node + `,"s":[{"x":"udp","c":"[fe80::1%eth0]:5"}]}`,
+		`{` + node + `,"s":[{"x":"udp"}]}`,
+		`{` + node + `,"s":[` + strings.Repeat(`{"x":"udp","c":"192.0.2.1:5"},`, mesh.OverLimit) + `{"x":"udp","c":"192.0.2.1:5"}]}`,
+	} {
+		if over, err := decodeOver(append([]byte{overVersion}, text...)); err == nil {
+			t.Errorf("%.80s is %+v", text, over)
+		}
+		nodes[0].in.over(append([]byte{overVersion}, text...))
+	}
+	if len(nodes[0].over) > 0 {
+		t.Errorf("heard %+v", nodes[0].over)
+	}
+}
+
+func FuzzDecodeOver(f *testing.F) {
+	f.Add([]byte{overVersion})
+	f.Add(append([]byte{overVersion}, `{"w":"a000000000000001","s":[{"x":"tcp","c":"192.0.2.1:5"},{"x":"udp","c":"[2001:db8::1]:6"}]}`...))
+	f.Fuzz(func(t *testing.T, msg []byte) {
+		if len(msg) == 0 {
+			return
+		}
+		over, err := decodeOver(msg)
+		if err != nil {
+			return
+		}
+		again, err := encodeOver(over)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := decodeOver(again); err != nil || !reflect.DeepEqual(got, over) {
+			t.Fatalf("%+v became %+v, %v", over, got, err)
+		}
+	})
+}
