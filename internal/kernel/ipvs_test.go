@@ -55,13 +55,16 @@ func wantIPVS(t *testing.T, n *namespace, virtual []plan.VirtualServer, backends
 		t.Fatal(err)
 	}
 	slices.SortFunc(gotVirtual, func(a, b plan.VirtualServer) int {
-		return cmp.Or(cmp.Compare(a.Mark, b.Mark), cmp.Compare(a.Family, b.Family))
+		return cmp.Or(cmp.Compare(a.Mark, b.Mark), cmp.Compare(a.Dialled.Proto, b.Dialled.Proto), cmp.Compare(a.Family, b.Family))
 	})
 	slices.SortFunc(gotBackends, func(a, b plan.Backend) int {
 		return cmp.Or(cmp.Compare(a.Mark, b.Mark), a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port))
 	})
-	same := gocmp.Comparer(func(a, b netip.Addr) bool { return a == b })
-	if diff := gocmp.Diff(virtual, gotVirtual); diff != "" {
+	same := gocmp.Options{
+		gocmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+		gocmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
+	}
+	if diff := gocmp.Diff(virtual, gotVirtual, same); diff != "" {
 		t.Error("virtual servers:", diff)
 	}
 	if diff := gocmp.Diff(backends, gotBackends, same); diff != "" {
@@ -139,6 +142,41 @@ func TestIPVSTimeouts(t *testing.T) {
 	if _, _, got, err := b.observeIPVS(); err != nil || got != before || got == want {
 		t.Errorf("another namespace's timeouts are %v, %v; want %v", got, err, before)
 	}
+}
+
+// What is keyed by what is dialled comes back as it was put in, beside what is keyed by
+// mark, and elsewhere than on the uplink it is not ours.
+func TestIPVSDialled(t *testing.T) {
+	n := ipvsNamespace(t)
+	var virtual []plan.VirtualServer
+	var backends []plan.Backend
+	for _, proto := range []string{"tcp", "udp"} {
+		for at, to := range map[string]string{"169.254.77.2:8080": "198.18.6.86:80", "[fd77::2]:8080": "[fd12::17]:80"} {
+			b := backend(0, to, 1)
+			b.Dialled = plan.Dialled{Proto: proto, At: netip.MustParseAddrPort(at)}
+			v := plan.VirtualServer{Dialled: b.Dialled, Family: plan.FamilyOf(b.Addr), Scheduler: "rr", Persistent: time.Minute}
+			mustIPVS(t, n, Add, v, b)
+			virtual, backends = append(virtual, v), append(backends, b)
+		}
+	}
+	other := plan.VirtualServer{Family: plan.IPv4, Scheduler: "rr", Dialled: plan.Dialled{Proto: "tcp", At: netip.MustParseAddrPort("192.0.2.1:80")}}
+	mustIPVS(t, n, Add, other)
+	key := func(d plan.Dialled) string { return d.Proto + d.At.String() }
+	gotVirtual, gotBackends, _, err := n.observeIPVS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.SortFunc(virtual, func(a, b plan.VirtualServer) int { return cmp.Compare(key(a.Dialled), key(b.Dialled)) })
+	slices.SortFunc(gotVirtual, func(a, b plan.VirtualServer) int { return cmp.Compare(key(a.Dialled), key(b.Dialled)) })
+	slices.SortFunc(backends, func(a, b plan.Backend) int { return cmp.Compare(key(a.Dialled), key(b.Dialled)) })
+	slices.SortFunc(gotBackends, func(a, b plan.Backend) int { return cmp.Compare(key(a.Dialled), key(b.Dialled)) })
+	if !slices.Equal(gotVirtual, virtual) || !slices.Equal(gotBackends, backends) {
+		t.Errorf("put in:\n%v\n%v\nread back:\n%v\n%v", virtual, backends, gotVirtual, gotBackends)
+	}
+	for i := range virtual {
+		mustIPVS(t, n, Delete, backends[i], virtual[i])
+	}
+	wantIPVS(t, n, nil, nil)
 }
 
 // What somebody else put in is seen, or not ours.

@@ -162,8 +162,35 @@ func heldBy(t *testing.T, name, path string) []string {
 		}
 	}
 	slices.Sort(lines)
-	for line := range strings.Lines(ordered) {
+	for line := range strings.Lines(bySetName(ordered)) {
 		lines = append(lines, name+": "+alike(line))
 	}
 	return lines
+}
+
+// bySetName sorts the sets of each table, which nft lists in the order in which they
+// were made: learned ones stay when the others are made anew, and are first then.
+func bySetName(listing string) string {
+	var text strings.Builder
+	var sets []string
+	inSet := false
+	for line := range strings.Lines(listing) {
+		begins := strings.HasPrefix(line, "\tset ") || strings.HasPrefix(line, "\tmap ")
+		switch {
+		case begins:
+			inSet = true
+			sets = append(sets, line)
+		case inSet:
+			sets[len(sets)-1] += line
+			inSet = line != "\t}\n"
+		case len(sets) > 0 && line == "\n":
+			sets[len(sets)-1] += line
+		default:
+			slices.Sort(sets)
+			text.WriteString(strings.Join(sets, ""))
+			text.WriteString(line)
+			sets = nil
+		}
+	}
+	return text.String()
 }

@@ -71,28 +71,38 @@ func forgetZone(where netns.NsHandle, zone uint16, over func(*tracked) bool) err
 	if err != nil {
 		return err
 	}
-	type way struct{ client, endpoint netip.AddrPort }
-	datagrams := map[way]bool{}
 	var forget []tracked
-	for i := range flows {
-		if f := &flows[i]; f.zone == zone && over(f) {
-			forget = append(forget, *f)
-			if f.proto == unix.IPPROTO_UDP {
-				datagrams[way{f.dst, f.source}] = true
-			}
-		}
-	}
+	clients, datagrams := map[netip.AddrPort]bool{}, map[way]bool{}
 	for i := range flows {
 		f := &flows[i]
-		if f.proto == unix.IPPROTO_UDP && f.zone != 0 && f.zone != zone && f.displaced() && datagrams[way{f.from, f.source}] {
-			forget = append(forget, *f)
+		if f.zone != zone || !over(f) {
+			continue
+		}
+		forget = append(forget, *f)
+		if f.proto == unix.IPPROTO_UDP {
+			clients[f.dst], datagrams[way{f.dst, f.source}] = true, true
 		}
 	}
-	clients := make(map[netip.AddrPort]bool, len(datagrams))
-	for w := range datagrams {
-		clients[w.client] = true
+	err = errors.Join(holdBack(where, clients), forgetFlows(where, forget))
+	if len(datagrams) == 0 {
+		return err
 	}
-	return errors.Join(holdBack(where, clients), forgetFlows(where, forget))
+	return errors.Join(err, forgetDisplaced(where, zone, datagrams))
+}
+
+// way is a flow without the node that it comes by.
+type way struct{ client, endpoint netip.AddrPort }
+
+// forgetDisplaced deletes the flows of other zones that had to take another port beside a
+// zone's flows, until these were deleted: none comes after that.
+func forgetDisplaced(where netns.NsHandle, zone uint16, datagrams map[way]bool) error {
+	flows, err := flowsOf(where)
+	if err != nil {
+		return err
+	}
+	return forgetFlows(where, slices.DeleteFunc(flows, func(f tracked) bool {
+		return f.proto != unix.IPPROTO_UDP || f.zone == 0 || f.zone == zone || !f.displaced() || !datagrams[way{f.from, f.source}]
+	}))
 }
 
 // holdBack lets no endpoint begin a flow from a published port to these clients for a while.

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"bufio"
+	"io"
 	"net"
 	"net/netip"
 	"time"
@@ -44,6 +45,12 @@ func (f *Flow) Ask() (Answer, error) {
 		return Answer{}, err
 	}
 	return parse(text)
+}
+
+// Tell sends a text in one datagram and waits for nothing.
+func (f *Flow) Tell(text string) error {
+	_, err := io.WriteString(f.conn, text)
+	return err
 }
 
 // Close ends the flow.

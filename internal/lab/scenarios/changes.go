@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sluice-mesh/sluice/mesh"
 )
@@ -23,6 +24,20 @@ func change(f func(w *world) error) func(r *run, s Step) {
 type flags struct {
 	publish   []mesh.PublishedPort
 	scheduler mesh.Scheduler
+	affinity  time.Duration
+}
+
+// onto puts what was said into a service.
+func (f flags) onto(s *mesh.Service) {
+	if f.publish != nil {
+		s.Publish = f.publish
+	}
+	if f.scheduler != "" {
+		s.Scheduler = f.scheduler
+	}
+	if f.affinity != 0 {
+		s.Affinity = f.affinity
+	}
 }
 
 func (w *words) flags() (f flags, err error) {
@@ -36,6 +51,8 @@ func (w *words) flags() (f flags, err error) {
 			if f.scheduler = mesh.Scheduler(w.next()); !slices.Contains(mesh.Schedulers(), f.scheduler) {
 				err = fmt.Errorf("scheduler %q is none of %v", f.scheduler, mesh.Schedulers())
 			}
+		case "--affinity":
+			f.affinity, err = time.ParseDuration(w.next())
 		default:
 			err = fmt.Errorf("there is no flag %q", flag)
 		}
@@ -72,14 +89,7 @@ func parseUpdate(w *words) (func(r *run, s Step), error) {
 	}
 	f, err := w.flags()
 	return change(func(w *world) error {
-		return w.editService(name, func(s *mesh.Service) {
-			if f.publish != nil {
-				s.Publish = f.publish
-			}
-			if f.scheduler != "" {
-				s.Scheduler = f.scheduler
-			}
-		})
+		return w.editService(name, f.onto)
 	}), err
 }
 

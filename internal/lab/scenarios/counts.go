@@ -46,7 +46,7 @@ func (r *run) told(s Step, how How, asked, within bool, got string) {
 	const fine = "within bound"
 	switch {
 	case !asked:
-		r.seen.Answers = append(r.seen.Answers, Answer{Question: s.Text, How: how, Only: s.Only != "", Outcome: notAsked})
+		r.tell(s, how, notAsked, notAsked)
 	case within:
 		r.tell(s, how, fine, fine)
 	default:
@@ -117,7 +117,7 @@ func parseMoved(w *words) (func(r *run, s Step), error) {
 				r.fail(s, "%s: %v", how, err)
 			}
 			moved := movedBesides(r.noted[noteKey(to, how)], names, but)
-			r.told(s, how, ok, float64(moved) <= bound*float64(len(names)), fmt.Sprintf("%d of %d moved", moved, len(names)))
+			r.told(s, how, ok, float64(moved) <= bound*float64(len(names)), fmt.Sprintf("%d of %d moved: %v, now %v", moved, len(names), r.noted[noteKey(to, how)], names))
 		}
 	}, err
 }
@@ -212,6 +212,32 @@ func parseSpread(w *words) (func(r *run, s Step), error) {
 			r.told(s, how, ok, spreadWithin(n, got, shares, limit), fmt.Sprint(got))
 		}
 	}, err
+}
+
+// parseStick: one client's connections all reach one endpoint.
+func parseStick(w *words) (func(r *run, s Step), error) {
+	n, err := w.number("how many connections")
+	if err != nil {
+		return nil, err
+	}
+	from := w.next()
+	to, err := w.single()
+	if err != nil {
+		return nil, err
+	}
+	hows := w.hows()
+	return func(r *run, s Step) {
+		r.settle(s)
+		for _, how := range hows {
+			got, ok, err := r.fabric.Spread(n, ask{from, to.at[0], to.port, how})
+			if err != nil {
+				r.fail(s, "%s: %v", how, err)
+				continue
+			}
+			failed := got[refused] + got[reset] + got[silence] + got[unreachable]
+			r.told(s, how, ok, len(got) == 1 && failed == 0, fmt.Sprint(got))
+		}
+	}, nil
 }
 
 func spreadWithin(n int, got map[string]int, shares map[string]float64, limit bound) bool {

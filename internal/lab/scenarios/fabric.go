@@ -17,8 +17,9 @@ type Fabric interface {
 	Begin(w *world) error
 	// Settle makes all nodes what the world says, and starts and ends workloads.
 	Settle(ctx context.Context, w *world) error
-	// Idle says what is left of a world once it is empty again; nil: nothing.
-	Idle(ctx context.Context, w *world) error
+	// Empty makes all nodes what a world is in which nothing happened yet, and says what is
+	// left of earlier ones; nil: nothing.
+	Empty(ctx context.Context, w *world) error
 
 	// Dial asks until as many servers as expected have answered, or often enough to say
 	// that they do not.

@@ -103,9 +103,9 @@ func (f *Fake) apply(ctx context.Context, name string, p *plan.Plan) error {
 	return nil
 }
 
-// Idle implements Fabric.
-func (f *Fake) Idle(ctx context.Context, w *world) error {
-	var errs []error
+// Empty implements Fabric.
+func (f *Fake) Empty(ctx context.Context, w *world) error {
+	errs := []error{f.Settle(ctx, w)}
 	for name, p := range f.plans(w) {
 		ops, err := f.kernels[name].Diff(ctx, p)
 		errs = append(errs, err)

@@ -146,6 +146,7 @@ func other(field plan.Field, text string) string {
 		return "02:53:ff:ff:ff:ff"
 	case plan.FieldProto:
 		return "sctp"
+	case plan.FieldWord: // nothing that is planned has one
 	case plan.FieldMark:
 		if n, err := strconv.ParseUint(text, 0, 32); err == nil {
 			return plan.HexMark(uint32(n) ^ 1)

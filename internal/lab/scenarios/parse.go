@@ -60,7 +60,7 @@ func verbs() map[string]verb {
 		"drain": parseState(mesh.Draining), "ready": parseState(mesh.Ready),
 		"gone": parseGone, "back": parseBack, "held": parseHeld, "free": parseFree, "settle": parseSettle,
 		"dial": parseDial, "hold": parseHold, "ask": parseAsk, "oneport": parseOnePort,
-		"same": parseSame, "note": parseNote, "moved": parseMoved, "spread": parseSpread,
+		"same": parseSame, "note": parseNote, "moved": parseMoved, "spread": parseSpread, "stick": parseStick,
 		"services": parseMany,
 	}
 }

@@ -62,10 +62,7 @@ func Run(ctx context.Context, tb testing.TB, f Fabric, s *Scenario) *Seen {
 	r.world = newWorld(tb)
 	err := f.Begin(r.world)
 	if err == nil {
-		err = f.Settle(ctx, r.world)
-	}
-	if err == nil {
-		err = f.Idle(ctx, r.world)
+		err = f.Empty(ctx, r.world)
 	}
 	if err != nil {
 		r.fail(end, "%v", err)

@@ -8,6 +8,7 @@
 // comments (#), changes, questions, or "differs TEXT":
 //
 //	service web --publish 8080:80 --scheduler rr    a service; without /tcp or /udp both are published
+//	service web --publish 8080:80 --affinity 10m    a client comes to the same endpoint again
 //	update web --publish 9090:80 --scheduler wrr    what is given replaces what was
 //	rename web www                                  remove web
 //	services 30 10000                               s1 to s30, on ports from 10000 on
@@ -25,6 +26,7 @@
 //	note 300 n1:8080                                remember whom each reaches
 //	moved 300 n1:8080 besides b <= 2%               since then at most so many of those whom b did not have reach another one
 //	spread 60 c1 n1:8080 -> a 1/2, b 1/2 within 2   so many new connections, counted; or "within 4 sigma"
+//	stick 10 c1 n1:8080                             so many connections of one client reach one endpoint
 //
 // Who dials: c1 and c2 outside, b1 on a bridge of n1, a node's own process (n1), an
 // endpoint. What is dialled: a node, its second address (n1/2), localhost, or bridge (n1's

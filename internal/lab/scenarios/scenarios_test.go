@@ -92,7 +92,11 @@ func TestScenarios(t *testing.T) {
 func TestScenariosBoth(t *testing.T) {
 	feature.Need(t, append(feature.Mesh(), feature.IPVS)...)
 	for _, balancer := range []mesh.Balancer{mesh.BalancerNFT, mesh.BalancerIPVS} {
-		t.Run(string(balancer), func(t *testing.T) { tellReal(t, onRealKernel(t, balancer)) })
+		t.Run(string(balancer), func(t *testing.T) {
+			f := onRealKernel(t, balancer)
+			f.Straight = true
+			tellReal(t, f)
+		})
 	}
 }
 

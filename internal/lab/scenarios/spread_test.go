@@ -86,22 +86,29 @@ func testSpread(t *testing.T, balancer mesh.Balancer) {
 			t.Fatal(err)
 		}
 	}
-	ports, err := publications(fmt.Sprintf("%d:80", floodPort))
-	try(err)
-	try(w.service("web", flags{publish: ports}))
+	publish := func(port int) flags {
+		ports, err := publications(fmt.Sprintf("%d:80", port))
+		try(err)
+		return flags{publish: ports}
+	}
+	try(w.service("web", publish(floodPort)))
 	for i, name := range []string{"a", "b", "c"} {
 		try(w.endpoint("web", name, nodes()[i], i+1))
 	}
 	var rows strings.Builder
-	for _, scheduler := range mesh.Schedulers() {
-		try(w.editService("web", func(s *mesh.Service) { s.Scheduler = scheduler }))
+	for i, scheduler := range mesh.Schedulers() {
+		// Each on a port of its own: a virtual server that stays counts earlier flows.
+		next := publish(floodPort + i)
+		next.scheduler = scheduler
+		try(w.editService("web", next.onto))
 		try(f.Settle(t.Context(), w))
+		port := next.publish[0].Published
 		want := expected(balancer, scheduler)
-		udp, err := f.Flood(floodFlows, "n1", floodPort)
+		udp, err := f.Flood(floodFlows, "n1", port)
 		try(err)
 		judge(t, string(scheduler)+" udp", floodFlows, udp, want)
 		if balancer == mesh.BalancerNFT { // the VM has not the time
-			tcp, _, err := f.Spread(floodStream, ask{manyName, "n1", floodPort, How{Proto: mesh.TCP}})
+			tcp, _, err := f.Spread(floodStream, ask{manyName, "n1", port, How{Proto: mesh.TCP}})
 			try(err)
 			judge(t, string(scheduler)+" tcp", floodStream, tcp, want)
 		}

@@ -111,10 +111,7 @@ func (w *world) service(name string, f flags) error {
 		return fmt.Errorf("service %s publishes nothing", name)
 	}
 	w.Service(name, nil, f.publish...)
-	if f.scheduler == "" {
-		return nil
-	}
-	return w.editService(name, func(s *mesh.Service) { s.Scheduler = f.scheduler })
+	return w.editService(name, f.onto)
 }
 
 func (w *world) editService(name string, edit func(*mesh.Service)) error {
