@@ -68,7 +68,7 @@ static: go
 
 .PHONY: lint
 lint: go ## golangci-lint, as .golangci.yml says
-	@$(BIN)/golangci-lint run ./...
+	@$(BIN)/golangci-lint run --allow-parallel-runners ./...
 
 .PHONY: proto
 proto: go ## check the API's definition and generate its code
