@@ -34,7 +34,7 @@ func newMoves(c *cluster, m Machine, log *slog.Logger) *moves {
 }
 
 const (
-	lostSettle = 20 * time.Millisecond  // an address that is back at once is not lost; several may go together
+	lostSettle = 150 * time.Millisecond // an address that is set anew is not lost: its connections go on
 	lostPause  = 100 * time.Millisecond // between two looks at all of the host's flows
 )
 

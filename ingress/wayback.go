@@ -115,8 +115,9 @@ func (b *builder) moved(table *plan.Table, doors string) {
 	table.Remember("early4", movedLimit, moveWait, plan.FieldIPv4, plan.FieldPort)
 	table.Remember("early6", movedLimit, moveWait, plan.FieldIPv6, plan.FieldPort)
 	table.Chain("early", "").Rule(
-		"add @early4 { ip saddr . th sport limit rate 5/minute burst 5 packets } counter drop",
-		"add @early6 { ip6 saddr . th sport limit rate 5/minute burst 5 packets } counter drop",
+		// By the client's own port: the one that it was given is another one at each try.
+		"meta l4proto tcp add @early4 { ip saddr . ct original proto-src limit rate 8/minute burst 8 packets } counter drop",
+		"meta l4proto tcp add @early6 { ip6 saddr . ct original proto-src limit rate 8/minute burst 8 packets } counter drop",
 	)
 	table.Chain("displaced", "type filter hook postrouting priority 101; policy accept;").Rule(
 		fmt.Sprintf("ct state new iifname %s ct status & snat == snat tcp flags & (fin | syn | rst | ack) != syn goto early", doors),

@@ -29,7 +29,7 @@ func (n *namespace) observeFlows(want []plan.Flow) ([]plan.Flow, error) {
 			return nil, err
 		}
 		n.flows = found
-	} else if slices.Equal(want, n.targets) {
+	} else if n.targets != nil && slices.Equal(want, n.targets) {
 		return slices.Clone(n.departed), nil // there may be ten thousands
 	}
 	n.targets = slices.Clone(want)

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -76,7 +77,15 @@ func (k *Kernel) isLocal(a netip.Addr) (bool, error) {
 	}
 	defer h.Close()
 	routes, err := h.RouteGet(a.AsSlice())
-	return err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL, nil // no route: not local
+	for _, none := range []error{unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EACCES, unix.EINVAL} { // as kinds of routes say it
+		if errors.Is(err, none) {
+			return false, nil
+		}
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for route to %s: %w", a, err)
+	}
+	return len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL, nil
 }
 
 // forgetBehind deletes what ingress-sbox tracks of flows that the host has forgotten. IPVS

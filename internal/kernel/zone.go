@@ -100,9 +100,14 @@ func forgetDisplaced(where netns.NsHandle, zone uint16, datagrams map[way]bool) 
 	if err != nil {
 		return err
 	}
-	return forgetFlows(where, slices.DeleteFunc(flows, func(f tracked) bool {
+	displaced := slices.DeleteFunc(flows, func(f tracked) bool {
 		return f.proto != unix.IPPROTO_UDP || f.zone == 0 || f.zone == zone || !f.displaced() || !datagrams[way{f.from, f.source}]
-	}))
+	})
+	clients := map[netip.AddrPort]bool{} // as the servers know them by now
+	for _, f := range displaced {
+		clients[f.dst] = true
+	}
+	return errors.Join(holdBack(where, clients), forgetFlows(where, displaced))
 }
 
 // holdBack lets no endpoint begin a flow from a published port to these clients for a while.
