@@ -138,7 +138,7 @@ func compare(have, reference []Answer) string {
 			mark = "="
 		}
 	}
-	if slices.ContainsFunc(have, common) {
+	if slices.ContainsFunc(have, func(a Answer) bool { return a.Only && a.Outcome != notAsked }) {
 		mark = "d"
 	}
 	left, right := slices.DeleteFunc(slices.Clone(have), common), slices.DeleteFunc(slices.Clone(reference), common)
