@@ -15,12 +15,13 @@ import (
 type SCTPServer struct {
 	fd   int
 	name string
+	stop chan struct{}
 	done chan struct{}
 }
 
 // ServeSCTP listens on a port of both families until Close.
 func ServeSCTP(at Place, name string, port uint16) (*SCTPServer, error) {
-	s := &SCTPServer{name: name, done: make(chan struct{})}
+	s := &SCTPServer{name: name, stop: make(chan struct{}), done: make(chan struct{})}
 	err := at.Do(func() (err error) {
 		if s.fd, err = unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_SCTP); err != nil {
 			return err
@@ -36,20 +37,33 @@ func ServeSCTP(at Place, name string, port uint16) (*SCTPServer, error) {
 
 // Close ends the server and waits for it.
 func (s *SCTPServer) Close() error {
-	err := unix.Shutdown(s.fd, unix.SHUT_RD) // wakes accept
+	close(s.stop)
 	<-s.done
-	return errors.Join(err, unix.Close(s.fd))
+	return unix.Close(s.fd)
+}
+
+// waiting is whether somebody waits to be accepted, asked for a moment at most: nothing
+// wakes a goroutine that waits in accept for SCTP.
+func (s *SCTPServer) waiting() bool {
+	const moment = 100 // milliseconds
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}, moment)
+	return err == nil && n > 0
 }
 
 func (s *SCTPServer) answer() {
 	defer close(s.done)
 	for {
-		fd, from, err := unix.Accept4(s.fd, unix.SOCK_CLOEXEC)
-		if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ECONNABORTED) {
+		select {
+		case <-s.stop:
+			return
+		default:
+		}
+		if !s.waiting() {
 			continue
 		}
+		fd, from, err := unix.Accept4(s.fd, unix.SOCK_CLOEXEC)
 		if err != nil {
-			return
+			continue // it went away again
 		}
 		// An answer that does not arrive is seen by who waits for it.
 		_, _ = unix.Write(fd, []byte(s.name+" sees "+addrPortOf(from).String()))
