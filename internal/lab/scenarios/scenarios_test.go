@@ -93,7 +93,6 @@ func TestScenariosBoth(t *testing.T) {
 	feature.Need(t, append(feature.Mesh(), feature.IPVS)...)
 	for _, balancer := range []mesh.Balancer{mesh.BalancerNFT, mesh.BalancerIPVS} {
 		t.Run(string(balancer), func(t *testing.T) {
-			t.Parallel() // one waits while the other works: half the time
 			f := onRealKernel(t, balancer)
 			f.Straight = true
 			tellReal(t, f)
