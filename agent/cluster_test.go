@@ -240,7 +240,7 @@ func TestSettlePause(t *testing.T) {
 
 func TestLookPause(t *testing.T) {
 	for round, want := range map[time.Duration]time.Duration{
-		0: fullLook, 250 * time.Millisecond: fullLook, time.Second: 20 * time.Second, time.Minute: rareLook,
+		0: fullLook, 250 * time.Millisecond: fullLook, 300 * time.Millisecond: 6 * time.Second, time.Second: rareLook,
 	} {
 		if got := lookPause(round); got != want {
 			t.Errorf("lookPause(%s) = %s, want %s", round, got, want)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/sluice-mesh/sluice/mesh"
 )
@@ -32,10 +33,14 @@ func newKnocks(knock func(context.Context, netip.AddrPort) (bool, error)) *knock
 	return &knocks{knock: knock, came: make(chan knocked, knocksWaiting)}
 }
 
-// send knocks at a node and does not wait. It ends after echoWait, or with ctx.
+// knockWait is how long a far or busy node may take: an answer that is late counts, as an
+// echo's does.
+const knockWait = 2 * time.Second
+
+// send knocks at a node and does not wait. It ends after knockWait, or with ctx.
 func (k *knocks) send(ctx context.Context, node mesh.NodeID, to netip.AddrPort, sequence uint16) {
 	k.tasks.Go(func() {
-		ctx, cancel := context.WithTimeout(ctx, echoWait)
+		ctx, cancel := context.WithTimeout(ctx, knockWait)
 		defer cancel()
 		answered, err := k.knock(ctx, to)
 		select {

@@ -44,10 +44,10 @@ func newLoop(c *cluster, m Machine, s *status, log *slog.Logger) *loop {
 }
 
 const (
-	fullLook   = 5 * time.Second  // between two looks at a kernel that nobody says has changed
-	rareLook   = 30 * time.Second // the same at most, where looking is dear; well below roundLimit
-	lookShare  = 20               // looking takes one in so many of the time
-	retryAfter = time.Second      // after a round in which something failed
+	fullLook   = 5 * time.Second // between two looks at a kernel that nobody says has changed
+	rareLook   = 8 * time.Second // the same at most, where looking is dear: nothing stays broken for more than 10 s
+	lookShare  = 20              // looking takes one in so many of the time
+	retryAfter = time.Second     // after a round in which something failed
 	settleMin  = 20 * time.Millisecond
 	settleMax  = 100 * time.Millisecond
 )
@@ -88,7 +88,8 @@ func (l *loop) run(ctx context.Context) error {
 		switch {
 		case !done.complete:
 			next.Reset(retryAfter)
-		case done.worked: // which says nothing of what looking takes
+		// Work says nothing of what looking takes; and who has a held port may let it go.
+		case done.worked || len(l.held.now) > 0:
 			next.Reset(fullLook)
 		default:
 			next.Reset(lookPause(l.cluster.now().Sub(began)))

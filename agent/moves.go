@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -88,17 +89,54 @@ func (m *moves) look(ctx context.Context) {
 	if len(lost) == 0 {
 		return
 	}
-	over := mesh.Over{Node: m.cluster.own.ID, Senders: make([]mesh.Sender, len(lost))}
-	for i, s := range lost {
-		over.Senders[i] = mesh.Sender{Proto: mesh.Proto(s.Proto), Client: s.Client}
+	over := mesh.Over{Node: m.cluster.own.ID}
+	for _, s := range lost {
+		if sender := (mesh.Sender{Proto: mesh.Proto(s.Proto), Client: s.Client}); sender.Valid() {
+			over.Senders = append(over.Senders, sender)
+		}
+	}
+	if len(over.Senders) == 0 {
+		return
 	}
 	m.log.Info("flows of a lost address are over", "flows", len(lost))
 	m.forget(over) // those to this node's own endpoints
-	m.telling.Go(func() {
-		if err := m.cluster.tellOver(ctx, over); err != nil {
-			m.log.Error("a node was not told that flows are over", "err", err)
+	m.telling.Go(func() { m.tell(ctx, over) })
+}
+
+const (
+	tellWait = 5 * time.Second        // for nodes that are not members: an agent that begins has none yet
+	tellStep = 250 * time.Millisecond // between two looks whether they are
+)
+
+// tell tells each node that has endpoints once, as soon as gossip hears it.
+func (m *moves) tell(ctx context.Context, over mesh.Over) {
+	ctx, cancel := context.WithTimeout(ctx, tellWait)
+	defer cancel()
+	untold := m.cluster.endpointNodes()
+	for {
+		var now []mesh.NodeID
+		untold = slices.DeleteFunc(untold, func(id mesh.NodeID) bool {
+			alive := m.cluster.liveness(id).alive
+			if alive {
+				now = append(now, id)
+			}
+			return alive
+		})
+		if len(now) > 0 {
+			if err := m.cluster.tellOver(ctx, over, now); err != nil {
+				m.log.Error("a node was not told that flows are over", "err", err)
+			}
 		}
-	})
+		if len(untold) == 0 {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			m.log.Warn("nodes that gossip does not hear were not told that flows are over", "nodes", untold)
+			return
+		case <-time.After(tellStep):
+		}
+	}
 }
 
 // forget deletes the flows to endpoints here that came by the node which says that they are over.
@@ -130,19 +168,25 @@ func (c *cluster) FlowsOver(over mesh.Over) {
 	}
 }
 
-// tellOver tells the nodes that have endpoints in the mesh.
-func (c *cluster) tellOver(ctx context.Context, over mesh.Over) error {
-	c.mu.Lock()
-	g, snap := c.members, c.snapshotLocked()
-	c.mu.Unlock()
-	if g == nil {
-		return nil
-	}
+// endpointNodes are the other nodes that have endpoints in the mesh.
+func (c *cluster) endpointNodes() []mesh.NodeID {
+	snap := c.snapshot()
 	var nodes []mesh.NodeID
 	for _, n := range snap.Nodes {
 		if n.ID != c.own.ID && sandboxAddr(snap, n).IsValid() {
 			nodes = append(nodes, n.ID)
 		}
+	}
+	return nodes
+}
+
+// tellOver tells nodes that gossip hears.
+func (c *cluster) tellOver(ctx context.Context, over mesh.Over, nodes []mesh.NodeID) error {
+	c.mu.Lock()
+	g := c.members
+	c.mu.Unlock()
+	if g == nil {
+		return nil
 	}
 	if err := g.TellOver(ctx, over, nodes); err != nil {
 		return fmt.Errorf("%d flows: %w", len(over.Senders), err)

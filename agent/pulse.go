@@ -272,7 +272,7 @@ func (p *pulse) findProblems(now time.Time) []problem {
 	var fault error
 	for _, id := range slices.SortedFunc(maps.Keys(p.peers), cmp.Compare[mesh.NodeID]) {
 		peer := p.peers[id]
-		if !peer.addr.IsValid() {
+		if !peer.addr.IsValid() && peer.beat.fault == nil {
 			continue
 		}
 		of++

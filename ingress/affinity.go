@@ -3,6 +3,7 @@ package ingress
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -53,14 +54,32 @@ func affinityMaps(table *plan.Table) (draws, ids *plan.Set) {
 // affinities are the times that fronts have, ascending, and always the usual one: with
 // that no rule changes when it is used first.
 func affinities(fronts []Front) []time.Duration {
-	all := []time.Duration{mesh.AffinityDefault}
+	times := map[time.Duration]bool{mesh.AffinityDefault: true}
 	for i := range fronts {
-		if d := fronts[i].Service.Affinity; d != 0 && !slices.Contains(all, d) {
-			all = append(all, d)
+		if d := fronts[i].Service.Affinity; d != 0 {
+			times[d] = true
 		}
 	}
-	slices.Sort(all)
+	all := slices.Sorted(maps.Keys(times))
+	for len(all) > timesLimit { // every second one, and always the longest
+		fewer := all[:0]
+		for i, d := range all {
+			if (len(all)-1-i)%2 == 0 {
+				fewer = append(fewer, d)
+			}
+		}
+		all = fewer
+	}
 	return all
+}
+
+// timesLimit is how many times have chains: beyond it those are rounded up to the next
+// that has.
+const timesLimit = 32
+
+func roundedUp(d time.Duration, times []time.Duration) time.Duration {
+	i, _ := slices.BinarySearch(times, d)
+	return times[i]
 }
 
 func seconds(d time.Duration) uint32 { return uint32(d / time.Second) }

@@ -93,3 +93,23 @@ func TestAffinityChains(t *testing.T) {
 		t.Errorf("times %v, want %v", got, want)
 	}
 }
+
+// However many times there are, their chains are bounded, and none is shortened.
+func TestAffinityTimesAreBounded(t *testing.T) {
+	var fronts []Front
+	for n := range 1000 {
+		fronts = append(fronts, Front{Front: mesh.Front{Service: &mesh.Service{Affinity: time.Duration(n+1) * time.Minute}}})
+	}
+	times := affinities(fronts)
+	if len(times) > timesLimit || len(times) < timesLimit/2 {
+		t.Errorf("%d times have chains, want up to %d", len(times), timesLimit)
+	}
+	for _, f := range fronts {
+		if got := roundedUp(f.Service.Affinity, times); got < f.Service.Affinity {
+			t.Fatalf("%s became %s", f.Service.Affinity, got)
+		}
+	}
+	if got := roundedUp(2*time.Minute, affinities(fronts[:4])); got != 2*time.Minute {
+		t.Errorf("2 minutes became %s where there are few", got)
+	}
+}

@@ -43,6 +43,7 @@ func (NFT) Balance(fronts []Front, sbox *plan.Sandbox) {
 	six := table.Map("slots6", plan.FieldIPv6, plan.FieldMark, plan.FieldMark)
 	four.Value, six.Value = append(four.Value, plan.FieldPort), append(six.Value, plan.FieldPort)
 	draws, ids := affinityMaps(table)
+	times := affinities(fronts)
 	targets := map[plan.Flow]bool{}
 	drawn := map[mesh.ServiceID][]int{}
 	for _, f := range fronts {
@@ -75,7 +76,7 @@ func (NFT) Balance(fronts []Front, sbox *plan.Sandbox) {
 			}
 			continue
 		}
-		ways.Put(plan.HexMark(seconds(f.Service.Affinity)|byAffinity), mark)
+		ways.Put(plan.HexMark(seconds(roundedUp(f.Service.Affinity, times))|byAffinity), mark)
 		draws.Put(plan.HexMark(uint32(way)), mark)
 		for slot, i := range slots {
 			ids.Put(idOf(f.Backends[i]), mark, slotNumber(slot))
@@ -89,7 +90,7 @@ func (NFT) Balance(fronts []Front, sbox *plan.Sandbox) {
 	for flow := range targets { // the plan is sorted afterwards
 		sbox.Flows = append(sbox.Flows, flow)
 	}
-	chains(table, affinities(fronts))
+	chains(table, times)
 }
 
 // slotNumber is how a slot stands in the maps: 0 would be no mark.

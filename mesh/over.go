@@ -8,6 +8,14 @@ type Sender struct {
 	Client netip.AddrPort
 }
 
+// Valid tells whether a node can say this of a client. Anybody can send from port 0, and
+// conntrack knows such a flow; no connection comes from there.
+func (s Sender) Valid() bool {
+	a := s.Client.Addr()
+	return (s.Proto == TCP || s.Proto == UDP || s.Proto == SCTP) &&
+		a.IsValid() && !a.Is4In6() && a.Zone() == "" && s.Client.Port() != 0
+}
+
 // Over is word from a node that flows which came by it are over there: it lost the address
 // that they were dialled at. Who has their endpoints forgets them, so that the clients can
 // go on by another node. It is no record: it is true once, and nobody keeps it.
@@ -29,12 +37,8 @@ func (o Over) Validate() error {
 		return Refuse(BadRecord, do, "node %s says that %d flows are over, from 1 to %d are allowed", o.Node, len(o.Senders), OverLimit)
 	}
 	for _, s := range o.Senders {
-		a := s.Client.Addr()
-		if s.Proto != TCP && s.Proto != UDP && s.Proto != SCTP {
-			return Refuse(BadRecord, do, "node %s says that a flow of protocol %.10q is over", o.Node, string(s.Proto))
-		}
-		if !a.IsValid() || a.Is4In6() || a.Zone() != "" || s.Client.Port() == 0 {
-			return Refuse(BadRecord, do, "node %s says that a flow of %.60q is over", o.Node, s.Client.String())
+		if !s.Valid() {
+			return Refuse(BadRecord, do, "node %s says that a flow of %.10q from %.60q is over", o.Node, string(s.Proto), s.Client.String())
 		}
 	}
 	return nil

@@ -120,6 +120,30 @@ func tellApart(want, have []plan.Element) (come, gone []plan.Element) {
 
 // patched is held, which is in order, after a change.
 func patched(held, gone, come []plan.Element) []plan.Element {
+	const few = 64
+	if len(gone)+len(come) > few {
+		return rewritten(held, gone, come)
+	}
+	list := slices.Grow(slices.Clone(held), len(come))
+	byKey := func(e, other plan.Element) int { return cmp.Compare(e.Key, other.Key) }
+	for _, e := range gone {
+		if i, found := slices.BinarySearchFunc(list, e, byKey); found {
+			list = slices.Delete(list, i, i+1)
+		}
+	}
+	for _, e := range come {
+		i, found := slices.BinarySearchFunc(list, e, byKey)
+		if found {
+			list[i] = e
+		} else {
+			list = slices.Insert(list, i, e)
+		}
+	}
+	return list
+}
+
+// rewritten is patched for changes of a large part.
+func rewritten(held, gone, come []plan.Element) []plan.Element {
 	gone, come = inOrder(gone), inOrder(come)
 	list := make([]plan.Element, 0, len(held)+len(come))
 	for _, e := range held {

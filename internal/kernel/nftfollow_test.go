@@ -131,6 +131,9 @@ func TestElementsToldApart(t *testing.T) {
 		}
 		byKey := func(a, b plan.Element) int { return cmp.Compare(a.Key, b.Key) }
 		after := patched(slices.SortedFunc(slices.Values(have), byKey), gone, come)
+		if other := rewritten(slices.SortedFunc(slices.Values(have), byKey), gone, come); !slices.Equal(other, after) {
+			t.Fatalf("at length it is %v, in short %v", other, after)
+		}
 		if !slices.Equal(after, slices.SortedFunc(slices.Values(want), byKey)) {
 			t.Fatalf("%v, without %v and with %v, is %v; want %v", have, gone, come, after, want)
 		}

@@ -44,7 +44,7 @@ func takeFootprint(t *testing.T, dir string) []string {
 func ownersHost(t *testing.T) {
 	t.Helper()
 	sh(t, `
-		sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_dad=0 # an address that is tentative would change by itself
+		sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_dad=0
 		ip -b - <<-EOF
 			link set lo up
 			link add eth0 type bridge
@@ -58,7 +58,14 @@ func ownersHost(t *testing.T) {
 		EOF
 		sysctl -qw net.ipv6.conf.heeds.accept_ra=2 net.ipv6.conf.ignores.accept_ra=0 \
 			net.ipv4.conf.ignores.forwarding=1 net.ipv6.conf.ignores.forwarding=1 net.ipv4.conf.all.accept_redirects=0
-		nft 'table inet theirs { chain in { type filter hook input priority 0; policy accept; tcp dport 25 drop; }; };'`)
+		nft 'table inet theirs { chain in { type filter hook input priority 0; policy accept; tcp dport 25 drop; }; };'
+		# An address of the kernel's own is tentative until the kernel has had a moment, and then
+		# changes by itself.
+		for i in $(seq 200); do
+			test -n "$(ip -6 address show tentative)" || exit 0
+			sleep 0.05
+		done
+		echo still tentative; exit 1`)
 }
 
 // held is a plan as this kernel can hold it, on a host whose cards hear of their

@@ -88,8 +88,8 @@ func (b *switchBed) switchTo(to mesh.Balancer) {
 	for _, port := range []uint16{soloPort, pairPort} {
 		asked, waited := outcomes(asking[port], "x"), outcomes(waiting[port], "")
 		b.t.Logf("to %s, open connections to port %d: asked again %v, waited %v", to, port, asked, waited)
-		if port == soloPort && asked["answered"] != each {
-			b.t.Errorf("to %s: not all open connections to the one endpoint live on: %v", to, asked)
+		if port == soloPort && asked["answered"] < each-1 { // one may have had a packet under way
+			b.t.Errorf("to %s: open connections to the one endpoint do not live on: %v", to, asked)
 		}
 	}
 }

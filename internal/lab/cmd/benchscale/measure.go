@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"runtime"
@@ -45,48 +46,59 @@ type measuring struct {
 	out      *figures
 }
 
-func measure(ctx context.Context, balancer mesh.Balancer, n size) (*figures, error) {
-	b, err := newBed()
-	if err != nil {
+// measure makes two nodes side by side: one with all services, and one with the first of
+// them alone, to compare with.
+func measure(ctx context.Context, balancer mesh.Balancer, n size) (f *figures, err error) {
+	f = &figures{balancer: balancer}
+	var all, one *measuring
+	for services, m := range map[int]**measuring{n.services: &all, 1: &one} {
+		b, err := newBed()
+		if err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, b.close()) }()
+		*m = &measuring{bed: b, size: n, balancer: balancer, world: scene.Crowd(must{}, services), out: f}
+	}
+	small := one.compile(one.world)
+	if err := one.pin(small); err != nil {
 		return nil, err
 	}
-	m := &measuring{bed: b, size: n, balancer: balancer, out: &figures{balancer: balancer}}
-	err = m.all(ctx)
-	if closing := b.close(); err == nil {
-		err = closing
+	if _, err := one.timed(small); err != nil {
+		return nil, err
 	}
-	return m.out, err
-}
-
-func (m *measuring) all(ctx context.Context) error {
-	small := m.compile(scene.Crowd(must{}, 1))
-	if err := m.pin(small); err != nil {
-		return err
-	}
-	if _, err := m.timed(small); err != nil {
-		return err
-	}
-	stop, err := m.serve()
-	if err != nil {
-		return err
-	}
-	defer stop()
-	one, err := m.connect(ctx)
-	if err != nil {
-		return err
-	}
-	m.world = scene.Crowd(must{}, m.services)
-	for _, step := range []func() error{m.load, m.change, m.look} {
+	for _, step := range []func() error{all.load, all.change, all.look} {
 		if err := step(); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	many, err := m.connect(ctx)
-	if err != nil {
-		return err
+	return f, compare(ctx, one, all)
+}
+
+// compare takes turns, so that both have the same of what else the machine has to do.
+func compare(ctx context.Context, one, all *measuring) error {
+	const turns = 20
+	var took [2]times
+	for i, m := range []*measuring{one, all} {
+		stop, err := m.serve()
+		if err != nil {
+			return err
+		}
+		defer stop()
+		took[i] = make(times, 0, m.connections)
 	}
-	m.out.add("new connection, 1 service: p50, p99", "%s, %s", one.at(50), one.at(99))
-	m.out.add(fmt.Sprintf("new connection, %d services: p50, p99", m.services), "%s, %s", many.at(50), many.at(99))
+	for range turns {
+		for i, m := range []*measuring{one, all} {
+			t, err := m.connect(ctx, m.connections/turns)
+			if err != nil {
+				return err
+			}
+			took[i] = append(took[i], t...)
+		}
+	}
+	for i, services := range []string{"1 service", fmt.Sprintf("%d services", all.services)} {
+		slices.Sort(took[i])
+		all.out.add(fmt.Sprintf("new connection, %s: p50, p99", services), "%s, %s", took[i].at(50), took[i].at(99))
+	}
 	return nil
 }
 
