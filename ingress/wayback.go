@@ -99,7 +99,7 @@ func (b *builder) zoneChains(table *plan.Table) {
 // For how long a flow whose entry node is gone, or lost the address that was dialled, is
 // expected by another one.
 const (
-	moveWait = 10 * time.Second
+	moveWait = time.Minute
 	overWait = 30 * time.Second
 )
 
@@ -116,8 +116,8 @@ func (b *builder) moved(table *plan.Table, doors string) {
 	table.Remember("early6", movedLimit, moveWait, plan.FieldIPv6, plan.FieldPort)
 	table.Chain("early", "").Rule(
 		// By the client's own port: the one that it was given is another one at each try.
-		"meta l4proto tcp add @early4 { ip saddr . ct original proto-src limit rate 8/minute burst 8 packets } counter drop",
-		"meta l4proto tcp add @early6 { ip6 saddr . ct original proto-src limit rate 8/minute burst 8 packets } counter drop",
+		"meta l4proto tcp add @early4 { ip saddr . ct original proto-src limit rate 1/minute burst 7 packets } counter drop",
+		"meta l4proto tcp add @early6 { ip6 saddr . ct original proto-src limit rate 1/minute burst 7 packets } counter drop",
 	)
 	table.Chain("displaced", "type filter hook postrouting priority 101; policy accept;").Rule(
 		fmt.Sprintf("ct state new iifname %s ct status & snat == snat tcp flags & (fin | syn | rst | ack) != syn goto early", doors),
