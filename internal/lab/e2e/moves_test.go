@@ -16,6 +16,7 @@ import (
 	"github.com/sluice-mesh/sluice/internal/lab/probe"
 	"github.com/sluice-mesh/sluice/internal/lab/space"
 	"github.com/sluice-mesh/sluice/internal/plan"
+	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
 )
 
 // TestMoves is an address that clients dial, as keepalived keeps one, on its way from node
@@ -321,6 +322,27 @@ func (m *movesTest) dead(t *testing.T, from, to *cluster.Node) {
 		t.Error(err)
 	}
 	m.goOn(t, from.Name+" is back", open)
+	m.allAlive(t)
+}
+
+// allAlive waits until each node uses the endpoints of all others again: one that does not
+// yet would pick another endpoint for a flow that comes to it.
+func (m *movesTest) allAlive(t *testing.T) {
+	t.Helper()
+	until(t, "all nodes see all others alive", func() error {
+		for _, n := range m.Nodes {
+			s, err := n.Status(t.Context())
+			if err != nil {
+				return err
+			}
+			for _, peer := range s.GetPeers() {
+				if peer.GetState() != sluicev1.NodeState_NODE_STATE_ALIVE {
+					return fmt.Errorf("%s sees %s as %s", n.Name, peer.GetName(), peer.GetState())
+				}
+			}
+		}
+		return m.Settle(t.Context())
+	})
 }
 
 // lostState lets conntrack forget everything, in one place after the other: datagrams go on,
