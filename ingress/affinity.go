@@ -84,12 +84,12 @@ func roundedUp(d time.Duration, times []time.Duration) time.Duration {
 
 func seconds(d time.Duration) uint32 { return uint32(d / time.Second) }
 
-// affinityChains are two for each time: the timeout is in the rule. They lead to chain pick
+// affinityChains are three for each time: the timeout is in the rule. They lead to chain pick
 // and come back where the backend takes no new connection.
 func affinityChains(table *plan.Table, times []time.Duration) (ways []string) {
 	for _, d := range times {
 		n := seconds(d)
-		keep, name := fmt.Sprintf("keep%d", n), fmt.Sprintf("affine%d", n)
+		keep, known, name := fmt.Sprintf("keep%d", n), fmt.Sprintf("known%d", n), fmt.Sprintf("affine%d", n)
 		table.Chain(keep, "").Rule(
 			fmt.Sprintf("meta nfproto ipv4 update @affine4 { %s timeout %ds : meta mark }", affine4, n),
 			fmt.Sprintf("meta nfproto ipv6 update @affine6 { %s timeout %ds : meta mark }", affine6, n),
@@ -98,12 +98,16 @@ func affinityChains(table *plan.Table, times []time.Duration) (ways []string) {
 			fmt.Sprintf("meta nfproto ipv6 meta mark set %s map @affine6", affine6),
 			"goto pick",
 		)
-		table.Chain(name, "").Rule(
-			fmt.Sprintf("meta nfproto ipv4 meta mark set %s map @affine4 jump %s", affine4, keep),
-			fmt.Sprintf("meta nfproto ipv6 meta mark set %s map @affine6 jump %s", affine6, keep),
-			// An update changes the time of what is there, never its value.
+		table.Chain(known, "").Rule(
+			"jump "+keep,
+			// An update changes the time of what is there, never its value. Nothing is deleted
+			// where nothing was known: it would be what another connection has just learned.
 			fmt.Sprintf("meta nfproto ipv4 delete @affine4 { %s : meta mark }", affine4),
 			fmt.Sprintf("meta nfproto ipv6 delete @affine6 { %s : meta mark }", affine6),
+		)
+		table.Chain(name, "").Rule(
+			fmt.Sprintf("meta nfproto ipv4 meta mark set %s map @affine4 jump %s", affine4, known),
+			fmt.Sprintf("meta nfproto ipv6 meta mark set %s map @affine6 jump %s", affine6, known),
 			"meta mark set ct mark map @draws jump draw",
 			"goto "+keep,
 		)

@@ -219,7 +219,8 @@ func allWays() []way {
 	return all
 }
 
-// ask makes a new connection of client i and tells who answers it. It may be called by several at once.
+// ask makes a new connection of client i and tells who answers it. It may be called by several
+// at once. A datagram may be lost on a busy machine, so it is sent three times at most.
 func (n *oneNode) ask(w way, i int) (string, error) {
 	c := probe.Client{Place: n.client, Local: netip.AddrPortFrom(clientAddr(w.family, i), 0), Wait: 5 * time.Second}
 	to := netip.AddrPortFrom(nodeAddr(w.family), webPort)
@@ -227,8 +228,12 @@ func (n *oneNode) ask(w way, i int) (string, error) {
 	var err error
 	if w.proto == "tcp" {
 		a, err = c.Get(to)
-	} else {
-		a, err = c.Ask(to, 1)
+		return a.Name, err
+	}
+	for range 3 {
+		if a, err = c.Ask(to, 1); probe.Outcome(err) != "silence" {
+			break
+		}
 	}
 	return a.Name, err
 }
