@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluice-mesh/sluice/internal/lab/cluster"
 	"github.com/sluice-mesh/sluice/internal/lab/probe"
+	"github.com/sluice-mesh/sluice/internal/lab/space"
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
 
@@ -24,48 +25,64 @@ func (m *movesTest) serverGoesOn(t *testing.T, from, to *cluster.Node) {
 			open = append(open, f)
 		}
 	}
+	servers := m.places(t) // before: what is held back is so for half a minute
 	m.lose(t)
+	for _, n := range m.Nodes {
+		m.heldBack(t, n, from, open)
+	}
 	for _, f := range open {
-		set := "over4"
-		if f.first.Source.Addr().Is6() {
-			set = "over6"
+		if err := servers[f.first.Name].Do(func() error { return sendRaw(probe.TargetPort, f.first.Source) }); err != nil {
+			t.Fatal(err)
 		}
-		node := m.Node(strings.TrimPrefix(f.first.Name, "moving."))
-		until(t, node.Name+" knows that a flow by "+from.Name+" is over", func() error {
-			text, err := m.network(t, node).Run(t.Context(), "nft", "list", "set", "inet", plan.TableName, set)
-			if want := fmt.Sprintf("%s . %d ", f.first.Source.Addr(), f.first.Source.Port()); err == nil && !strings.Contains(text, want) {
-				err = fmt.Errorf("%s not in %s", want, text)
-			}
-			return err
-		})
-		m.insist(t, node, f.first)
 	}
 	m.take(t, to)
 	m.goOn(t, "to "+to.Name+" while servers send", open)
 }
 
-// insist sends a datagram from the published port of an endpoint to the client of a flow.
-func (m *movesTest) insist(t *testing.T, n *cluster.Node, to probe.Answer) {
+// heldBack waits until a node knows that the flows to its endpoint are over.
+func (m *movesTest) heldBack(t *testing.T, n, from *cluster.Node, open []*movingFlow) {
 	t.Helper()
-	s, err := n.Service(t.Context(), "moving")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range s.GetEndpoints() {
-		if e.GetName() != to.Name {
-			continue
+	until(t, n.Name+" knows that flows by "+from.Name+" are over", func() error {
+		var text string
+		for _, set := range []string{"over4", "over6"} {
+			listed, err := m.network(t, n).Run(t.Context(), "nft", "list", "set", "inet", plan.TableName, set)
+			if err != nil {
+				return err
+			}
+			text += listed
 		}
-		where, err := n.Sandbox(t.Context(), plan.EndpointSandbox(e.GetId()))
+		for _, f := range open {
+			want := fmt.Sprintf("%s . %d ", f.first.Source.Addr(), f.first.Source.Port())
+			if f.first.Name == "moving."+n.Name && !strings.Contains(text, want) {
+				return fmt.Errorf("%s not in %s", want, text)
+			}
+		}
+		return nil
+	})
+}
+
+// places are the namespaces of the endpoints.
+func (m *movesTest) places(t *testing.T) map[string]*space.Space {
+	t.Helper()
+	places := map[string]*space.Space{}
+	for _, n := range m.Nodes {
+		s, err := n.Service(t.Context(), "moving")
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer where.Close()
-		if err := where.Do(func() error { return sendRaw(probe.TargetPort, to.Source) }); err != nil {
-			t.Fatal(err)
+		for _, e := range s.GetEndpoints() {
+			if e.GetName() != "moving."+n.Name {
+				continue
+			}
+			where, err := n.Sandbox(t.Context(), plan.EndpointSandbox(e.GetId()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { where.Close() })
+			places[e.GetName()] = where
 		}
-		return
 	}
-	t.Fatalf("%s is not known", to.Name)
+	return places
 }
 
 // sendRaw sends a datagram from a port that somebody else has.

@@ -26,9 +26,10 @@ func TestMoves(t *testing.T) {
 	testMoves(t, "nft", "sh")
 }
 
-// TestMovesIPVS is the same with the other balancer.
+// TestMovesIPVS is the same with the other balancer. Clients give up after seconds, and nodes
+// count as dead after fewer: in a VM those have to mean something.
 func TestMovesIPVS(t *testing.T) {
-	needIPVS(t)
+	feature.NeedSteady(t, append(feature.Mesh(), feature.IPVS)...)
 	testMoves(t, "ipvs", "mh")
 }
 
