@@ -1,13 +1,8 @@
 package kernel
 
 import (
-	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
-
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
@@ -75,17 +70,17 @@ func (n *namespace) doFlow(f plan.Flow) error {
 	if n.flows != nil && !n.flows[f] {
 		return nil // went with another
 	}
-	departed := flowsTo(setOf(append(n.departed, f)))
-	err := n.withConntrack(func(h *netlink.Handle) error {
-		for _, family := range departed.families() {
-			if _, err := h.ConntrackDeleteFilters(netlink.ConntrackTable, family, departed); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	departed := setOf(append(n.departed, f))
+	flows, err := flowsOf(n.fd)
 	if err != nil {
-		return fmt.Errorf("delete flows: %w", err)
+		return err
+	}
+	err = forgetFlows(n.fd, slices.DeleteFunc(flows, func(t tracked) bool {
+		target, ok := t.target()
+		return !ok || !departed[target]
+	}))
+	if err != nil {
+		return err
 	}
 	for target := range departed {
 		delete(n.flows, target)
@@ -94,71 +89,24 @@ func (n *namespace) doFlow(f plan.Flow) error {
 	return nil
 }
 
-// flowsTo matches what conntrack sends to one of the targets.
-type flowsTo map[plan.Flow]bool
-
-// MatchConntrackFlow implements netlink.CustomConntrackFilter.
-func (t flowsTo) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
-	target, ok := targetOf(flow)
-	return ok && t[target]
-}
-
-func (t flowsTo) families() []netlink.InetFamily {
-	var families []netlink.InetFamily
-	for target := range t {
-		if f := inetFamily(target.Addr); !slices.Contains(families, f) {
-			families = append(families, f)
-		}
-	}
-	return families
-}
-
-// targetOf is where a flow's packets go, where that is not what the client dialled.
-func targetOf(flow *netlink.ConntrackFlow) (plan.Flow, bool) {
-	if flow.Reverse.SrcIP.Equal(flow.Forward.DstIP) {
+// target is where a flow's packets go, where that is not the address that the client dialled.
+func (t *tracked) target() (plan.Flow, bool) {
+	if t.source.Addr() == t.to.Addr() {
 		return plan.Flow{}, false
 	}
-	return plan.Flow{Addr: addrOf(flow.Reverse.SrcIP), Port: flow.Reverse.SrcPort}, true
+	return plan.Flow{Addr: t.source.Addr(), Port: t.source.Port()}, true
 }
 
 func (n *namespace) readFlows() (map[plan.Flow]bool, error) {
-	found := map[plan.Flow]bool{}
-	err := n.withConntrack(func(h *netlink.Handle) error {
-		for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-			flows, err := retryDump(func() ([]*netlink.ConntrackFlow, error) {
-				return h.ConntrackTableList(netlink.ConntrackTable, family)
-			})
-			if err != nil {
-				return err
-			}
-			for _, flow := range flows {
-				if target, ok := targetOf(flow); ok {
-					found[target] = true
-				}
-			}
-		}
-		return nil
-	})
+	flows, err := flowsOf(n.fd)
 	if err != nil {
-		return nil, fmt.Errorf("list flows: %w", err)
+		return nil, err
+	}
+	found := map[plan.Flow]bool{}
+	for i := range flows {
+		if target, ok := flows[i].target(); ok {
+			found[target] = true
+		}
 	}
 	return found, nil
-}
-
-// withConntrack opens a connection to the namespace's conntrack: flows are asked for
-// so rarely that none is kept.
-func (n *namespace) withConntrack(f func(*netlink.Handle) error) error {
-	h, err := netlink.NewHandleAt(n.fd, unix.NETLINK_NETFILTER)
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	return f(h)
-}
-
-func inetFamily(a netip.Addr) netlink.InetFamily {
-	if a.Is4() {
-		return unix.AF_INET
-	}
-	return unix.AF_INET6
 }
