@@ -107,18 +107,9 @@ type switchBed struct {
 
 func newSwitchBed(t *testing.T) *switchBed {
 	t.Helper()
-	dir := t.TempDir()
-	b := &switchBed{t: t, run: filepath.Join(dir, "run"), world: scene.New(t, 3)}
-	make := func(name string) *space.Space {
-		s, err := space.New(filepath.Join(dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { s.Close() })
-		return s
-	}
-	lan := make("lan")
-	b.node, b.client = make("node"), make("client")
+	b := &switchBed{t: t, run: filepath.Join(t.TempDir(), "run"), world: scene.New(t, 3)}
+	lan := newSpace(t, "lan")
+	b.node, b.client = newSpace(t, "node"), newSpace(t, "client")
 	if err := lan.Bridge("lan"); err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +127,7 @@ func newSwitchBed(t *testing.T) *switchBed {
 	pair := b.world.Service("pair", nil, scene.Port(pairPort, 80, mesh.TCP))
 	for name, of := range map[string]mesh.ServiceID{"solo.1": solo, "pair.1": pair, "pair.2": pair} {
 		e := b.world.Endpoint(of, name, 1)
-		work := make(name)
+		work := newSpace(t, name)
 		if err := b.k.Pin(plan.EndpointSandbox(string(e.ID)), work.Path); err != nil {
 			t.Fatal(err)
 		}

@@ -135,30 +135,31 @@ func (m *movesTest) take(t *testing.T, n *cluster.Node) {
 
 func hardware(t *testing.T, n *cluster.Node) string {
 	t.Helper()
+	h, link := card(t, n)
+	defer h.Close()
+	return link.Attrs().HardwareAddr.String()
+}
+
+// card is a node's card on the lan, and what to change it by.
+func card(t *testing.T, n *cluster.Node) (*netlink.Handle, netlink.Link) {
+	t.Helper()
 	h, err := n.Links()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer h.Close()
 	link, err := h.LinkByName("eth0")
 	if err != nil {
+		h.Close()
 		t.Fatal(err)
 	}
-	return link.Attrs().HardwareAddr.String()
+	return h, link
 }
 
 // lose takes the address from who has it.
 func (m *movesTest) lose(t *testing.T) {
 	t.Helper()
-	h, err := m.at.Links()
-	if err != nil {
-		t.Fatal(err)
-	}
+	h, link := card(t, m.at)
 	defer h.Close()
-	link, err := h.LinkByName("eth0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, p := range []string{m.four.String() + "/24", m.six.String() + "/64"} {
 		a, err := netlink.ParseAddr(p)
 		if err == nil {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -20,25 +19,23 @@ func parseSame(w *words) (func(r *run, s Step), error) {
 	}
 	to, err := w.target()
 	hows := w.hows()
-	return func(r *run, s Step) {
-		r.settle(s)
-		for _, how := range hows {
-			var first []string
-			differ, known := 0, true
-			for _, at := range to.at {
-				names, ok, err := r.fabric.Clients(n, ask{manyName, at, to.port, how})
-				if err != nil {
-					r.fail(s, "%s: %v", how, err)
-				}
-				if first == nil {
-					first = names
-				}
-				differ += movedOf(first, names)
-				known = known && ok
+	return each(hows, func(r *run, s Step, how How) error {
+		var first []string
+		differ, known := 0, true
+		for _, at := range to.at {
+			names, ok, err := r.fabric.Clients(n, ask{manyName, at, to.port, how})
+			if err != nil {
+				return err
 			}
-			r.told(s, how, known, differ == 0, fmt.Sprintf("%d clients differ", differ))
+			if first == nil {
+				first = names
+			}
+			differ += movedOf(first, names)
+			known = known && ok
 		}
-	}, err
+		r.told(s, how, known, differ == 0, fmt.Sprintf("%d clients differ", differ))
+		return nil
+	}), err
 }
 
 // told notes an outcome that is within its bound, or says what it was instead.
@@ -79,16 +76,14 @@ func parseNote(w *words) (func(r *run, s Step), error) {
 	}
 	to, err := w.single()
 	hows := w.hows()
-	return func(r *run, s Step) {
-		r.settle(s)
-		for _, how := range hows {
-			names, _, err := r.fabric.Clients(n, ask{manyName, to.at[0], to.port, how})
-			if err != nil {
-				r.fail(s, "%s: %v", how, err)
-			}
-			r.noted[noteKey(to, how)] = names
+	return each(hows, func(r *run, _ Step, how How) error {
+		names, _, err := r.fabric.Clients(n, ask{manyName, to.at[0], to.port, how})
+		if err != nil {
+			return err
 		}
-	}, err
+		r.noted[noteKey(to, how)] = names
+		return nil
+	}), err
 }
 
 func parseMoved(w *words) (func(r *run, s Step), error) {
@@ -109,17 +104,15 @@ func parseMoved(w *words) (func(r *run, s Step), error) {
 		return nil, errors.New("write moved N NODE:PORT besides ENDPOINT <= 2%")
 	}
 	bound, err := fraction(w.next())
-	return func(r *run, s Step) {
-		r.settle(s)
-		for _, how := range hows {
-			names, ok, err := r.fabric.Clients(n, ask{manyName, to.at[0], to.port, how})
-			if err != nil {
-				r.fail(s, "%s: %v", how, err)
-			}
-			moved := movedBesides(r.noted[noteKey(to, how)], names, but)
-			r.told(s, how, ok, float64(moved) <= bound*float64(len(names)), fmt.Sprintf("%d of %d moved: %v, now %v", moved, len(names), r.noted[noteKey(to, how)], names))
+	return each(hows, func(r *run, s Step, how How) error {
+		names, ok, err := r.fabric.Clients(n, ask{manyName, to.at[0], to.port, how})
+		if err != nil {
+			return err
 		}
-	}, err
+		moved := movedBesides(r.noted[noteKey(to, how)], names, but)
+		r.told(s, how, ok, float64(moved) <= bound*float64(len(names)), fmt.Sprintf("%d of %d moved: %v, now %v", moved, len(names), r.noted[noteKey(to, how)], names))
+		return nil
+	}), err
 }
 
 // fraction reads 1/3 or 2%.
@@ -201,17 +194,14 @@ func parseSpread(w *words) (func(r *run, s Step), error) {
 		return nil, err
 	}
 	limit, err := w.bound()
-	return func(r *run, s Step) {
-		r.settle(s)
-		for _, how := range hows {
-			got, ok, err := r.fabric.Spread(n, ask{from, to.at[0], to.port, how})
-			if err != nil {
-				r.fail(s, "%s: %v", how, err)
-				continue
-			}
-			r.told(s, how, ok, spreadWithin(n, got, shares, limit), fmt.Sprint(got))
+	return each(hows, func(r *run, s Step, how How) error {
+		got, ok, err := r.fabric.Spread(n, ask{from, to.at[0], to.port, how})
+		if err != nil {
+			return err
 		}
-	}, err
+		r.told(s, how, ok, spreadWithin(n, got, shares, limit), fmt.Sprint(got))
+		return nil
+	}), err
 }
 
 // parseStick: one client's connections all reach one endpoint.
@@ -226,27 +216,22 @@ func parseStick(w *words) (func(r *run, s Step), error) {
 		return nil, err
 	}
 	hows := w.hows()
-	return func(r *run, s Step) {
-		r.settle(s)
-		for _, how := range hows {
-			got, ok, err := r.fabric.Spread(n, ask{from, to.at[0], to.port, how})
-			if err != nil {
-				r.fail(s, "%s: %v", how, err)
-				continue
-			}
-			failed := got[refused] + got[reset] + got[silence] + got[unreachable]
-			r.told(s, how, ok, len(got) == 1 && failed == 0, fmt.Sprint(got))
+	return each(hows, func(r *run, s Step, how How) error {
+		got, ok, err := r.fabric.Spread(n, ask{from, to.at[0], to.port, how})
+		if err != nil {
+			return err
 		}
-	}, nil
+		failed := got[refused] + got[reset] + got[silence] + got[unreachable]
+		r.told(s, how, ok, len(got) == 1 && failed == 0, fmt.Sprint(got))
+		return nil
+	}), nil
 }
 
 func spreadWithin(n int, got map[string]int, shares map[string]float64, limit bound) bool {
-	var names []string
 	for name := range got {
-		names = append(names, name)
-	}
-	if slices.ContainsFunc(names, func(name string) bool { _, ok := shares[name]; return !ok }) {
-		return false
+		if _, expected := shares[name]; !expected {
+			return false
+		}
 	}
 	for name, share := range shares {
 		if !limit.allows(n, share, got[name]) {

@@ -67,22 +67,11 @@ func (f *Fake) Settle(ctx context.Context, w *world) error {
 		f.servers[wl.v4], f.servers[wl.v6] = wl, wl
 	}
 	var errs []error
-	for name, p := range f.plans(w) {
+	for name, p := range f.Mutate.all(w.plans(f.balancer)) {
 		errs = append(errs, f.apply(ctx, name, p))
 		f.holds[name] = f.kernels[name].Holds()
 	}
 	return errors.Join(errs...)
-}
-
-// plans are the world's, mutated.
-func (f *Fake) plans(w *world) map[string]*plan.Plan {
-	plans := w.plans(f.balancer)
-	if f.Mutate != nil {
-		for name, p := range plans {
-			f.Mutate(name, p)
-		}
-	}
-	return plans
 }
 
 // apply goes on until nothing fails.
@@ -106,7 +95,7 @@ func (f *Fake) apply(ctx context.Context, name string, p *plan.Plan) error {
 // Empty implements Fabric.
 func (f *Fake) Empty(ctx context.Context, w *world) error {
 	errs := []error{f.Settle(ctx, w)}
-	for name, p := range f.plans(w) {
+	for name, p := range f.Mutate.all(w.plans(f.balancer)) {
 		ops, err := f.kernels[name].Diff(ctx, p)
 		errs = append(errs, err)
 		for _, op := range ops {

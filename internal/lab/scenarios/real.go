@@ -21,6 +21,16 @@ import (
 // Mutate changes a node's plan before it is applied; nil: nothing does.
 type Mutate func(node string, p *plan.Plan)
 
+// all changes the plans, and gives them back.
+func (m Mutate) all(plans map[string]*plan.Plan) map[string]*plan.Plan {
+	if m != nil {
+		for name, p := range plans {
+			m(name, p)
+		}
+	}
+	return plans
+}
+
 // Real is a fabric of network namespaces on the running kernel:
 //
 //	         lan (a bridge)             192.0.2.0/24, 2001:db8::/64
@@ -222,7 +232,7 @@ func (f *Real) Begin(w *world) error {
 
 // Settle implements Fabric: the three nodes work at the same time.
 func (f *Real) Settle(ctx context.Context, w *world) error {
-	plans, want := f.plans(w), w.workloads()
+	plans, want := f.Mutate.all(w.plans(f.balancer)), w.workloads()
 	var errs []error
 	for name, wl := range want {
 		if have := f.living[name]; have != nil && have.sandbox == wl.sandbox {
@@ -248,17 +258,6 @@ func (f *Real) Settle(ctx context.Context, w *world) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// plans are the world's, mutated.
-func (f *Real) plans(w *world) map[string]*plan.Plan {
-	plans := w.plans(f.balancer)
-	if f.Mutate != nil {
-		for name, p := range plans {
-			f.Mutate(name, p)
-		}
-	}
-	return plans
 }
 
 // An agent does not stop at the first round either.
@@ -348,7 +347,7 @@ func (f *Real) Empty(ctx context.Context, w *world) error {
 		return err
 	}
 	var errs []error
-	for name, p := range f.plans(w) {
+	for name, p := range f.Mutate.all(w.plans(f.balancer)) {
 		errs = append(errs, f.onNode(name, func() error {
 			err := errors.Join(f.forget(name), f.differs(ctx, name, p))
 			for range realRounds {

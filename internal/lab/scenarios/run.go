@@ -102,6 +102,19 @@ func (r *run) tellSeen(s Step, how How, expected want, got seen) {
 	r.tell(s, how, expected.String(), got.String())
 }
 
+// each is a step that asks in every way, of a world that has settled. An error fails one
+// way, and the next is asked all the same.
+func each(hows []How, do func(r *run, s Step, how How) error) func(r *run, s Step) {
+	return func(r *run, s Step) {
+		r.settle(s)
+		for _, how := range hows {
+			if err := do(r, s, how); err != nil {
+				r.fail(s, "%s: %v", how, err)
+			}
+		}
+	}
+}
+
 func parseDial(w *words) (func(r *run, s Step), error) {
 	from, err := w.need("who dials")
 	if err != nil {
@@ -113,17 +126,14 @@ func parseDial(w *words) (func(r *run, s Step), error) {
 	}
 	hows := w.hows()
 	expected, err := w.want()
-	return func(r *run, s Step) {
-		r.settle(s)
-		for _, how := range hows {
-			got, err := r.fabric.Dial(ask{from, to.at[0], to.port, how}, len(expected.names))
-			if err != nil {
-				r.fail(s, "%s: %v", how, err)
-				continue
-			}
-			r.tellSeen(s, how, expected, got)
+	return each(hows, func(r *run, s Step, how How) error {
+		got, err := r.fabric.Dial(ask{from, to.at[0], to.port, how}, len(expected.names))
+		if err != nil {
+			return err
 		}
-	}, err
+		r.tellSeen(s, how, expected, got)
+		return nil
+	}), err
 }
 
 func parseOnePort(w *words) (func(r *run, s Step), error) {
@@ -137,21 +147,18 @@ func parseOnePort(w *words) (func(r *run, s Step), error) {
 	}
 	hows := w.hows()
 	expected, err := w.want()
-	return func(r *run, s Step) {
-		r.settle(s)
-		for _, how := range hows {
-			got, err := r.fabric.OnePort(from, to, how)
-			if err != nil {
-				r.fail(s, "%s: %v", how, err)
-				continue
-			}
-			// Which of them each flow meets is the balancer's business.
-			if !slices.ContainsFunc(got.names, func(n string) bool { return !slices.Contains(expected.names, n) }) {
-				got.names = expected.names
-			}
-			r.tellSeen(s, how, expected, got)
+	return each(hows, func(r *run, s Step, how How) error {
+		got, err := r.fabric.OnePort(from, to, how)
+		if err != nil {
+			return err
 		}
-	}, err
+		// Which of them each flow meets is the balancer's business.
+		if !slices.ContainsFunc(got.names, func(n string) bool { return !slices.Contains(expected.names, n) }) {
+			got.names = expected.names
+		}
+		r.tellSeen(s, how, expected, got)
+		return nil
+	}), err
 }
 
 func parseHold(w *words) (func(r *run, s Step), error) {
@@ -162,18 +169,18 @@ func parseHold(w *words) (func(r *run, s Step), error) {
 	}
 	hows := w.hows()
 	expected, err := w.want()
-	return func(r *run, s Step) {
-		r.settle(s)
-		r.flows[name] = map[How]flow{}
-		for _, how := range hows {
-			f, err := r.fabric.Hold(ask{from, to.at[0], to.port, how}, expected.names[0])
-			if err != nil {
-				r.fail(s, "%s: %v", how, err)
-				continue
-			}
-			r.flows[name][how] = f
-			r.tell(s, how, expected.names[0], expected.names[0])
+	open := each(hows, func(r *run, s Step, how How) error {
+		f, err := r.fabric.Hold(ask{from, to.at[0], to.port, how}, expected.names[0])
+		if err != nil {
+			return err
 		}
+		r.flows[name][how] = f
+		r.tell(s, how, expected.names[0], expected.names[0])
+		return nil
+	})
+	return func(r *run, s Step) {
+		r.flows[name] = map[How]flow{}
+		open(r, s)
 	}, err
 }
 
@@ -184,19 +191,16 @@ func parseAsk(w *words) (func(r *run, s Step), error) {
 	}
 	hows := w.hows()
 	expected, err := w.want()
-	return func(r *run, s Step) {
-		r.settle(s)
-		for _, how := range hows {
-			f := r.flows[name][how]
-			if f == nil {
-				r.fail(s, "%s: no flow is called %s", how, name)
-				continue
-			}
-			got := f.ask()
-			if slices.Contains(expected.names, got) {
-				got = strings.Join(expected.names, "|") // one of them answers
-			}
-			r.tell(s, how, strings.Join(expected.names, "|"), got)
+	return each(hows, func(r *run, s Step, how How) error {
+		f := r.flows[name][how]
+		if f == nil {
+			return fmt.Errorf("no flow is called %s", name)
 		}
-	}, err
+		got := f.ask()
+		if slices.Contains(expected.names, got) {
+			got = strings.Join(expected.names, "|") // one of them answers
+		}
+		r.tell(s, how, strings.Join(expected.names, "|"), got)
+		return nil
+	}), err
 }
