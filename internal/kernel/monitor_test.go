@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/sluice-mesh/sluice/internal/kernel"
 	"github.com/sluice-mesh/sluice/internal/plan"
@@ -160,6 +161,37 @@ func TestOwnChangesEnd(t *testing.T) {
 				t.Errorf("own change of tables was heard as %v", drifts)
 			case <-time.After(quiet):
 			}
+		}
+	})
+}
+
+// A process's second socket in a namespace has a number of its own; what it changes is
+// ours all the same.
+func TestOwnSecondSocket(t *testing.T) {
+	inHost(t, func() {
+		first, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(first)
+		if err := unix.Bind(first, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: uint32(os.Getpid())}); err != nil {
+			t.Fatal(err)
+		}
+		k := newKernel(t)
+		defer k.Close()
+		p, paths := withPlan(t, k)
+		defer func() { mustApply(t, k, &plan.Plan{}) }()
+		settleDrifts(t, k)
+		shell(t, paths("nft flush set inet sluice published"))
+		d, ok := heard(t, k, func(d kernel.Drift) bool { return d.Sandbox == plan.HostSandbox })
+		if !ok || !strings.HasPrefix(d.By, "nft (pid ") {
+			t.Errorf("heard %+v, want nft as its maker", d)
+		}
+		mustApply(t, k, p) // elements by netlink
+		select {
+		case drifts := <-k.Drifted():
+			t.Errorf("own change of elements was heard as %v", drifts)
+		case <-time.After(quiet):
 		}
 	})
 }

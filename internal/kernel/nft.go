@@ -35,13 +35,16 @@ type nftState struct {
 	conn *nftables.Conn
 	sock *nfnetlink.Conn // conn's own: for deadlines, and questions conn does not know
 	last nftReading
+	own  *writers // told of sock's number
+	port uint32   // that number
 }
 
 func (s *nftState) close() {
 	if s.conn != nil {
 		_ = s.conn.CloseLasting() // nothing is lost with it
+		s.own.closed(s.port)
 	}
-	s.conn, s.sock, s.last = nil, nil, nftReading{}
+	*s = nftState{}
 }
 
 // nftConn opens the connection where it is not open and gives what is asked of
@@ -62,7 +65,13 @@ func (n *namespace) nftConn() (*nftables.Conn, error) {
 			}
 			return nil, fmt.Errorf("open nft connection: %w", err)
 		}
-		s.conn, s.sock = conn, sock
+		port, err := socketNumber(sock)
+		if err != nil {
+			_ = conn.CloseLasting() // as above
+			return nil, fmt.Errorf("ask for the number of the nft connection: %w", err)
+		}
+		n.own.opened(port)
+		s.conn, s.sock, s.own, s.port = conn, sock, n.own, port
 	}
 	if err := s.sock.SetDeadline(time.Now().Add(nftWait)); err != nil {
 		return nil, fmt.Errorf("set nft deadline: %w", err)

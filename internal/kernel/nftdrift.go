@@ -2,21 +2,26 @@ package kernel
 
 import (
 	"encoding/binary"
-	"os"
+	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"syscall"
 
+	nfnetlink "github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
 
-// writers are the processes that change nft rules for us: the last nft programs
-// that were started. Their events come after they have ended. Safe for concurrent use.
+// writers are the netlink sockets that change nft rules for us: our own, and those of the
+// last nft programs that were started. A socket's number is its process's, but for all
+// except the first of a process in a namespace. Events may come after their socket is
+// closed. Safe for concurrent use.
 type writers struct {
 	mu     sync.Mutex
-	recent [64]uint32 // process numbers
+	open   map[uint32]int // our own: how many namespaces have one of this number
+	recent [64]uint32     // programs', and own ones that are closed
 	next   int
 }
 
@@ -27,17 +32,61 @@ func (w *writers) add(pid int) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.recent[w.next] = uint32(pid)
+	w.remember(uint32(pid))
+}
+
+func (w *writers) remember(socket uint32) {
+	w.recent[w.next] = socket
 	w.next = (w.next + 1) % len(w.recent)
 }
 
-func (w *writers) has(socket uint32) bool {
-	if socket == uint32(os.Getpid()) {
-		return true
+// opened is called with the number of an own socket before it changes anything, and
+// closed when it will change nothing more.
+func (w *writers) opened(socket uint32) {
+	if w == nil {
+		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return socket != 0 && slices.Contains(w.recent[:], socket)
+	if w.open == nil {
+		w.open = map[uint32]int{}
+	}
+	w.open[socket]++
+}
+
+func (w *writers) closed(socket uint32) {
+	if w == nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.open[socket]--; w.open[socket] <= 0 {
+		delete(w.open, socket)
+	}
+	w.remember(socket)
+}
+
+func (w *writers) has(socket uint32) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return socket != 0 && (w.open[socket] > 0 || slices.Contains(w.recent[:], socket))
+}
+
+// socketNumber is the number by which the kernel knows a netlink socket (nl_pid).
+func socketNumber(sock *nfnetlink.Conn) (uint32, error) {
+	raw, err := sock.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var address unix.Sockaddr
+	if fault := raw.Control(func(fd uintptr) { address, err = unix.Getsockname(int(fd)) }); fault != nil || err != nil {
+		return 0, errors.Join(fault, err)
+	}
+	own, ok := address.(*unix.SockaddrNetlink)
+	if !ok {
+		return 0, fmt.Errorf("%T is no netlink address", address)
+	}
+	return own.Pid, nil
 }
 
 // nfgenLength is the length of nfgenmsg, which begins every nft message.
