@@ -31,8 +31,8 @@ type cluster struct {
 	mu      sync.Mutex
 	state   mesh.State
 	phase   phase
-	parting bool           // leave is under way
-	nothing *mesh.Snapshot // what counts outside a cluster
+	parting bool                        // leave is under way
+	nothing *mesh.Snapshot              // what counts outside a cluster
 	secret  *trust.Secret               // nil outside a cluster
 	members *gossip.Gossip              // nil outside a cluster
 	snap    *mesh.Snapshot              // of state; nil after a change
