@@ -50,6 +50,7 @@ func (a *app) run(ctx context.Context, args []string, stdin io.Reader, stdout, s
 func (a *app) root() *cobra.Command {
 	root := group("sluice", "A routing mesh for published ports: every node answers, any endpoint serves",
 		a.agentVerb(), a.initVerb(), a.joinVerb(), a.leaveVerb(),
+		group("token", "What others become members with", a.tokenCreate(), a.tokenList(), a.tokenRemove()),
 		group("node", "The nodes of the cluster", a.nodeList()),
 		group("network", "The overlay networks", a.networkCreate(), a.networkList(), a.networkRemove()),
 		group("service", "The services and their published ports",

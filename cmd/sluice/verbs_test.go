@@ -85,6 +85,28 @@ func TestLeave(t *testing.T) {
 	}
 }
 
+func TestTokenCreate(t *testing.T) {
+	node := &sluicev1.Token{Id: "0123456789abcdef", Role: "node", Expires: at(30)}
+	checkForms(t, map[string]any{"CreateToken": &sluicev1.CreateTokenResponse{Token: node, Text: "sluice-2-secret", JoinAddress: "192.0.2.1:7956"}},
+		"token", "create", "--ttl", "30m")
+	viewer := &sluicev1.Token{Id: "0123456789abcdef", Role: "viewer", Expires: at(30)}
+	f := startAgent(t, map[string]any{"CreateToken": &sluicev1.CreateTokenResponse{Token: viewer, Text: "sluice-2-secret"}})
+	if got := f.sluice(t, "token", "create", "--role", "viewer"); strings.Contains(got.stdout, "join") || !strings.Contains(got.stdout, "sluice-2-secret") {
+		t.Errorf("for a viewer: %q", got.stdout)
+	}
+}
+
+func TestTokenList(t *testing.T) {
+	checkForms(t, map[string]any{"ListTokens": &sluicev1.ListTokensResponse{Tokens: []*sluicev1.Token{
+		{Id: "0123456789abcdef", Role: "node", Expires: at(30)},
+		{Id: "fedcba9876543210", Role: "viewer", Expires: at(40), Outdated: true},
+	}}}, "token", "ls")
+}
+
+func TestTokenRemove(t *testing.T) {
+	checkForms(t, map[string]any{"RemoveToken": &sluicev1.RemoveTokenResponse{}}, "token", "rm", "0123456789abcdef")
+}
+
 func TestNodeList(t *testing.T) {
 	checkForms(t, map[string]any{"ListNodes": &sluicev1.ListNodesResponse{
 		Nodes: []*sluicev1.Node{nodeOne(), nodeThree(), nodeTwo()},
