@@ -154,7 +154,9 @@ func (a *Authority) Compare(b *Authority) int {
 }
 
 // String does not show the key.
-func (a *Authority) String() string { return fmt.Sprintf("CA generation %d, %s", a.generation, a.Pin()) }
+func (a *Authority) String() string {
+	return fmt.Sprintf("CA generation %d, %s", a.generation, a.Pin())
+}
 
 // GoString does not show it either.
 func (a *Authority) GoString() string { return "trust.Authority(" + a.String() + ")" }

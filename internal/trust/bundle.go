@@ -42,16 +42,24 @@ func (b Bundle) Next(now time.Time) (Bundle, error) {
 }
 
 // Marshal is the bundle as ParseBundle reads it: a secret in clear, for a disk that only
-// root reads or for SealTo.
+// root reads or for SealFor.
 func (b Bundle) Marshal() ([]byte, error) {
-	if err := b.validate(); err != nil {
+	w, err := b.wire()
+	if err != nil {
 		return nil, err
+	}
+	return encode(w)
+}
+
+func (b Bundle) wire() (wireBundle, error) {
+	if err := b.validate(); err != nil {
+		return wireBundle{}, err
 	}
 	w := wireBundle{Version: formatVersion, Authority: b.Authority.Certificate(), Key: b.Authority.key.Seed()}
 	for _, s := range b.Gossip {
 		w.Gossip = append(w.Gossip, s[:])
 	}
-	return encode(w)
+	return w, nil
 }
 
 // ParseBundle is the inverse of Marshal. It refuses with BadMessage, BadCertificate or

@@ -45,12 +45,13 @@ func SealFor(nodes []PublicKey, purpose string, text []byte) ([]byte, error) {
 		entries = append(entries, append(envelopeName(node.ID()), sealed...))
 	}
 	slices.SortFunc(entries, bytes.Compare)
+	entries = slices.CompactFunc(entries, func(a, b []byte) bool { return bytes.Equal(a[:envelopeID], b[:envelopeID]) })
 	box, err := envelopeBox(key)
 	if err != nil {
 		return nil, err
 	}
-	envelope := append(make([]byte, 0, envelopeHead+len(nodes)*envelopeEntry+len(text)+box.Overhead()),
-		envelopeVersion, byte(len(nodes)>>8), byte(len(nodes)))
+	envelope := append(make([]byte, 0, envelopeHead+len(entries)*envelopeEntry+len(text)+box.Overhead()),
+		envelopeVersion, byte(len(entries)>>8), byte(len(entries)))
 	for _, e := range entries {
 		envelope = append(envelope, e...)
 	}
@@ -105,8 +106,11 @@ func splitEnvelope(envelope []byte) (nodes [][]byte, text []byte, err error) {
 	if len(envelope) < envelopeHead {
 		return nil, nil, damaged(what, "it is cut")
 	}
-	if v := int(envelope[0]); v != envelopeVersion {
+	switch v := int(envelope[0]); {
+	case v > envelopeVersion:
 		return nil, nil, newer(what, v, envelopeVersion)
+	case v < envelopeVersion:
+		return nil, nil, damaged(what, "it has no version")
 	}
 	count, rest := int(envelope[1])<<8|int(envelope[2]), envelope[envelopeHead:]
 	if len(rest) < count*envelopeEntry {
