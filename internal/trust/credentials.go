@@ -69,7 +69,10 @@ func NewCredentials(cfg CredentialsConfig) (*Credentials, error) {
 		}
 		return nil, err
 	}
-	return c, c.issue(cfg.Authority)
+	if err := c.issue(cfg.Authority); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // kept judges a certificate of before.
@@ -142,7 +145,8 @@ func (c *Credentials) Replace(a *Authority) (bool, error) {
 	if a.Compare(c.Authority()) <= 0 {
 		return false, nil
 	}
-	return true, c.issue(a)
+	err := c.issue(a)
+	return err == nil, err
 }
 
 // Renew makes another certificate where it is time, and tells whether it did. It never
@@ -154,7 +158,8 @@ func (c *Credentials) Renew() (bool, error) {
 	if !one.authority.CanIssue() || !c.due(one) {
 		return false, nil
 	}
-	return true, c.issue(one.authority)
+	err := c.issue(one.authority)
+	return err == nil, err
 }
 
 // due tells whether a certificate is to be replaced: its time has come, or it was made

@@ -117,12 +117,10 @@ func readIdentity(cert *x509.Certificate) (Identity, error) {
 	if err != nil {
 		return Identity{}, err
 	}
-	if id.Role, err = ParseRole(host); err != nil {
-		return Identity{}, badIdentity("it is for no role")
-	}
 	if cert.IsCA {
 		return Identity{}, badIdentity("it is that of a CA")
 	}
+	id.Role = Role(host)
 	if id.Role == RoleNode {
 		id.Node = mesh.NodeID(name)
 	} else {
@@ -133,6 +131,9 @@ func readIdentity(cert *x509.Certificate) (Identity, error) {
 
 // validate refuses what no certificate may be made for.
 func (id Identity) validate() error {
+	if _, err := ParseRole(string(id.Role)); err != nil {
+		return err
+	}
 	if id.Role == RoleNode {
 		if id.Node != id.Key.ID() {
 			return badIdentity("it names node %.40q, and its key is node %s's", id.Node, id.Key.ID())
