@@ -3,15 +3,11 @@ package trust
 import (
 	"context"
 	"crypto/tls"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
-	"io"
 	"net"
-	"runtime"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/sluice-mesh/sluice/mesh"
@@ -26,10 +22,10 @@ type testCluster struct {
 	viewer JoinToken
 }
 
-func newTestCluster(t testing.TB) *testCluster {
-	t.Helper()
-	c := &testCluster{bundle: must[Bundle](t)(NewBundle(noon())), grants: map[TokenID]Grant{}}
-	c.node = member(t, c.bundle.Authority, 1)
+func newTestCluster(tb testing.TB) *testCluster {
+	tb.Helper()
+	c := &testCluster{bundle: must[Bundle](tb)(NewBundle(noon())), grants: map[TokenID]Grant{}}
+	c.node = member(tb, c.bundle.Authority, 1)
 	c.door = &Door{
 		Grant:  func(id TokenID) (Grant, bool) { g, ok := c.grants[id]; return g, ok },
 		Bundle: func() Bundle { return c.bundle },
@@ -38,9 +34,9 @@ func newTestCluster(t testing.TB) *testCluster {
 	return c
 }
 
-func (c *testCluster) token(t testing.TB, role Role) JoinToken {
-	t.Helper()
-	token := testToken(t, c.bundle.Authority, role)
+func (c *testCluster) token(tb testing.TB, role Role) JoinToken {
+	tb.Helper()
+	token := testToken(tb, c.bundle.Authority, role)
 	c.grants[token.ID] = token.Grant()
 	return token
 }
@@ -62,13 +58,13 @@ func (c *testCluster) open(ctx context.Context, conn net.Conn) <-chan served {
 	return done
 }
 
-func (c *testCluster) join(t testing.TB, j Joining) (*Admission, error, served) {
-	t.Helper()
-	client, server := loopback(t)
-	done := c.open(t.Context(), server)
-	a, err := Join(t.Context(), client, j)
+func (c *testCluster) join(tb testing.TB, j Joining) (*Admission, served, error) {
+	tb.Helper()
+	client, server := loopback(tb)
+	done := c.open(tb.Context(), server)
+	a, err := Join(tb.Context(), client, j)
 	client.Close()
-	return a, err, <-done
+	return a, <-done, err
 }
 
 func TestJoin(t *testing.T) {
@@ -78,7 +74,7 @@ func TestJoin(t *testing.T) {
 		if role != RoleNode {
 			j.Name = "alice"
 		}
-		a, err, s := c.join(t, j)
+		a, s, err := c.join(t, j)
 		if err != nil || s.err != nil {
 			t.Fatal(err, s.err)
 		}
@@ -97,7 +93,7 @@ func TestJoin(t *testing.T) {
 		wantReason(t, errors.Join(clientErr, serverErr), "")
 		if role == RoleNode {
 			next := &testCluster{bundle: Bundle{Authority: a.Authority, Gossip: a.Gossip}, node: me, grants: c.grants, door: c.door}
-			if _, err, s := next.join(t, Joining{Token: j.Token, Key: NewKey(), Now: at(0)}); err != nil || s.err != nil {
+			if _, s, err := next.join(t, Joining{Token: j.Token, Key: NewKey(), Now: at(0)}); err != nil || s.err != nil {
 				t.Error("the new node does not admit:", err, s.err)
 			}
 		}
@@ -131,7 +127,7 @@ func TestJoinRefusals(t *testing.T) {
 		"a name of rules":          {func(c *testCluster, j *Joining) { j.Token, j.Name = c.viewer, "x;\ny" }, mesh.BadName},
 		"refused by the cluster":   {func(c *testCluster, _ *Joining) { c.door.Admit = func(Identity) error { return taken } }, mesh.NameTaken},
 		"of another cluster":       {func(_ *testCluster, j *Joining) { j.Token.Pin[31] ^= 1 }, WrongCluster},
-		"the node removed one since": {func(c *testCluster, j *Joining) {
+		"the node removed one since": {func(c *testCluster, _ *Joining) {
 			c.bundle, _ = c.bundle.Next(noon())
 			_, _ = c.node.Replace(c.bundle.Authority)
 		}, WrongCluster},
@@ -146,7 +142,7 @@ func TestJoinRefusals(t *testing.T) {
 			cluster.token(t, RoleNode)
 			cluster.viewer = cluster.token(t, RoleViewer)
 			c.prepare(cluster, &j)
-			a, err, s := cluster.join(t, j)
+			a, s, err := cluster.join(t, j)
 			wantReason(t, err, c.want)
 			if (a != nil) != (c.want == "") {
 				t.Errorf("got %v", a)
@@ -208,85 +204,6 @@ func TestProofIsOfNoUseElsewhere(t *testing.T) {
 	}
 }
 
-// speak sends the door what it likes over TLS and gives the answer and the door's word.
-func (c *testCluster) speak(t *testing.T, say func(*tls.Conn) error) (wireAnswer, served) {
-	t.Helper()
-	client, server := loopback(t)
-	done := c.open(t.Context(), server)
-	session := tls.Client(client, c.node.Client(ProtocolJoin, ""))
-	if err := say(session); err != nil {
-		t.Fatal(err)
-	}
-	var answer wireAnswer
-	if data, err := readMessage(session, answerLimit); err == nil {
-		answer, _ = parseAnswer(data)
-	}
-	client.Close()
-	return answer, <-done
-}
-
-func TestDoorBoundsWhatItReads(t *testing.T) {
-	c := newTestCluster(t)
-	request := func(edit func(map[string]any)) []byte {
-		key := testKey(5).Public()
-		m := map[string]any{"v": 1, "token": "0011223344556677", "tokenKey": key[:], "key": key[:], "role": "node"}
-		edit(m)
-		data, _ := json.Marshal(m)
-		return data
-	}
-	both := func(request, proofs []byte) func(*tls.Conn) error {
-		return func(s *tls.Conn) error { return errors.Join(writeMessage(s, request), writeMessage(s, proofs)) }
-	}
-	proofs := make([]byte, proofsSize)
-	for name, say := range map[string]struct {
-		say  func(*tls.Conn) error
-		want mesh.Reason
-	}{
-		"1 GiB announced":     {func(s *tls.Conn) error { _, err := s.Write([]byte{0x40, 0, 0, 0}); return err }, BadMessage},
-		"4 GiB announced":     {func(s *tls.Conn) error { _, err := s.Write([]byte{0xff, 0xff, 0xff, 0xff}); return err }, BadMessage},
-		"no JSON":             {both([]byte("hello"), proofs), BadMessage},
-		"nothing":             {both(nil, nil), BadMessage},
-		"a version to come":   {both(request(func(m map[string]any) { m["v"] = 2 }), proofs), NewerVersion},
-		"a field to come":     {both(request(func(m map[string]any) { m["later"] = 2 }), proofs), TokenUnknown},
-		"a short key":         {both(request(func(m map[string]any) { m["key"] = []byte{1} }), proofs), BadMessage},
-		"a short token key":   {both(request(func(m map[string]any) { m["tokenKey"] = nil }), proofs), BadMessage},
-		"a role to come":      {both(request(func(m map[string]any) { m["role"] = "god" }), proofs), WrongRole},
-		"one signature":       {both(request(func(map[string]any) {}), proofs[1:]), BadMessage},
-		"long signatures":     {both(request(func(map[string]any) {}), make([]byte, proofsSize+1)), BadMessage},
-		"signatures of zeros": {both(request(func(map[string]any) {}), proofs), TokenUnknown},
-	} {
-		t.Run(name, func(t *testing.T) {
-			answer, s := c.speak(t, say.say)
-			wantReason(t, s.err, say.want)
-			if answer.Refusal == nil || answer.Refusal.Reason != say.want || answer.Bundle != nil {
-				t.Errorf("answered %+v", answer)
-			}
-		})
-	}
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	for range 100 {
-		_, err := readMessage(strings.NewReader("\x40\x00\x00\x00"), requestLimit)
-		wantReason(t, err, BadMessage)
-	}
-	runtime.ReadMemStats(&after)
-	if got := after.TotalAlloc - before.TotalAlloc; got > 1<<20 {
-		t.Errorf("%d bytes for what was only announced", got)
-	}
-}
-
-// A door opens to those who called for it, and not to a connection for records.
-func TestDoorIsNoOtherProtocol(t *testing.T) {
-	c := newTestCluster(t)
-	client, server := loopback(t)
-	done := c.open(t.Context(), server)
-	session := tls.Client(client, member(t, c.bundle.Authority, 2).Client(ProtocolSync, ""))
-	if err := session.Handshake(); err != nil {
-		t.Fatal(err)
-	}
-	wantReason(t, (<-done).err, NoProtocol)
-}
-
 // A bad node cannot hand out what was not asked for.
 func TestJoinJudgesTheAnswer(t *testing.T) {
 	c := newTestCluster(t)
@@ -327,90 +244,6 @@ func TestJoinJudgesTheAnswer(t *testing.T) {
 			wantReason(t, <-done, "")
 		})
 	}
-}
-
-// Who says nothing, on either side and at any point, costs JoinTimeout and no goroutine.
-func TestJoinEndsWithSilence(t *testing.T) {
-	for name, stage := range map[string]func(t *testing.T, c *testCluster) error{
-		"a server that says nothing": func(t *testing.T, c *testCluster) error {
-			client, server := net.Pipe()
-			defer server.Close()
-			go func() { _, _ = io.Copy(io.Discard, server) }()
-			_, err := Join(t.Context(), client, Joining{Token: c.token(t, RoleNode), Key: NewKey(), Now: at(0)})
-			return err
-		},
-		"a server that does not answer": func(t *testing.T, c *testCluster) error {
-			client, server := net.Pipe()
-			defer server.Close()
-			go func() { _, _ = io.Copy(io.Discard, tls.Server(server, c.node.Server(ProtocolJoin))) }()
-			_, err := Join(t.Context(), client, Joining{Token: c.token(t, RoleNode), Key: NewKey(), Now: at(0)})
-			return err
-		},
-		"a client that says nothing": func(t *testing.T, c *testCluster) error {
-			client, server := net.Pipe()
-			defer client.Close()
-			return (<-c.open(t.Context(), server)).err
-		},
-		"a client that asks for nothing": func(t *testing.T, c *testCluster) error {
-			client, server := net.Pipe()
-			defer client.Close()
-			done := c.open(t.Context(), server)
-			if err := tls.Client(client, c.node.Client(ProtocolJoin, "")).Handshake(); err != nil {
-				t.Error(err)
-			}
-			return (<-done).err
-		},
-		"a client that trickles": func(t *testing.T, c *testCluster) error {
-			client, server := net.Pipe()
-			defer client.Close()
-			done := c.open(t.Context(), server)
-			session := tls.Client(client, c.node.Client(ProtocolJoin, ""))
-			trickled := make(chan struct{})
-			go func() {
-				defer close(trickled)
-				_, _ = session.Write(binary.BigEndian.AppendUint32(nil, requestLimit))
-				for range requestLimit {
-					if _, err := session.Write([]byte{' '}); err != nil {
-						return
-					}
-					time.Sleep(time.Second)
-				}
-			}()
-			t.Cleanup(func() { <-trickled })
-			return (<-done).err
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				began := time.Now()
-				if err := stage(t, newTestCluster(t)); !errors.Is(err, context.DeadlineExceeded) {
-					t.Errorf("ended with %v", err)
-				}
-				if got := time.Since(began); got != JoinTimeout {
-					t.Errorf("ended after %v", got)
-				}
-			})
-		})
-	}
-}
-
-func TestJoinEndsWithItsContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newTestCluster(t)
-		ctx, cancel := context.WithCancel(t.Context())
-		client, server := net.Pipe()
-		defer client.Close()
-		done := c.open(ctx, server)
-		time.AfterFunc(time.Second, cancel)
-		if err := (<-done).err; !errors.Is(err, context.Canceled) {
-			t.Errorf("the door: %v", err)
-		}
-		client2, server2 := net.Pipe()
-		defer server2.Close()
-		if _, err := Join(ctx, client2, Joining{Token: c.token(t, RoleNode), Key: NewKey(), Now: at(0)}); !errors.Is(err, context.Canceled) {
-			t.Errorf("the client: %v", err)
-		}
-	})
 }
 
 func FuzzReadMessage(f *testing.F) {

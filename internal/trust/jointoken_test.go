@@ -10,9 +10,9 @@ import (
 	"github.com/sluice-mesh/sluice/mesh"
 )
 
-func testToken(t testing.TB, a *Authority, role Role) JoinToken {
-	t.Helper()
-	return must[JoinToken](t)(NewJoinToken(a, role, noon().Add(24*time.Hour)))
+func testToken(tb testing.TB, a *Authority, role Role) JoinToken {
+	tb.Helper()
+	return must[JoinToken](tb)(NewJoinToken(a, role, noon().Add(24*time.Hour)))
 }
 
 func TestJoinTokenRoundTrip(t *testing.T) {

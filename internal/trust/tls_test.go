@@ -12,24 +12,24 @@ import (
 )
 
 // loopback is two ends of a TCP connection of this host.
-func loopback(t testing.TB) (client, server net.Conn) {
-	t.Helper()
-	l := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
+func loopback(tb testing.TB) (client, server net.Conn) {
+	tb.Helper()
+	l := must[net.Listener](tb)(net.Listen("tcp", "127.0.0.1:0"))
 	defer l.Close()
-	client = must[net.Conn](t)(net.Dial("tcp", l.Addr().String()))
-	server = must[net.Conn](t)(l.Accept())
+	client = must[net.Conn](tb)(net.Dial("tcp", l.Addr().String()))
+	server = must[net.Conn](tb)(l.Accept())
 	for _, c := range []net.Conn{client, server} {
-		must[struct{}](t)(struct{}{}, c.SetDeadline(time.Now().Add(20*time.Second)))
-		t.Cleanup(func() { c.Close() })
+		must[struct{}](tb)(struct{}{}, c.SetDeadline(time.Now().Add(20*time.Second)))
+		tb.Cleanup(func() { c.Close() })
 	}
 	return client, server
 }
 
 // meet lets a client and a server shake hands and pass one byte back, and gives what
 // either says. The client's own handshake may end before the server has judged it.
-func meet(t testing.TB, client, server *tls.Config) (s *tls.Conn, clientErr, serverErr error) {
-	t.Helper()
-	a, b := loopback(t)
+func meet(tb testing.TB, client, server *tls.Config) (s *tls.Conn, clientErr, serverErr error) {
+	tb.Helper()
+	a, b := loopback(tb)
 	s = tls.Server(b, server)
 	done := make(chan error, 1)
 	go func() {
