@@ -60,26 +60,6 @@ func TestParseBundleRefuses(t *testing.T) {
 	}
 }
 
-// What a removal leaves: the remaining nodes have the next bundle, the removed one nothing.
-func TestRotationBySealing(t *testing.T) {
-	keys, public := nodes(5)
-	now := must[Bundle](t)(NewBundle(noon()))
-	next := must[Bundle](t)(now.Next(noon()))
-	envelope := must[[]byte](t)(SealFor(public[:4], "sluice-rotation", must[[]byte](t)(next.Marshal())))
-	for i, k := range keys {
-		text, err := k.OpenEnvelope("sluice-rotation", envelope)
-		if i == 4 {
-			wantReason(t, err, BadSeal)
-			continue
-		}
-		got := must[Bundle](t)(ParseBundle(must[[]byte](t)(text, err)))
-		c := must[*Credentials](t)(NewCredentials(CredentialsConfig{Key: k, Authority: now.Authority, Now: at(0)}))
-		if did, err := c.Replace(got.Authority); !did || err != nil || c.Identity().Generation != 2 {
-			t.Errorf("node %d: %v, %v", i, did, err)
-		}
-	}
-}
-
 func FuzzParseBundle(f *testing.F) {
 	f.Add(must[[]byte](f)(must[Bundle](f)(NewBundle(noon())).Marshal()))
 	f.Add([]byte(`{"v":1}`))

@@ -102,10 +102,7 @@ func join(ctx context.Context, conn net.Conn, j Joining) (*Admission, error) {
 // pinned gives the CA that the server brought, if it is the one of the token and vouches
 // for the server as a node.
 func pinned(certs []*x509.Certificate, pin Pin, now time.Time) (*Authority, error) {
-	if len(certs) != 2 {
-		return nil, mesh.Refuse(BadCertificate, "check the address", "the node sent %d certificates, and a sluice sends 2", len(certs))
-	}
-	a, err := ParseAuthority(certs[1].Raw)
+	a, err := brought(certs, now)
 	if err != nil {
 		return nil, err
 	}
@@ -114,11 +111,7 @@ func pinned(certs []*x509.Certificate, pin Pin, now time.Time) (*Authority, erro
 		return nil, mesh.Refuse(WrongCluster, doNewToken,
 			"the node is of another cluster than the token, or the token was made before a node was removed")
 	}
-	id, err := a.identify(certs[0], now)
-	if err != nil {
-		return nil, err
-	}
-	return a, mustBe(id, []Role{RoleNode})
+	return a, nil
 }
 
 func sendRequest(session *tls.Conn, j Joining) error {
@@ -130,7 +123,7 @@ func sendRequest(session *tls.Conn, j Joining) error {
 	if err != nil {
 		return err
 	}
-	message, err := signedJoin(session.ConnectionState(), request)
+	message, err := bound(session.ConnectionState(), request)
 	if err != nil {
 		return err
 	}

@@ -51,7 +51,7 @@ type served struct {
 func (c *testCluster) open(ctx context.Context, conn net.Conn) <-chan served {
 	done := make(chan served, 1)
 	go func() {
-		id, err := c.door.Serve(ctx, tls.Server(conn, c.node.Server(ProtocolJoin, ProtocolSync)))
+		id, err := c.door.Serve(ctx, tls.Server(conn, c.node.Server(ProtocolJoin, ProtocolReturn, ProtocolSync)))
 		conn.Close()
 		done <- served{id, err}
 	}()

@@ -23,7 +23,7 @@ import (
 const (
 	purposeToken  = "sluice-join-token/1"
 	purposeJoin   = "sluice-join-key/1"
-	exporterLabel = "EXPORTER-sluice-join"
+	exporterLabel = "EXPORTER-sluice-door"
 	exporterSize  = 32
 
 	requestLimit = 4 << 10
@@ -85,8 +85,8 @@ func (r wireRefusal) err() error {
 	return &mesh.Refusal{Reason: mesh.Reason(printable(string(r.Reason))), Why: printable(r.Why), Do: printable(r.Do)}
 }
 
-// signedJoin is what both signatures of a request are over.
-func signedJoin(state tls.ConnectionState, request []byte) ([]byte, error) {
+// bound is what the signatures of a request are over.
+func bound(state tls.ConnectionState, request []byte) ([]byte, error) {
 	binding, err := state.ExportKeyingMaterial(exporterLabel, nil, exporterSize)
 	if err != nil {
 		return nil, fmt.Errorf("bind to the connection: %w", err)

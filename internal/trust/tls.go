@@ -16,12 +16,14 @@ type Protocol string
 
 // The protocols.
 const (
-	ProtocolSync Protocol = "sluice-sync/1" // nodes compare their records
-	ProtocolJoin Protocol = "sluice-join/1" // who has but a token becomes a member
-	ProtocolAPI  Protocol = "sluice-api/1"  // nodes, operators and viewers ask a node
+	ProtocolSync   Protocol = "sluice-sync/1"   // nodes compare their records
+	ProtocolJoin   Protocol = "sluice-join/1"   // who has but a token becomes a member
+	ProtocolReturn Protocol = "sluice-return/1" // a node that was away gets what it missed
+	ProtocolAPI    Protocol = "sluice-api/1"    // nodes, operators and viewers ask a node
 )
 
-// clients are the roles that may open a connection for p. Nobody has one yet who joins.
+// clients are the roles that may open a connection for p. Who joins or returns has none:
+// it shows no certificate.
 func (p Protocol) clients() []Role {
 	switch p {
 	case ProtocolSync:
@@ -78,7 +80,7 @@ func (c *Credentials) Server(accept ...Protocol) *tls.Config {
 func (c *Credentials) server(p Protocol) *tls.Config {
 	cfg := plain(p)
 	cfg.Certificates = []tls.Certificate{c.current.Load().chain}
-	if p == ProtocolJoin {
+	if p == ProtocolJoin || p == ProtocolReturn {
 		return cfg
 	}
 	cfg.ClientAuth = tls.RequireAnyClientCert // judged below: crypto/tls would want names
