@@ -34,7 +34,7 @@ func layers() []layer {
 		{path: "internal/doctor", std: true, why: "judging is pure: who gathers the facts is no matter to it"},
 		{path: "internal/kernel", ours: []string{"internal/plan", "internal/doctor"}, why: "the kernel package sees plans and never a service"},
 		{path: "internal/trace", ours: []string{"internal/plan"}, std: true, why: "a packet's way follows from the plan alone"},
-		{path: "internal/trust", std: true, why: "what guards the cluster must be small enough to read"},
+		{path: "internal/trust", ours: []string{"mesh"}, std: true, why: "what guards the cluster must be small enough to read"},
 		{path: "proto/...", ours: []string{"proto/..."}, why: "the wire's types are translated in agent, and used nowhere as nouns"},
 		{
 			path: "agent/...",

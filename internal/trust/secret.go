@@ -1,5 +1,3 @@
-// Package trust holds what the nodes of one cluster know and nobody else: today
-// the cluster's secret and the token that carries it to a new node.
 package trust
 
 import (
