@@ -52,13 +52,14 @@ type State interface {
 	Peers() []netip.AddrPort
 }
 
-// Config is what Start needs. All fields are required.
+// Config is what Start needs. All fields but Network are required.
 type Config struct {
-	ID    mesh.NodeID
-	Bind  netip.AddrPort // address and port that other nodes reach, UDP and TCP
-	Key   []byte         // KeySize bytes; packets and streams are sealed with it (AES-256-GCM)
-	State State
-	Log   *slog.Logger
+	ID      mesh.NodeID
+	Bind    netip.AddrPort // address and port that other nodes reach, UDP and TCP
+	Key     []byte         // KeySize bytes; packets and streams are sealed with it (AES-256-GCM)
+	State   State
+	Log     *slog.Logger
+	Network Network // nil: the host's
 }
 
 // KeySize is the length of Config.Key.
@@ -101,7 +102,7 @@ func Start(cfg Config) (*Gossip, error) {
 	g.leaving, g.setLeaves = context.WithCancel(g.ctx)
 	g.queue = newQueue(g.members.count)
 	g.in = newDelegate(cfg.State, g.queue, g.book)
-	link, err := listen(g.ctx, cfg.Bind, g.book)
+	link, err := listen(g.ctx, cfg.network(), cfg.Bind, g.book)
 	if err != nil {
 		g.cancel()
 		return nil, err
@@ -115,6 +116,13 @@ func Start(cfg Config) (*Gossip, error) {
 		g.tasks.Go(task)
 	}
 	return g, nil
+}
+
+func (cfg Config) network() Network {
+	if cfg.Network == nil {
+		return host{}
+	}
+	return cfg.Network
 }
 
 func (cfg Config) validate() error {

@@ -102,7 +102,8 @@ func freePort(t *testing.T, n int) netip.AddrPort {
 		}
 		free := netip.MustParseAddrPort(l.Addr().String())
 		l.Close()
-		if tryBind(free) == nil {
+		if u, err := (host{}).ListenPacket(free); err == nil {
+			u.Close()
 			return free
 		}
 	}
