@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -23,6 +24,8 @@ type transport struct {
 	packets  net.PacketConn
 	listener net.Listener
 
+	door    *door
+	serve   func(*guest) // takes a protected stream, and ends it
 	in      chan *memberlist.Packet
 	streams chan net.Conn
 	down    chan struct{} // closed by Shutdown
@@ -30,7 +33,7 @@ type transport struct {
 	tasks   sync.WaitGroup
 }
 
-func listen(ctx context.Context, network Network, bind netip.AddrPort, book *logbook) (*transport, error) {
+func listen(ctx context.Context, network Network, bind netip.AddrPort, book *logbook, serve func(*guest)) (*transport, error) {
 	listener, err := network.Listen(bind)
 	if err != nil {
 		return nil, refuseBind(bind, err)
@@ -40,7 +43,7 @@ func listen(ctx context.Context, network Network, bind netip.AddrPort, book *log
 		return nil, errors.Join(refuseBind(bind, err), listener.Close())
 	}
 	t := &transport{
-		ctx: ctx, network: network, self: bind, book: book, packets: packets, listener: listener,
+		ctx: ctx, network: network, self: bind, book: book, packets: packets, listener: listener, door: newDoor(book), serve: serve,
 		in: make(chan *memberlist.Packet), streams: make(chan net.Conn), down: make(chan struct{}),
 	}
 	t.tasks.Go(t.readPackets)
@@ -98,12 +101,34 @@ func (t *transport) accept() {
 			}
 			continue
 		}
-		select {
-		case t.streams <- conn:
-		case <-t.down:
-			_ = conn.Close()
-			return
-		}
+		guest := t.door.enter(conn)
+		t.tasks.Go(func() { t.sort(guest) })
+	}
+}
+
+// firstByteTimeout is how long a stream may take to say what it is: a lost segment is
+// sent again within a second.
+const firstByteTimeout = 3 * time.Second
+
+// sort hands a stream to who speaks its language; the first byte tells. memberlist begins
+// with the number of a message, up to 13, or of a label, 244.
+func (t *transport) sort(g *guest) {
+	var first [1]byte
+	_ = g.SetReadDeadline(time.Now().Add(firstByteTimeout)) // a stream that cannot have one fails to read
+	if _, err := io.ReadFull(g, first[:]); err != nil {
+		_ = g.Close()
+		return
+	}
+	_ = g.SetReadDeadline(time.Time{})
+	g.first = first[:]
+	if first[0] == tlsByte || first[0] == sealByte {
+		t.serve(g)
+		return
+	}
+	select {
+	case t.streams <- g:
+	case <-t.down:
+		_ = g.Close()
 	}
 }
 
@@ -159,6 +184,7 @@ func (t *transport) Shutdown() error {
 	t.once.Do(func() {
 		close(t.down)
 		err = errors.Join(t.listener.Close(), t.packets.Close())
+		t.door.close()
 	})
 	t.tasks.Wait()
 	return err

@@ -1,0 +1,173 @@
+package gossip
+
+import (
+	"encoding/binary"
+
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+// entropyVersion is of the exchange. A node of another version answers with its own, and
+// both end it.
+const entropyVersion = 1
+
+// hello is what both sides say first. What follows the known fields is ignored: a later
+// version may say more.
+type hello struct {
+	version byte
+	count   uint32   // of records
+	root    mesh.Sum // of records
+	members mesh.Sum // of the nodes that are alive by the sender's word
+}
+
+const helloSize = 1 + 4 + 2*mesh.SumSize
+
+func (h hello) encode() []byte {
+	b := binary.BigEndian.AppendUint32([]byte{h.version}, h.count)
+	return append(append(b, h.root[:]...), h.members[:]...)
+}
+
+func decodeHello(b []byte) (hello, error) {
+	if len(b) > 0 && b[0] != entropyVersion {
+		return hello{}, mesh.Refuse(UnknownVersion, "run the same version of sluice on all nodes", "a node exchanges records by version %d, this one by %d", b[0], entropyVersion)
+	}
+	if len(b) < helloSize {
+		return hello{}, badFrame("a hello has %d bytes", len(b))
+	}
+	return hello{
+		version: b[0], count: binary.BigEndian.Uint32(b[1:]),
+		root: mesh.Sum(b[5 : 5+mesh.SumSize]), members: mesh.Sum(b[5+mesh.SumSize : helloSize]),
+	}, nil
+}
+
+type sums = [mesh.BucketCount]mesh.Sum
+
+func encodeSums(s sums) []byte {
+	b := make([]byte, 0, len(s)*mesh.SumSize)
+	for i := range s {
+		b = append(b, s[i][:]...)
+	}
+	return b
+}
+
+func decodeSums(b []byte) (sums, error) {
+	var s sums
+	if len(b) != len(s)*mesh.SumSize {
+		return s, badFrame("the sums of buckets have %d bytes", len(b))
+	}
+	for i := range s {
+		s[i] = mesh.Sum(b[i*mesh.SumSize:])
+	}
+	return s, nil
+}
+
+// decodeAsk takes bucket numbers, each greater than the one before, so that no bucket is
+// asked for twice.
+func decodeAsk(b []byte) ([]uint8, error) {
+	for i := 1; i < len(b); i++ {
+		if b[i] <= b[i-1] {
+			return nil, badFrame("buckets are asked for out of order")
+		}
+	}
+	return b, nil
+}
+
+func encodeTaken(fresh int) []byte { return binary.BigEndian.AppendUint32(nil, uint32(fresh)) }
+
+func decodeTaken(b []byte) (int, error) {
+	if len(b) != 4 {
+		return 0, badFrame("an answer to records has %d bytes", len(b))
+	}
+	return int(binary.BigEndian.Uint32(b)), nil
+}
+
+// A text is its length in one byte and its bytes: the kinds and IDs of records are short.
+const textLimit = 64
+
+func appendText(b []byte, text string) []byte { return append(append(b, byte(len(text))), text...) }
+
+// reader takes fields off a payload. What it gives after an error is zero.
+type reader struct {
+	rest []byte
+	err  error
+}
+
+func (r *reader) take(n int) []byte {
+	if r.err == nil && len(r.rest) < n {
+		r.err = badFrame("a field of %d bytes has %d", n, len(r.rest))
+	}
+	if r.err != nil {
+		return make([]byte, n)
+	}
+	b := r.rest[:n]
+	r.rest = r.rest[n:]
+	return b
+}
+
+func (r *reader) text() string {
+	n := int(r.take(1)[0])
+	if r.err == nil && n > textLimit {
+		r.err = badFrame("a text has %d bytes", n)
+	}
+	if r.err != nil {
+		return ""
+	}
+	return string(r.take(n))
+}
+
+func (r *reader) key() mesh.Key {
+	kind := r.text()
+	return mesh.Key{Kind: mesh.Kind(kind), ID: r.text()}
+}
+
+func appendKey(b []byte, k mesh.Key) []byte {
+	return appendText(appendText(b, string(k.Kind)), k.ID)
+}
+
+func appendHead(b []byte, h mesh.Head) []byte {
+	b = binary.BigEndian.AppendUint64(appendKey(b, h.Key), h.Version.Time)
+	return append(appendText(b, string(h.Version.Writer)), h.Sum[:]...)
+}
+
+func decodeHeads(b []byte) ([]mesh.Head, error) {
+	return decodeList(b, func(r *reader) mesh.Head {
+		h := mesh.Head{Key: r.key()}
+		h.Version.Time = binary.BigEndian.Uint64(r.take(8))
+		h.Version.Writer = mesh.NodeID(r.text())
+		h.Sum = mesh.Sum(r.take(mesh.SumSize))
+		return h
+	})
+}
+
+func decodeKeys(b []byte) ([]mesh.Key, error) { return decodeList(b, (*reader).key) }
+
+func decodeList[T any](b []byte, one func(*reader) T) ([]T, error) {
+	var list []T
+	for r := (&reader{rest: b}); len(r.rest) > 0; {
+		x := one(r)
+		if r.err != nil {
+			return nil, r.err
+		}
+		list = append(list, x)
+	}
+	return list, nil
+}
+
+// parts joins what add appends of each item to payloads of at most framePart bytes and
+// gives them to send. A text that is too long cannot be: records are checked for that.
+func parts[T any](items []T, add func([]byte, T) []byte, send func([]byte) error) error {
+	var payload []byte
+	for _, x := range items {
+		was := len(payload)
+		payload = add(payload, x)
+		if was > 0 && len(payload) > framePart {
+			if err := send(payload[:was]); err != nil {
+				return err
+			}
+			payload = append([]byte(nil), payload[was:]...)
+		}
+	}
+	if len(payload) == 0 {
+		return nil
+	}
+	return send(payload)
+}
