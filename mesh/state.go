@@ -43,6 +43,9 @@ func (s *State) Get(k Key) (Record, bool) {
 	return r, ok
 }
 
+// Count is how many records there are, tombstones included.
+func (s *State) Count() int { return len(s.records) }
+
 // Records returns everything, tombstones included, in a fixed order.
 func (s *State) Records() []Record {
 	return slices.SortedFunc(maps.Values(s.records), compareRecords)

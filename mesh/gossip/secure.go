@@ -27,6 +27,8 @@ type Secure interface {
 // dealt with.
 var ErrServed = errors.New("the connection was for something else, and has been served")
 
+func isServed(err error) bool { return errors.Is(err, ErrServed) }
+
 // The first bytes by which incoming streams are told apart.
 const (
 	tlsByte  = 0x16 // a TLS handshake record (RFC 8446, 5.1)
