@@ -57,6 +57,7 @@ func (g *Gossip) compare() {
 	}
 	regular := time.NewTimer(jitter(entropyPeriod))
 	defer regular.Stop()
+	g.link.door.expect(g.state.Peers())
 	for {
 		select {
 		case <-g.leaving.Done():

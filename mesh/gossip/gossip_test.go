@@ -26,6 +26,7 @@ type memory struct {
 	alive  map[mesh.NodeID]bool
 	peers  []netip.AddrPort
 	merges int
+	refuse func(mesh.Record) bool // may be nil
 	over   []mesh.Over
 }
 
@@ -60,7 +61,9 @@ func (m *memory) Merge(records []mesh.Record) []mesh.Record {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.merges++
-	return slices.DeleteFunc(slices.Clone(records), func(r mesh.Record) bool { return !m.state.Merge(r) })
+	return slices.DeleteFunc(slices.Clone(records), func(r mesh.Record) bool {
+		return m.refuse != nil && m.refuse(r) || !m.state.Merge(r)
+	})
 }
 
 func (m *memory) MemberAlive(id mesh.NodeID) {

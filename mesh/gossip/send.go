@@ -16,7 +16,7 @@ import (
 const packetLimit = 1300
 
 // directLimit is how many records at once are sent to each member in datagrams. More at
-// once is an agent's start, and gossip and exchange carry it.
+// once is an agent's start, and gossip and exchanges carry them.
 const directLimit = 256
 
 // Send takes records of this node's own making to everybody, soon. It never blocks, and
@@ -87,6 +87,7 @@ func (g *Gossip) flushSmall() {
 		g.queue.put(r, msg)
 	}
 	if len(lines) > directLimit {
+		g.moved(len(lines))
 		return
 	}
 	others := g.members.others()
