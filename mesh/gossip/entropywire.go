@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 
 	"github.com/sluice-mesh/sluice/mesh"
 )
@@ -39,10 +40,24 @@ func decodeHello(b []byte) (hello, error) {
 	}, nil
 }
 
-type sums = [mesh.BucketCount]mesh.Sum
+// short is as much of a sum as goes over where there are many: nobody finds two records of
+// one, and the root is compared in full.
+type short [16]byte
+
+func shorten(s mesh.Sum) short { return short(s[:len(short{})]) }
+
+type sums [mesh.BucketCount]short
+
+func sumsOf(state State) sums {
+	var s sums
+	for i, sum := range state.Buckets() {
+		s[i] = shorten(sum)
+	}
+	return s
+}
 
 func encodeSums(s sums) []byte {
-	b := make([]byte, 0, len(s)*mesh.SumSize)
+	b := make([]byte, 0, len(s)*len(short{}))
 	for i := range s {
 		b = append(b, s[i][:]...)
 	}
@@ -51,11 +66,11 @@ func encodeSums(s sums) []byte {
 
 func decodeSums(b []byte) (sums, error) {
 	var s sums
-	if len(b) != len(s)*mesh.SumSize {
+	if len(b) != len(s)*len(short{}) {
 		return s, badFrame("the sums of buckets have %d bytes", len(b))
 	}
 	for i := range s {
-		s[i] = mesh.Sum(b[i*mesh.SumSize:])
+		s[i] = short(b[i*len(short{}):])
 	}
 	return s, nil
 }
@@ -81,9 +96,24 @@ func decodeTaken(b []byte) (int, error) {
 }
 
 // A text is its length in one byte and its bytes: the kinds and IDs of records are short.
-const textLimit = 64
+// One of hex digits, as IDs are, goes as the bytes that they stand for, with hexMark.
+const (
+	textLimit = 64
+	hexMark   = 0x80
+)
 
-func appendText(b []byte, text string) []byte { return append(append(b, byte(len(text))), text...) }
+func appendText(b []byte, text string) []byte {
+	if raw, ok := packed(text); ok {
+		return append(append(b, hexMark|byte(len(raw))), raw...)
+	}
+	return append(append(b, byte(len(text))), text...)
+}
+
+// packed gives the bytes of a text that is lower-case hex digits, and nothing else.
+func packed(text string) ([]byte, bool) {
+	raw, err := hex.DecodeString(text)
+	return raw, err == nil && len(raw) > 0 && hex.EncodeToString(raw) == text
+}
 
 // reader takes fields off a payload. What it gives after an error is zero.
 type reader struct {
@@ -104,14 +134,19 @@ func (r *reader) take(n int) []byte {
 }
 
 func (r *reader) text() string {
-	n := int(r.take(1)[0])
+	mark := r.take(1)[0]
+	n := int(mark &^ hexMark)
 	if r.err == nil && n > textLimit {
 		r.err = badFrame("a text has %d bytes", n)
 	}
 	if r.err != nil {
 		return ""
 	}
-	return string(r.take(n))
+	raw := r.take(n)
+	if mark&hexMark != 0 {
+		return hex.EncodeToString(raw)
+	}
+	return string(raw)
 }
 
 func (r *reader) key() mesh.Key {
@@ -125,24 +160,30 @@ func appendKey(b []byte, k mesh.Key) []byte {
 
 func appendHead(b []byte, h mesh.Head) []byte {
 	b = binary.BigEndian.AppendUint64(appendKey(b, h.Key), h.Version.Time)
-	return append(appendText(b, string(h.Version.Writer)), h.Sum[:]...)
+	b = appendText(b, string(h.Version.Writer))
+	sum := shorten(h.Sum)
+	return append(b, sum[:]...)
 }
 
+// decodeHeads gives heads whose sums are short: the rest is zero.
 func decodeHeads(b []byte) ([]mesh.Head, error) {
-	return decodeList(b, func(r *reader) mesh.Head {
+	return decodeList(b, headsLimit, func(r *reader) mesh.Head {
 		h := mesh.Head{Key: r.key()}
 		h.Version.Time = binary.BigEndian.Uint64(r.take(8))
 		h.Version.Writer = mesh.NodeID(r.text())
-		h.Sum = mesh.Sum(r.take(mesh.SumSize))
+		copy(h.Sum[:], r.take(len(short{})))
 		return h
 	})
 }
 
-func decodeKeys(b []byte) ([]mesh.Key, error) { return decodeList(b, (*reader).key) }
+func decodeKeys(b []byte) ([]mesh.Key, error) { return decodeList(b, keysAtOnce, (*reader).key) }
 
-func decodeList[T any](b []byte, one func(*reader) T) ([]T, error) {
+func decodeList[T any](b []byte, limit int, one func(*reader) T) ([]T, error) {
 	var list []T
 	for r := (&reader{rest: b}); len(r.rest) > 0; {
+		if len(list) == limit {
+			return nil, badFrame("a list has more than %d items", limit)
+		}
 		x := one(r)
 		if r.err != nil {
 			return nil, r.err

@@ -16,6 +16,7 @@ import (
 //	ask buckets  -> heads… end     which records differ, for some buckets at a time
 //	records      -> taken          what is missing there, or older
 //	want         -> records… end   what is missing here, or older
+//	fetch        -> records… end   all of some buckets, of which nothing is here
 //
 // Neither side ever holds more than the heads of one ask and one frame of records, how
 // many records there may be. Not safe for concurrent use.
@@ -79,7 +80,7 @@ func (x *exchange) differing() ([]uint8, error) {
 		return nil, err
 	}
 	var differing []uint8
-	for i, sum := range x.state.Buckets() {
+	for i, sum := range sumsOf(x.state) {
 		if sum != theirs[i] {
 			differing = append(differing, uint8(i))
 		}
@@ -89,20 +90,27 @@ func (x *exchange) differing() ([]uint8, error) {
 
 // level makes some buckets equal.
 func (x *exchange) level(buckets []uint8) error {
-	theirs, err := x.heads(buckets)
-	if err != nil {
-		return err
-	}
 	var ours []mesh.Head
 	for _, b := range buckets {
 		ours = append(ours, x.state.Heads(b)...)
+	}
+	if len(ours) == 0 {
+		return x.get(frameFetch, buckets)
+	}
+	theirs, err := x.heads(buckets)
+	if err != nil {
+		return err
 	}
 	give, want := differ(ours, theirs)
 	if err := x.give(give); err != nil {
 		return err
 	}
 	for keys := range slices.Chunk(want, keysAtOnce) {
-		if err := x.get(keys); err != nil {
+		var payload []byte
+		for _, k := range keys {
+			payload = appendKey(payload, k)
+		}
+		if err := x.get(frameWant, payload); err != nil {
 			return err
 		}
 	}
@@ -153,7 +161,7 @@ func differ(ours, theirs []mesh.Head) (give, want []mesh.Key) {
 		other, ok := there[h.Key]
 		delete(there, h.Key)
 		order := h.Version.Compare(other.Version)
-		if ok && other.Sum == h.Sum {
+		if ok && shorten(other.Sum) == shorten(h.Sum) {
 			continue
 		}
 		if !ok || order >= 0 {
@@ -224,12 +232,9 @@ func (x *exchange) eachMessage(keys []mesh.Key, send func([]byte) error) error {
 	return nil
 }
 
-func (x *exchange) get(keys []mesh.Key) error {
-	var payload []byte
-	for _, k := range keys {
-		payload = appendKey(payload, k)
-	}
-	if err := x.write(frameWant, payload); err != nil {
+// get asks for records and takes them.
+func (x *exchange) get(kind frameKind, payload []byte) error {
+	if err := x.write(kind, payload); err != nil {
 		return err
 	}
 	return x.untilEnd(frameRecords, func(msg []byte) error {
@@ -275,16 +280,46 @@ func (x *exchange) answer(kind frameKind, payload []byte) error {
 		return x.write(frameTaken, encodeTaken(fresh))
 	case frameWant:
 		keys, err := decodeKeys(payload)
+		if err == nil {
+			err = x.sendRecords(keys)
+		}
 		if err != nil {
 			return err
 		}
-		if err := x.eachMessage(keys, func(msg []byte) error { return x.write(frameRecords, msg) }); err != nil {
-			return err
-		}
 		return x.write(frameEnd, nil)
+	case frameFetch:
+		return x.answerFetch(payload)
 	default:
 		return badFrame("a frame of kind %d is not a question", kind)
 	}
+}
+
+func (x *exchange) sendRecords(keys []mesh.Key) error {
+	return x.eachMessage(keys, func(msg []byte) error { return x.write(frameRecords, msg) })
+}
+
+func (x *exchange) answerFetch(payload []byte) error {
+	buckets, err := decodeAsk(payload)
+	if err != nil {
+		return err
+	}
+	var keys []mesh.Key
+	for _, b := range buckets {
+		for _, h := range x.state.Heads(b) {
+			keys = append(keys, h.Key)
+		}
+		if len(keys) < keysAtOnce {
+			continue
+		}
+		if err := x.sendRecords(keys); err != nil {
+			return err
+		}
+		keys = keys[:0]
+	}
+	if err := x.sendRecords(keys); err != nil {
+		return err
+	}
+	return x.write(frameEnd, nil)
 }
 
 func (x *exchange) answerAsk(payload []byte) error {
@@ -293,7 +328,7 @@ func (x *exchange) answerAsk(payload []byte) error {
 		return err
 	}
 	if len(buckets) == 0 {
-		return x.write(frameSums, encodeSums(x.state.Buckets()))
+		return x.write(frameSums, encodeSums(sumsOf(x.state)))
 	}
 	for _, b := range buckets {
 		err := parts(x.state.Heads(b), appendHead, func(part []byte) error { return x.write(frameHeads, part) })

@@ -22,6 +22,7 @@ const (
 	frameRecords                      // a message, as wire.go makes it
 	frameTaken                        // the answer to it: how many were new
 	frameWant                         // keys; the answer is frameRecords, which frameEnd ends
+	frameFetch                        // bucket numbers; the answer is as to frameWant
 	frameEnd
 )
 
@@ -43,30 +44,26 @@ type talk struct {
 
 func newTalk(conn net.Conn) *talk { return &talk{conn: conn, ends: time.Now().Add(talkTimeout)} }
 
-// deadline makes the next frame fail where it takes too long.
-func (t *talk) deadline() error {
+// deadline makes the next frame fail where it takes too long. A connection that has ended
+// may refuse one, and says so when it is used.
+func (t *talk) deadline() {
 	at := time.Now().Add(frameTimeout)
 	if at.After(t.ends) {
 		at = t.ends
 	}
-	return t.conn.SetDeadline(at)
+	_ = t.conn.SetDeadline(at)
 }
 
 func (t *talk) write(kind frameKind, payload []byte) error {
-	err := t.deadline()
-	if err == nil {
-		err = writeFrame(t.conn, kind, payload)
-	}
-	if err != nil {
+	t.deadline()
+	if err := writeFrame(t.conn, kind, payload); err != nil {
 		return fmt.Errorf("send frame %d: %w", kind, err)
 	}
 	return nil
 }
 
 func (t *talk) read() (frameKind, []byte, error) {
-	if err := t.deadline(); err != nil {
-		return 0, nil, fmt.Errorf("receive frame: %w", err)
-	}
+	t.deadline()
 	kind, payload, err := readFrame(t.conn)
 	if err != nil {
 		return 0, nil, fmt.Errorf("receive frame: %w", err)
