@@ -29,7 +29,8 @@ func (c *cluster) init(ctx context.Context, pool, subnet netip.Prefix) (trust.Se
 	if err := ingress.Validate(); err != nil {
 		return trust.Secret{}, err
 	}
-	if err := c.own.Outside(ingress.Subnet4, ingress.Subnet6, ingress.Pool); err != nil {
+	own := c.self()
+	if err := own.Outside(ingress.Subnet4, ingress.Subnet6, ingress.Pool); err != nil {
 		return trust.Secret{}, err
 	}
 	secret := trust.NewSecret()
@@ -165,7 +166,7 @@ func (c *cluster) ownNode() *mesh.Node {
 
 func (c *cluster) startGossip(secret trust.Secret) (*gossip.Gossip, error) {
 	g, err := gossip.Start(gossip.Config{
-		ID: c.own.ID, Bind: c.gossip, Key: secret[:], State: c, Log: c.log,
+		ID: c.own.ID, Bind: c.listens(), Key: secret[:], State: c, Log: c.log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start gossip: %w", err)

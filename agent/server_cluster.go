@@ -35,7 +35,7 @@ func (s *clusterServer) Init(ctx context.Context, req *sluicev1.InitRequest) (*s
 	defer cancel()
 	s.follow(short)
 	return &sluicev1.InitResponse{
-		Node: s.ownNode(s.cluster.snapshot()), Token: secret.Token(), JoinAddress: s.cluster.gossip.String(),
+		Node: s.ownNode(s.cluster.snapshot()), Token: secret.Token(), JoinAddress: s.cluster.listens().String(),
 	}, nil
 }
 
@@ -49,7 +49,7 @@ func (s *clusterServer) Join(ctx context.Context, req *sluicev1.JoinRequest) (*s
 	if err != nil {
 		return nil, mesh.Refuse(BadToken, "take the token that sluice init printed, whole", "the token cannot be used (%v)", err)
 	}
-	if seed == s.cluster.gossip {
+	if seed == s.cluster.listens() {
 		return nil, mesh.Refuse(mesh.BadAddress, "give the address of a node that is in the cluster", "%s is this node itself", seed)
 	}
 	if err := s.cluster.join(ctx, seed, secret); err != nil {
