@@ -10,10 +10,11 @@ import (
 
 // delegate is memberlist.Delegate: records in, and what memberlist carries out.
 type delegate struct {
-	state State
-	queue *queue
-	book  *logbook
-	inbox chan []byte // messages that came by packet or stream
+	state    State
+	verifier Verifier // nil: signatures are not looked at
+	queue    *queue
+	book     *logbook
+	inbox    chan []byte // messages that came by packet or stream
 
 	gate   sync.RWMutex // held for reading while State is called
 	closed bool
@@ -27,8 +28,8 @@ const inboxSize = 256
 // is a node that catches up on what everybody else has.
 const relayLimit = 64
 
-func newDelegate(state State, q *queue, book *logbook) *delegate {
-	return &delegate{state: state, queue: q, book: book, inbox: make(chan []byte, inboxSize)}
+func newDelegate(state State, v Verifier, q *queue, book *logbook) *delegate {
+	return &delegate{state: state, verifier: v, queue: q, book: book, inbox: make(chan []byte, inboxSize)}
 }
 
 // NodeMeta is empty: what is to be known of a node is in its record.
@@ -60,7 +61,7 @@ func (d *delegate) LocalState(bool) []byte {
 	start, size := rand.IntN(len(records)), 1
 	lines := make([][]byte, 0, len(records))
 	for i := range min(len(records), countLimit) {
-		line, err := encode(records[(start+i)%len(records)])
+		line, err := Encode(records[(start+i)%len(records)])
 		if err != nil {
 			d.book.Error("record not sent", "err", err)
 			continue
@@ -78,7 +79,7 @@ func (d *delegate) LocalState(bool) []byte {
 func (d *delegate) MergeRemoteState(msg []byte, _ bool) { d.merge(msg, stateLimit) }
 
 func (d *delegate) merge(msg []byte, limit int) {
-	records, left, err := decode(msg, limit)
+	records, left, err := decode(msg, limit, d.verifier)
 	if err != nil {
 		d.book.Warn("gossip message refused", "err", err)
 		return
@@ -101,7 +102,7 @@ func (d *delegate) relay(fresh []mesh.Record) {
 		return
 	}
 	for _, r := range fresh {
-		line, err := encode(r)
+		line, err := Encode(r)
 		if err != nil {
 			d.book.Error("record not sent", "err", err)
 			continue

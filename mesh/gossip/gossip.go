@@ -6,8 +6,8 @@
 //	                                     what was new -> gossip       (on to the others)
 //
 // Packets and streams are sealed with one key that all nodes have. Who holds the
-// key can write any record that mesh.Record.Validate lets pass: records are not
-// signed here.
+// key, but no key that Config.Verifier knows, cannot write a record; without a Verifier it
+// can write any that mesh.Record.Validate lets pass.
 package gossip
 
 import (
@@ -52,13 +52,16 @@ type State interface {
 	Peers() []netip.AddrPort
 }
 
-// Config is what Start needs. All fields are required.
+// Config is what Start needs. All fields but Verifier are required.
 type Config struct {
 	ID    mesh.NodeID
 	Bind  netip.AddrPort // address and port that other nodes reach, UDP and TCP
 	Key   []byte         // KeySize bytes; packets and streams are sealed with it (AES-256-GCM)
 	State State
 	Log   *slog.Logger
+
+	// Verifier looks at every record that comes in; nil: records are not signed.
+	Verifier Verifier
 }
 
 // KeySize is the length of Config.Key.
@@ -100,7 +103,7 @@ func Start(cfg Config) (*Gossip, error) {
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.leaving, g.setLeaves = context.WithCancel(g.ctx)
 	g.queue = newQueue(g.members.count)
-	g.in = newDelegate(cfg.State, g.queue, g.book)
+	g.in = newDelegate(cfg.State, cfg.Verifier, g.queue, g.book)
 	link, err := listen(g.ctx, cfg.Bind, g.book)
 	if err != nil {
 		g.cancel()

@@ -200,7 +200,7 @@ func TestRecordsReachAll(t *testing.T) {
 		ports = append(ports, mesh.PublishedPort{Proto: mesh.TCP, Published: 8000 + i, Target: 80})
 	}
 	big := nodes[1].write(service(2, ports...))
-	if line, err := encode(big); err != nil || len(line) < packetBytes {
+	if line, err := Encode(big); err != nil || len(line) < packetBytes {
 		t.Fatalf("the big record has %d bytes, %v", len(line), err)
 	}
 	for _, n := range nodes {

@@ -67,7 +67,7 @@ func TestOutboxKeepsNewest(t *testing.T) {
 func TestDelegate(t *testing.T) {
 	var out bytes.Buffer
 	book := newLogbook(slog.New(slog.NewTextHandler(&out, nil)))
-	d := newDelegate(&memory{}, newQueue(func() int { return 1 }), book)
+	d := newDelegate(&memory{}, nil, newQueue(func() int { return 1 }), book)
 	if msg := d.LocalState(true); len(msg) != 1 {
 		t.Errorf("an empty state has %d bytes", len(msg))
 	}
