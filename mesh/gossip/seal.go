@@ -28,8 +28,8 @@ type Verifier interface {
 
 // Limits of one record.
 const (
-	SignatureLimit = 1024           // bytes
-	bodyLimit      = 900_000        // bytes: with a signature it fits into any message
+	SignatureLimit = 1024    // bytes
+	bodyLimit      = 900_000 // bytes: with a signature it fits into any message
 	lineLimit      = bodyLimit + 2000
 )
 

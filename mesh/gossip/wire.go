@@ -174,13 +174,13 @@ func (h wireHead) refuse() error {
 // as a whole stop compiling when mesh gains a field that has no name here.
 type (
 	wireRecord struct {
-		Format   int           `json:"v,omitempty"` // absent: 1
-		Kind     mesh.Kind     `json:"k"`
-		ID       string        `json:"i"`
-		Time     uint64        `json:"t"`
-		Writer   mesh.NodeID   `json:"w"`
-		Claim    uint64        `json:"c"`
-		Deleted  bool          `json:"d,omitempty"`
+		Format  int         `json:"v,omitempty"` // absent: 1
+		Kind    mesh.Kind   `json:"k"`
+		ID      string      `json:"i"`
+		Time    uint64      `json:"t"`
+		Writer  mesh.NodeID `json:"w"`
+		Claim   uint64      `json:"c"`
+		Deleted bool        `json:"d,omitempty"`
 		// One noun, and nothing behind it; see withFields.
 		Node     *wireNode     `json:"node,omitempty"`
 		Network  *wireNetwork  `json:"net,omitempty"`
