@@ -10,11 +10,12 @@ import (
 
 // delegate is memberlist.Delegate: records in. What goes out is sent by send.go and spread.go.
 type delegate struct {
-	self  mesh.NodeID
-	state State
-	queue *queue
-	book  *logbook
-	inbox chan []byte // messages that came by packet or stream
+	self     mesh.NodeID
+	state    State
+	verifier Verifier // nil: signatures are not looked at
+	queue    *queue
+	book     *logbook
+	inbox    chan []byte // messages that came by packet or stream
 
 	gate   sync.RWMutex // held for reading while State is called
 	closed bool
@@ -28,8 +29,8 @@ const inboxSize = 256
 // is a node that catches up on what everybody else has.
 const relayLimit = 64
 
-func newDelegate(self mesh.NodeID, state State, q *queue, book *logbook) *delegate {
-	return &delegate{self: self, state: state, queue: q, book: book, inbox: make(chan []byte, inboxSize)}
+func newDelegate(cfg Config, q *queue, book *logbook) *delegate {
+	return &delegate{self: cfg.ID, state: cfg.State, verifier: cfg.Verifier, queue: q, book: book, inbox: make(chan []byte, inboxSize)}
 }
 
 // NodeMeta tells the others that this is a node of sluice.
@@ -52,9 +53,9 @@ func (d *delegate) NotifyMsg(msg []byte) {
 }
 
 // foreignMessage tells whether a message is another program's that gossips with the same
-// key: ours is lines of JSON after the first byte.
+// key: serf's have a number and msgpack, and ours text after the number.
 func foreignMessage(msg []byte) bool {
-	return len(msg) > 1 && (msg[0] == wireVersion || msg[0] == overVersion) && msg[1] != '{'
+	return len(msg) > 1 && (msg[0] == wireVersion || msg[0] == overVersion) && msg[1] >= 0x80
 }
 
 // GetBroadcasts gives memberlist nothing: it would tell members that are no nodes. See spread.
@@ -79,7 +80,7 @@ func (d *delegate) take(msg []byte) int {
 
 // absorb hands the records of a message to State and returns how many were new.
 func (d *delegate) absorb(msg []byte, pass func(fresh []mesh.Record)) int {
-	records, left, err := decode(msg, noticeLimit)
+	records, left, err := decode(msg, noticeLimit, d.verifier)
 	if err != nil {
 		d.book.Warn("gossip message refused", "err", err)
 		return 0
@@ -104,7 +105,7 @@ func (d *delegate) relay(fresh []mesh.Record) {
 		return
 	}
 	for _, r := range fresh {
-		line, err := encode(r)
+		line, err := Encode(r)
 		if err != nil {
 			d.book.Error("record not sent", "err", err)
 			continue

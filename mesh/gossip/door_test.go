@@ -49,7 +49,7 @@ func TestIdleStreams(t *testing.T) {
 		victim := nodes[0]
 		const crowd = 50_000
 		idle := make([]net.Conn, 0, crowd)
-		first := [][]byte{nil, {sealByte}, {tlsByte}, {10}, {2, 0xff}}
+		first := [][]byte{nil, {keyedByte}, {tlsByte}, {10}, {2, 0xff}}
 		for i := range crowd {
 			from := netip.AddrFrom4([4]byte{100, byte(i >> 16), byte(i >> 8), byte(i)})
 			switch i % 5 {
@@ -98,7 +98,7 @@ func TestStreamsThatSendMuch(t *testing.T) {
 		network := newMemnet()
 		n := startIn(t, network, 1, nil)
 		stranger := netip.MustParseAddr("192.0.2.1")
-		for _, first := range [][]byte{{10, 0x40, 0, 0, 0}, {10, 0x01, 0x3f, 0xff, 0xff}, {6, 0xff}, {sealByte}, {tlsByte}} {
+		for _, first := range [][]byte{{10, 0x40, 0, 0, 0}, {10, 0x01, 0x3f, 0xff, 0xff}, {6, 0xff}, {keyedByte}, {tlsByte}} {
 			var before, after runtime.MemStats
 			runtime.GC()
 			runtime.ReadMemStats(&before)

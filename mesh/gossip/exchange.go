@@ -210,7 +210,7 @@ func (x *exchange) eachMessage(keys []mesh.Key, send func([]byte) error) error {
 			return send(msg)
 		}
 		for _, r := range x.state.Select(some) {
-			line, err := encode(r)
+			line, err := Encode(r)
 			if err == nil && len(line)+2 > frameLimit {
 				err = badFrame("it has %d bytes", len(line))
 			}

@@ -20,7 +20,7 @@ func newMemory() *memory { return &memory{alive: map[mesh.NodeID]bool{}} }
 
 func exchangeOf(m *memory, conn net.Conn) *exchange {
 	book := newLogbook(slog.New(slog.DiscardHandler))
-	in := newDelegate(nodeID(0xfff), m, newQueue(func() int { return 1 }), book)
+	in := newDelegate(Config{ID: nodeID(0xfff), State: m}, newQueue(func() int { return 1 }), book)
 	return &exchange{
 		talk: newTalk(conn), state: m, take: in.take, book: book,
 		ours: hello{version: entropyVersion, root: m.Root(), count: uint32(m.Count())},
@@ -41,6 +41,22 @@ func swap(t interface{ Fatal(...any) }, a, b *memory, conn func(net.Conn) net.Co
 	return asked, served
 }
 
+// stamped is a record with its bytes.
+func stamped(t interface{ Fatal(...any) }, r mesh.Record) mesh.Record {
+	r, err := Seal(r, mesh.Record{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// serviceAt is a sealed record of a service.
+func serviceAt(t interface{ Fatal(...any) }, n int, time uint64, ports ...mesh.PublishedPort) mesh.Record {
+	r := service(n, ports...)
+	r.Version, r.Claim = mesh.Version{Time: time, Writer: nodeID(1)}, 1
+	return stamped(t, r)
+}
+
 func plainConn(c net.Conn) net.Conn { return c }
 
 // Whatever two nodes hold, one exchange makes them hold the same: of each key the greater
@@ -57,10 +73,15 @@ func TestExchangeMakesEqual(t *testing.T) {
 				case 1:
 					r.Version.Time += uint64(rapid.IntRange(1, 3).Draw(t, "later"))
 				}
-				if r.Validate() == nil {
-					m.Merge([]mesh.Record{r})
-					all.Merge([]mesh.Record{r})
+				if r.Validate() != nil {
+					continue
 				}
+				r = stamped(t, r)
+				if rapid.Bool().Draw(t, "signed anew") { // one version, two contents
+					r.Sig = rapid.SliceOfN(rapid.Byte(), 1, 3).Draw(t, "signature")
+				}
+				m.Merge([]mesh.Record{r})
+				all.Merge([]mesh.Record{r})
 			}
 		}
 		swap(t, a, b, plainConn)
@@ -116,17 +137,12 @@ func (c counted) Read(b []byte) (int, error) {
 
 // A state larger than any message goes over in parts.
 func TestExchangeOfLargeState(t *testing.T) {
-	const size = 40_000
+	const size = 20_000
 	full, empty := newMemory(), newMemory()
 	bytes := 0
 	for i := range size {
-		r := service(i, mesh.PublishedPort{Proto: mesh.TCP, Published: uint16(1 + i%60000), Target: 80})
-		r.Version, r.Claim = mesh.Version{Time: 5, Writer: nodeID(1)}, 1
-		line, err := encode(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		bytes += len(line)
+		r := serviceAt(t, i, 5, mesh.PublishedPort{Proto: mesh.TCP, Published: uint16(1 + i%60000), Target: 80})
+		bytes += len(r.Body)
 		full.Merge([]mesh.Record{r})
 	}
 	for _, c := range []struct {
@@ -152,9 +168,7 @@ func TestExchangeOfLargeState(t *testing.T) {
 		})
 	}
 	// One record differs: what goes over does not grow with the state.
-	r := service(7)
-	r.Version, r.Claim = mesh.Version{Time: 9, Writer: nodeID(1)}, 1
-	full.Merge([]mesh.Record{r})
+	full.Merge([]mesh.Record{serviceAt(t, 7, 9)})
 	var sent, got int64
 	longest := 0
 	swap(t, full, empty, func(conn net.Conn) net.Conn { return counted{conn, &sent, &got, &longest} })
@@ -172,9 +186,7 @@ func TestExchangeOfLargeRecord(t *testing.T) {
 		ports = append(ports, mesh.PublishedPort{Proto: mesh.TCP, Published: 1 + i, Target: 80})
 	}
 	for i := range 3 {
-		r := service(i, ports...)
-		r.Version, r.Claim = mesh.Version{Time: 5, Writer: nodeID(1)}, 1
-		a.Merge([]mesh.Record{r})
+		a.Merge([]mesh.Record{serviceAt(t, i, 5, ports...)})
 	}
 	swap(t, a, b, plainConn)
 	if b.Count() != 3 {
@@ -321,9 +333,7 @@ func FuzzExchange(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		for _, side := range []func(*exchange) error{(*exchange).serve, func(x *exchange) error { _, err := x.begin(); return err }} {
 			m := newMemory()
-			r := service(9)
-			r.Version, r.Claim = mesh.Version{Time: 5, Writer: nodeID(1)}, 1
-			m.Merge([]mesh.Record{r})
+			m.Merge([]mesh.Record{serviceAt(t, 9, 5)})
 			s := &script{says: bytes.NewReader(data)}
 			_ = side(exchangeOf(m, s))
 			for _, r := range m.state.Records() {

@@ -8,7 +8,8 @@
 // Everything goes by one port. memberlist's packets and streams are sealed with one key
 // that all members have, and tell who is a member. Exchanges, which compare the records of
 // two nodes by digest, go by streams that Secure protects. A member that is no node of
-// sluice is let be, and gets no records.
+// sluice is let be, and gets no records. Whoever a record comes by, it counts where Verifier
+// knows its writer's signature.
 package gossip
 
 import (
@@ -62,15 +63,17 @@ type State interface {
 	Peers() []netip.AddrPort
 }
 
-// Config is what Start needs. All fields but Network and Secure are required.
+// Config is what Start needs. All fields of the first part are required.
 type Config struct {
-	ID      mesh.NodeID
-	Bind    netip.AddrPort // address and port that other nodes reach, UDP and TCP
-	Key     []byte         // KeySize bytes; packets and streams are sealed with it (AES-256-GCM)
-	State   State
-	Log     *slog.Logger
-	Network Network // nil: the host's
-	Secure  Secure  // of exchanges; nil: they are sealed with Key, and who holds it may be any node
+	ID    mesh.NodeID
+	Bind  netip.AddrPort // address and port that other nodes reach, UDP and TCP
+	Key   []byte         // KeySize bytes; packets and streams are sealed with it (AES-256-GCM)
+	State State
+	Log   *slog.Logger
+
+	Network  Network  // nil: the host's
+	Secure   Secure   // of exchanges; nil: they are sealed with Key, and who holds it may be any node
+	Verifier Verifier // looks at every record that comes in; nil: records are not signed
 }
 
 // KeySize is the length of Config.Key.
@@ -115,7 +118,7 @@ func Start(cfg Config) (*Gossip, error) {
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.leaving, g.setLeaves = context.WithCancel(g.ctx)
 	g.queue = newQueue(g.members.count)
-	g.in = newDelegate(cfg.ID, cfg.State, g.queue, g.book)
+	g.in = newDelegate(cfg, g.queue, g.book)
 	var err error
 	if g.link, err = listen(g.ctx, cfg.network(), cfg.Bind, g.book, g.serve); err != nil {
 		g.cancel()
@@ -141,7 +144,7 @@ func (cfg Config) network() Network {
 
 func (cfg Config) secure() Secure {
 	if cfg.Secure == nil {
-		return seal{self: cfg.ID, key: cfg.Key}
+		return keyed{self: cfg.ID, key: cfg.Key}
 	}
 	return cfg.Secure
 }

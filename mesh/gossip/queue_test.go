@@ -66,7 +66,7 @@ func TestOutboxKeepsNewest(t *testing.T) {
 func TestDelegate(t *testing.T) {
 	var out bytes.Buffer
 	book := newLogbook(slog.New(slog.NewTextHandler(&out, nil)))
-	d := newDelegate(nodeID(1), &memory{}, newQueue(func() int { return 1 }), book)
+	d := newDelegate(Config{ID: nodeID(1), State: &memory{}}, newQueue(func() int { return 1 }), book)
 	msg := message(goodLine(t))
 	d.MergeRemoteState(msg, false)
 	if m, ok := d.state.(*memory); !ok || m.merges != 0 || d.LocalState(true) != nil {

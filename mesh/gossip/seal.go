@@ -1,194 +1,136 @@
 package gossip
 
 import (
-	"context"
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/hkdf"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/binary"
-	"errors"
+	"bytes"
+	"encoding/json"
 	"fmt"
-	"io"
-	"net"
+	"maps"
+	"reflect"
 	"slices"
-	"time"
+	"strings"
 
 	"github.com/sluice-mesh/sluice/mesh"
 )
 
-// seal is the Secure of a cluster whose nodes have nothing but one key: who has it is
-// believed whatever ID it gives. Each side sends a random number; a key for each direction
-// comes from both numbers and the cluster's key, so that what was recorded opens nothing
-// again, and each frame is sealed with AES-256-GCM under its own count.
-type seal struct {
-	self mesh.NodeID
-	key  []byte
+// Signer signs what this node writes. Safe for concurrent use.
+type Signer interface {
+	// Sign returns the signature of a record's body, of at most SignatureLimit bytes. What is
+	// signed must not be taken for anything else that the key signs.
+	Sign(body []byte) []byte
 }
 
+// Verifier knows whose signatures count. Safe for concurrent use.
+type Verifier interface {
+	// Verify refuses a signature that writer did not make of body. An empty one is that of a
+	// record without. It must not keep or change what it gets.
+	Verify(writer mesh.NodeID, body, sig []byte) error
+}
+
+// Limits of one record.
 const (
-	sealRandom = 32
-	sealFrame  = 16 << 10 // bytes of clear text in one frame
-	sealLength = 2        // bytes before a frame: the length of its sealed text
+	SignatureLimit = 1024    // bytes
+	bodyLimit      = 900_000 // bytes: with a signature it fits into any message
+	lineLimit      = bodyLimit + 2000
 )
 
-var errSeal = errors.New("a frame was not sealed with this cluster's key")
-
-// Dial is Secure's.
-func (s seal) Dial(ctx context.Context, conn net.Conn) (net.Conn, mesh.NodeID, error) {
-	defer bound(ctx, conn)()
-	hello := append([]byte{sealByte}, randomBytes()...)
-	if _, err := conn.Write(hello); err != nil {
-		return nil, "", fmt.Errorf("begin a sealed stream: %w", err)
-	}
-	answer := make([]byte, sealRandom)
-	if _, err := io.ReadFull(conn, answer); err != nil {
-		return nil, "", fmt.Errorf("begin a sealed stream: %w", err)
-	}
-	sealed, err := s.sealed(conn, append(hello[1:], answer...), "to server", "to client")
+// Seal gives a record, whose version and claim are set, the bytes that stand for it from
+// then on, signed by s where that is not nil. was is the record that r takes the place of,
+// or the zero Record: what its noun has that this version does not know of stays, so that
+// an older node can change a service that a newer one made. Seal refuses a record that is
+// too large to be sent (BadValue).
+func Seal(r, was mesh.Record, s Signer) (mesh.Record, error) {
+	body, err := json.Marshal(toWire(r))
 	if err != nil {
-		return nil, "", err
+		return r, fmt.Errorf("encode %s %s: %w", r.Kind, r.ID, err)
 	}
-	if _, err := sealed.Write([]byte(s.self)); err != nil {
-		return nil, "", fmt.Errorf("name this node on a sealed stream: %w", err)
+	if body, err = withFields(body, unknownFields(r, was)); err != nil {
+		return r, fmt.Errorf("keep unknown fields of %s %s: %w", r.Kind, r.ID, err)
 	}
-	id, err := sealed.readID()
-	return sealed, id, err
+	if len(body) > bodyLimit {
+		return r, mesh.Refuse(mesh.BadValue, "use fewer ports or shorter lists", "%s %s has %d bytes, the limit is %d", r.Kind, r.ID, len(body), bodyLimit)
+	}
+	r.Body, r.Sig = body, nil
+	if s != nil {
+		r.Sig = s.Sign(body)
+	}
+	return r, nil
 }
 
-// Accept is Secure's.
-func (s seal) Accept(ctx context.Context, conn net.Conn) (net.Conn, mesh.NodeID, error) {
-	defer bound(ctx, conn)()
-	hello := make([]byte, 1+sealRandom)
-	if _, err := io.ReadFull(conn, hello); err != nil {
-		return nil, "", fmt.Errorf("take a sealed stream: %w", err)
+// unknownFields are those of the noun of was that no field here has the name of.
+func unknownFields(r, was mesh.Record) map[string]json.RawMessage {
+	name := nounField(r)
+	if name == "" || r.Kind != was.Kind || was.Deleted || was.Body == nil {
+		return nil
 	}
-	if hello[0] != sealByte {
-		return nil, "", mesh.Refuse(UnknownVersion, "run the same version of sluice on all nodes", "a stream begins with %#x", hello[0])
+	w := toWire(was)
+	if plain, err := json.Marshal(w); err != nil || bytes.Equal(plain, was.Body) {
+		return nil
 	}
-	answer := randomBytes()
-	if _, err := conn.Write(answer); err != nil {
-		return nil, "", fmt.Errorf("take a sealed stream: %w", err)
+	var whole, noun map[string]json.RawMessage
+	if json.Unmarshal(was.Body, &whole) != nil || json.Unmarshal(whole[name], &noun) != nil {
+		return nil
 	}
-	sealed, err := s.sealed(conn, append(hello[1:], answer...), "to client", "to server")
-	if err != nil {
-		return nil, "", err
-	}
-	id, err := sealed.readID()
-	if err != nil {
-		return nil, "", err
-	}
-	if _, err := sealed.Write([]byte(s.self)); err != nil {
-		return nil, "", fmt.Errorf("name this node on a sealed stream: %w", err)
-	}
-	return sealed, id, nil
+	known := fieldNames(w.noun())
+	maps.DeleteFunc(noun, func(k string, _ json.RawMessage) bool {
+		return slices.ContainsFunc(known, func(have string) bool { return strings.EqualFold(have, k) })
+	})
+	return noun
 }
 
-func randomBytes() []byte {
-	b := make([]byte, sealRandom)
-	rand.Read(b) // never fails: it ends the program where there is no randomness
-	return b
+// nounField is the name of the noun's field; "" in a tombstone.
+func nounField(r mesh.Record) string {
+	switch {
+	case r.Node != nil:
+		return "node"
+	case r.Network != nil:
+		return "net"
+	case r.Service != nil:
+		return "svc"
+	case r.Endpoint != nil:
+		return "ep"
+	default:
+		return ""
+	}
 }
 
-// bound makes conn fail when ctx ends, until the function that it returns is called.
-func bound(ctx context.Context, conn net.Conn) func() {
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	return func() { stop() }
+func (w wireRecord) noun() any {
+	switch {
+	case w.Node != nil:
+		return *w.Node
+	case w.Network != nil:
+		return *w.Network
+	case w.Service != nil:
+		return *w.Service
+	case w.Endpoint != nil:
+		return *w.Endpoint
+	default:
+		return nil
+	}
 }
 
-func (s seal) sealed(conn net.Conn, salt []byte, out, in string) (*sealedConn, error) {
-	c := &sealedConn{Conn: conn}
-	for _, d := range []struct {
-		way  *cipher.AEAD
-		name string
-	}{{&c.out, out}, {&c.in, in}} {
-		key, err := hkdf.Key(sha256.New, s.key, salt, "sluice sealed stream "+d.name, KeySize)
+// fieldNames are the JSON names of a struct's fields.
+func fieldNames(value any) []string {
+	t := reflect.TypeOf(value)
+	names := make([]string, t.NumField())
+	for i := range names {
+		names[i], _, _ = strings.Cut(t.Field(i).Tag.Get("json"), ",")
+	}
+	return names
+}
+
+// withFields adds fields, in the order of their names, to the noun, which is what a body
+// ends with.
+func withFields(body []byte, fields map[string]json.RawMessage) ([]byte, error) {
+	if len(fields) == 0 {
+		return body, nil
+	}
+	body = body[:len(body)-2]
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		quoted, err := json.Marshal(name)
 		if err != nil {
-			return nil, fmt.Errorf("make a stream's key: %w", err)
+			return nil, err
 		}
-		block, err := aes.NewCipher(key)
-		if err != nil {
-			return nil, fmt.Errorf("make a stream's key: %w", err)
-		}
-		if *d.way, err = cipher.NewGCM(block); err != nil {
-			return nil, fmt.Errorf("make a stream's key: %w", err)
-		}
+		body = append(append(append(append(body, ','), quoted...), ':'), fields[name]...)
 	}
-	return c, nil
-}
-
-// sealedConn may be read by one goroutine and written by another.
-type sealedConn struct {
-	net.Conn
-	out, in     cipher.AEAD
-	sent, taken uint64 // frames, which are the nonces
-	rest        []byte // opened, not yet read
-}
-
-func nonce(count uint64) []byte { return binary.BigEndian.AppendUint64(make([]byte, 4, 12), count) }
-
-// Write seals b in frames.
-func (c *sealedConn) Write(b []byte) (int, error) {
-	done := 0
-	for part := range slices.Chunk(b, sealFrame) {
-		length := binary.BigEndian.AppendUint16(nil, uint16(len(part)+c.out.Overhead()))
-		frame := c.out.Seal(slices.Clone(length), nonce(c.sent), part, length)
-		if _, err := c.Conn.Write(frame); err != nil {
-			return done, err
-		}
-		c.sent++
-		done += len(part)
-	}
-	return done, nil
-}
-
-// Read opens the next frame where none is left.
-func (c *sealedConn) Read(b []byte) (int, error) {
-	if len(b) == 0 {
-		return 0, nil
-	}
-	for len(c.rest) == 0 {
-		if err := c.open(); err != nil {
-			return 0, err
-		}
-	}
-	n := copy(b, c.rest)
-	c.rest = c.rest[n:]
-	return n, nil
-}
-
-func (c *sealedConn) open() error {
-	length := make([]byte, sealLength)
-	if _, err := io.ReadFull(c.Conn, length); err != nil {
-		return err
-	}
-	size := int(binary.BigEndian.Uint16(length))
-	if size < c.in.Overhead() || size > sealFrame+c.in.Overhead() {
-		return errSeal
-	}
-	frame := make([]byte, size)
-	if _, err := io.ReadFull(c.Conn, frame); err != nil {
-		return fmt.Errorf("read a sealed frame: %w", err)
-	}
-	text, err := c.in.Open(frame[:0], nonce(c.taken), frame, length)
-	if err != nil {
-		return errSeal
-	}
-	c.taken++
-	c.rest = text
-	return nil
-}
-
-// readID takes the first frame, which is the other side's ID.
-func (c *sealedConn) readID() (mesh.NodeID, error) {
-	if err := c.open(); err != nil {
-		return "", fmt.Errorf("learn who is at the other end: %w", err)
-	}
-	id := mesh.NodeID(c.rest)
-	c.rest = nil
-	if err := id.Validate(); err != nil {
-		return "", fmt.Errorf("learn who is at the other end: %w", err)
-	}
-	return id, nil
+	return append(body, "}}"...), nil
 }

@@ -31,6 +31,6 @@ func isServed(err error) bool { return errors.Is(err, ErrServed) }
 
 // The first bytes by which incoming streams are told apart.
 const (
-	tlsByte  = 0x16 // a TLS handshake record (RFC 8446, 5.1)
-	sealByte = 0x53 // seal's hello
+	tlsByte   = 0x16 // a TLS handshake record (RFC 8446, 5.1)
+	keyedByte = 0x53 // keyed's hello
 )

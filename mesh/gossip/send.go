@@ -73,7 +73,7 @@ func (g *Gossip) flushSmall() {
 	records := g.small.take()
 	lines := make([][]byte, 0, len(records))
 	for _, r := range records {
-		line, err := encode(r)
+		line, err := Encode(r)
 		if err != nil {
 			g.book.Error("record not sent", "err", err)
 			continue
@@ -135,7 +135,7 @@ func (g *Gossip) flushLarge() {
 	records := g.large.take()
 	lines := make([][]byte, 0, len(records))
 	for _, r := range records {
-		if line, err := encode(r); err == nil { // it was encoded before
+		if line, err := Encode(r); err == nil { // it was encoded before
 			lines = append(lines, line)
 		}
 	}

@@ -121,7 +121,7 @@ func (t *transport) sort(g *guest) {
 	}
 	_ = g.SetReadDeadline(time.Time{})
 	g.first = first[:]
-	if first[0] == tlsByte || first[0] == sealByte {
+	if first[0] == tlsByte || first[0] == keyedByte {
 		t.serve(g)
 		return
 	}
