@@ -20,6 +20,7 @@ type cluster struct {
 	store   *store
 	own     mesh.Node // what the configuration says about this node
 	gossip  netip.AddrPort
+	signer  gossip.Signer // nil: records are not signed
 	now     func() time.Time
 	log     *slog.Logger
 	events  *events        // nil where nobody asks for them
@@ -61,6 +62,7 @@ type clusterConfig struct {
 	Store  *store
 	Own    mesh.Node
 	Gossip netip.AddrPort
+	Signer gossip.Signer // may be nil: records are not signed
 	Now    func() time.Time
 	Events *events // may be nil
 	Log    *slog.Logger
@@ -69,7 +71,7 @@ type clusterConfig struct {
 // newCluster takes up what the store held. Nothing is sent before resume.
 func newCluster(cfg clusterConfig, content *saved) *cluster {
 	c := &cluster{
-		store: cfg.Store, own: cfg.Own, gossip: cfg.Gossip, now: cfg.Now, events: cfg.Events, log: cfg.Log,
+		store: cfg.Store, own: cfg.Own, gossip: cfg.Gossip, signer: cfg.Signer, now: cfg.Now, events: cfg.Events, log: cfg.Log,
 		changed: make(chan struct{}, 1), heard: make(chan struct{}, 1), over: make(chan mesh.Over, oversWaiting), started: cfg.Now(),
 		nothing: (&mesh.State{}).Snapshot(), dirty: map[mesh.Key]bool{}, left: map[mesh.Key]error{}, seen: map[mesh.NodeID]observation{},
 	}
@@ -102,7 +104,12 @@ func (c *cluster) take(records []mesh.Record) {
 	now := c.tick()
 	for _, r := range late {
 		c.log.Warn("a stored record of this node was of the future", "kind", r.Kind, "id", r.ID)
-		c.state.Merge(r.WrittenAt(now))
+		again, err := gossip.Seal(r.WrittenAt(now), r, c.signer)
+		if err != nil {
+			c.leave(r.Key(), err)
+			continue
+		}
+		c.state.Merge(again)
 		c.dirty[r.Key()] = true
 	}
 }
@@ -178,20 +185,24 @@ func (c *cluster) write(decide func(*mesh.Snapshot) ([]mesh.Record, error)) (uin
 }
 
 // stamp gives records this node's next version, and the claim of their first
-// write, and validates them.
+// write, validates and seals them.
 func (c *cluster) stamp(records []mesh.Record) ([]mesh.Record, error) {
 	now := c.tick()
 	stamped := make([]mesh.Record, len(records))
 	for i, r := range records {
 		r.Version = mesh.Version{Time: now, Writer: c.own.ID}
 		r.Claim = now
-		if have, ok := c.state.Get(r.Key()); ok {
+		have, ok := c.state.Get(r.Key())
+		if ok {
 			r.Claim = have.Claim
 		}
 		if err := r.Validate(); err != nil {
 			return nil, err
 		}
-		stamped[i] = r
+		var err error
+		if stamped[i], err = gossip.Seal(r, have, c.signer); err != nil {
+			return nil, err
+		}
 	}
 	return stamped, nil
 }
@@ -217,14 +228,13 @@ func (c *cluster) horizon() uint64 {
 	return uint64(now.Add(aheadLimit).UnixMicro())
 }
 
-// mergeLocked returns those that changed the state, as it now holds them.
+// mergeLocked returns those that changed the state.
 func (c *cluster) mergeLocked(records []mesh.Record) []mesh.Record {
 	var fresh []mesh.Record
 	for _, r := range records {
 		was, _ := c.state.Get(r.Key())
 		if c.state.Merge(r) {
 			delete(c.left, r.Key())
-			r, _ = c.state.Get(r.Key()) // maybe with another claim
 			c.merged(was, r)
 			fresh = append(fresh, r)
 			c.snap = nil

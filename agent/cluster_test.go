@@ -179,7 +179,7 @@ func TestWriteSavesWhatItStandsOn(t *testing.T) {
 func TestMergeOutside(t *testing.T) {
 	c, _ := member(t, scene.New(t, 1), &clock{at: time.Unix(1000, 0)})
 	c.abandon()
-	if fresh := c.Merge(scene.New(t, 3).State.Records()); fresh != nil || len(c.Records()) != 0 {
+	if fresh := c.Merge(scene.New(t, 3).State.Records()); fresh != nil || c.Count() != 0 {
 		t.Fatalf("merged %v", fresh)
 	}
 	if _, err := c.update(writes(service("web", 1))); mesh.ReasonOf(err) != NoCluster {

@@ -73,7 +73,7 @@ func TestPoisonedStoreHeals(t *testing.T) {
 	if snap := c.snapshot(); snap.ServiceNamed("poison") != nil || len(c.leftOut()) != 1 {
 		t.Fatalf("left out are %v", c.leftOut())
 	}
-	for _, r := range c.Records() {
+	for _, r := range c.state.Records() {
 		if r.Version.Time > uint64(today().Add(time.Hour).UnixMicro()) {
 			t.Errorf("%s %s is still of the future", r.Kind, r.ID)
 		}

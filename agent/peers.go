@@ -10,11 +10,45 @@ import (
 // The methods below are what gossip asks for (gossip.State). None of them blocks
 // on the network, and none calls gossip.
 
-// Records returns everything the cluster knows, tombstones included.
-func (c *cluster) Records() []mesh.Record {
+// Root stands for all records.
+func (c *cluster) Root() mesh.Sum {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.state.Records()
+	return c.state.Root()
+}
+
+// Count is how many records there are.
+func (c *cluster) Count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state.Count()
+}
+
+// Buckets returns the sum of each bucket of records.
+func (c *cluster) Buckets() [mesh.BucketCount]mesh.Sum {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state.Buckets()
+}
+
+// Heads returns those of one bucket.
+func (c *cluster) Heads(bucket uint8) []mesh.Head {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state.Heads(bucket)
+}
+
+// Select returns the records of those keys that there are.
+func (c *cluster) Select(keys []mesh.Key) []mesh.Record {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var records []mesh.Record
+	for _, k := range keys {
+		if r, ok := c.state.Get(k); ok {
+			records = append(records, r)
+		}
+	}
+	return records
 }
 
 // Merge takes what a peer sent and returns what was new. A record that is not

@@ -20,6 +20,7 @@ import (
 
 	"github.com/sluice-mesh/sluice/internal/trust"
 	"github.com/sluice-mesh/sluice/mesh"
+	"github.com/sluice-mesh/sluice/mesh/gossip"
 )
 
 // store is what survives a restart: who the node is, the cluster's secret and
@@ -28,11 +29,11 @@ import (
 type store struct{ db *bolt.DB }
 
 // The file holds three buckets: meta (format, node, secret), records (KIND/ID ->
-// JSON) and lifetimes (endpoint ID -> JSON). A change that an older agent cannot
-// read gets a new format number.
+// what gossip.Encode makes) and lifetimes (endpoint ID -> JSON). A change that an older
+// agent cannot read gets a new format number; that of the format before is upgraded.
 const (
 	storeName   = "sluice.db"
-	storeFormat = 1
+	storeFormat = 2
 	lockTimeout = 300 * time.Millisecond // long enough for an agent that is just ending
 )
 
@@ -146,14 +147,21 @@ func (s *store) load(path string) (*saved, error) {
 		if meta == nil {
 			return s.create(tx, content)
 		}
-		if format := string(meta.Get([]byte(keyFormat))); format != strconv.Itoa(storeFormat) {
+		switch format := string(meta.Get([]byte(keyFormat))); format {
+		case strconv.Itoa(storeFormat):
+		case strconv.Itoa(storeFormat - 1):
+			if err := upgrade(tx); err != nil {
+				return damaged(path, err)
+			}
+		default:
 			return mesh.Refuse(DataVersion, "run the version of sluice that wrote it, or give --data-dir",
 				"the store %s has format %.20q and this agent reads %d", path, format, storeFormat)
 		}
-		if err := content.read(tx); err != nil {
+		err := content.read(tx)
+		if err != nil && mesh.ReasonOf(err) != gossip.UnknownVersion {
 			return damaged(path, err)
 		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read store: %w", err)
@@ -218,11 +226,7 @@ func (c *saved) read(tx *bolt.Tx) error {
 // readRecord leaves out what is no record (any more): another node will send it again.
 // What this node says of itself nobody else can say.
 func (c *saved) readRecord(k, v []byte) error {
-	var r mesh.Record
-	err := json.Unmarshal(v, &r)
-	if err == nil {
-		err = r.Validate()
-	}
+	r, err := gossip.Decode(v, nil)
 	if err == nil {
 		c.Records = append(c.Records, r)
 		return nil
@@ -259,14 +263,16 @@ func (s *store) putMembership(secret trust.Secret, records []mesh.Record) error 
 	return nil
 }
 
+func recordKey(k mesh.Key) []byte { return []byte(string(k.Kind) + "/" + k.ID) }
+
 func putRecords(tx *bolt.Tx, records []mesh.Record) error {
 	b := bucket(tx, bucketRecords)
 	for _, r := range records {
-		text, err := json.Marshal(r)
+		line, err := gossip.Encode(r)
 		if err != nil {
 			return err
 		}
-		if err := b.Put([]byte(string(r.Kind)+"/"+r.ID), text); err != nil {
+		if err := b.Put(recordKey(r.Key()), line); err != nil {
 			return err
 		}
 	}

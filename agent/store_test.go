@@ -111,7 +111,7 @@ func TestStoreOfAnotherVersion(t *testing.T) {
 	s.close()
 	path := filepath.Join(dir, storeName)
 	content, _ := os.ReadFile(path)
-	text := strings.ReplaceAll(string(content), "format1", "format2")
+	text := strings.ReplaceAll(string(content), "format2", "format3")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func spoil(t *testing.T, dir string, names ...string) {
 	err := s.db.Update(func(tx *bolt.Tx) error {
 		for _, name := range names {
 			b := bucket(tx, bucketRecords)
-			text := strings.ReplaceAll(string(b.Get([]byte(name))), `"Name":"`, `"Name":";`)
+			text := strings.ReplaceAll(string(b.Get([]byte(name))), `"n":"`, `"n":";`)
 			if err := b.Put([]byte(name), []byte(text)); err != nil {
 				return err
 			}

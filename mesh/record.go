@@ -36,8 +36,14 @@ type Record struct {
 	Kind    Kind
 	ID      string
 	Version Version
-	Claim   uint64 // Time of the first write: the older claim holds a name or port; see Merge
+	Claim   uint64 // Time of the first write, by the word of this one's writer: the older claim holds a name or port
 	Deleted bool
+
+	// Body is the record as its writer encoded it, and Sig the writer's signature of it. Both are
+	// kept and passed on as they came, with whatever this version does not know of. Body is nil
+	// before a record is sealed, and Sig where the writer does not sign. Neither must be changed.
+	Body []byte
+	Sig  []byte
 
 	Node     *Node
 	Network  *Network
@@ -50,6 +56,9 @@ type Key struct {
 	Kind Kind
 	ID   string
 }
+
+// Compare orders keys by kind, then by ID.
+func (k Key) Compare(l Key) int { return cmp.Or(cmp.Compare(k.Kind, l.Kind), cmp.Compare(k.ID, l.ID)) }
 
 // Key returns the record's key.
 func (r Record) Key() Key { return Key{r.Kind, r.ID} }
@@ -117,8 +126,10 @@ func (r Record) WrittenBy(limit uint64) error {
 		string(r.Kind), r.ID, string(r.Version.Writer), r.Version.Time, limit)
 }
 
-// WrittenAt is the record as if it was written at an earlier time; no claim is later then.
+// WrittenAt is the record as if it was written at an earlier time, not sealed; no claim is
+// later then.
 func (r Record) WrittenAt(time uint64) Record {
+	r.Body, r.Sig = nil, nil
 	r.Version.Time, r.Claim = time, min(r.Claim, time)
 	if r.Node != nil {
 		r.Node = r.Node.clone()

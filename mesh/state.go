@@ -10,32 +10,26 @@ import (
 // not safe for concurrent use; a Snapshot of it is.
 type State struct {
 	records map[Key]Record
+	digest  [BucketCount]bucket // of records, kept up with them
 	rev     uint64
 	seen    uint64 // greatest Version.Time merged
 }
 
 // Merge takes one validated record and tells whether it changed the state. The
 // result does not depend on the order in which records arrive, nor on how often:
-// the greater version wins, and has the latest claim that any of them had. Writing
-// a thing again therefore never makes it older than others that claim the same.
-// The nouns of r must not be changed afterwards.
+// the greater version wins as a whole, its claim included, and of one version the
+// greater bytes. The nouns and bytes of r must not be changed afterwards.
 func (s *State) Merge(r Record) bool {
 	s.seen = max(s.seen, r.Version.Time)
-	have, ok := s.records[r.Key()]
-	if ok {
-		claim := max(have.Claim, r.Claim)
-		if have.Version.Compare(r.Version) >= 0 {
-			r = have
-		}
-		r.Claim = claim
-		if r.Version == have.Version && r.Claim == have.Claim {
-			return false
-		}
+	k := r.Key()
+	if have, ok := s.records[k]; ok && compareWrites(have, r) >= 0 {
+		return false
 	}
 	if s.records == nil {
 		s.records = map[Key]Record{}
 	}
-	s.records[r.Key()] = r
+	s.records[k] = r
+	s.digest[BucketOf(k)].put(r)
 	s.rev++
 	return true
 }
@@ -52,14 +46,15 @@ func (s *State) Get(k Key) (Record, bool) {
 	return r, ok
 }
 
+// Count is how many records there are, tombstones included.
+func (s *State) Count() int { return len(s.records) }
+
 // Records returns everything, tombstones included, in a fixed order.
 func (s *State) Records() []Record {
 	return slices.SortedFunc(maps.Values(s.records), compareRecords)
 }
 
-func compareRecords(a, b Record) int {
-	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID))
-}
+func compareRecords(a, b Record) int { return a.Key().Compare(b.Key()) }
 
 // Snapshot is an immutable, sorted view of a State. Its nouns are shared and must not be changed.
 type Snapshot struct {

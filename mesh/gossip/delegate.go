@@ -2,18 +2,20 @@ package gossip
 
 import (
 	"bytes"
-	"math/rand/v2"
+	"slices"
 	"sync"
 
 	"github.com/sluice-mesh/sluice/mesh"
 )
 
-// delegate is memberlist.Delegate: records in, and what memberlist carries out.
+// delegate is memberlist.Delegate: records in. What goes out is sent by send.go and spread.go.
 type delegate struct {
-	state State
-	queue *queue
-	book  *logbook
-	inbox chan []byte // messages that came by packet or stream
+	self     mesh.NodeID
+	state    State
+	verifier Verifier // nil: signatures are not looked at
+	queue    *queue
+	book     *logbook
+	inbox    chan []byte // messages that came by packet or stream
 
 	gate   sync.RWMutex // held for reading while State is called
 	closed bool
@@ -27,15 +29,18 @@ const inboxSize = 256
 // is a node that catches up on what everybody else has.
 const relayLimit = 64
 
-func newDelegate(state State, q *queue, book *logbook) *delegate {
-	return &delegate{state: state, queue: q, book: book, inbox: make(chan []byte, inboxSize)}
+func newDelegate(cfg Config, q *queue, book *logbook) *delegate {
+	return &delegate{self: cfg.ID, state: cfg.State, verifier: cfg.Verifier, queue: q, book: book, inbox: make(chan []byte, inboxSize)}
 }
 
-// NodeMeta is empty: what is to be known of a node is in its record.
-func (d *delegate) NodeMeta(int) []byte { return nil }
+// NodeMeta tells the others that this is a node of sluice.
+func (d *delegate) NodeMeta(int) []byte { return []byte(memberMark) }
 
 // NotifyMsg must not block, and msg is memberlist's own buffer.
 func (d *delegate) NotifyMsg(msg []byte) {
+	if foreignMessage(msg) {
+		return
+	}
 	if len(msg) > noticeLimit {
 		d.book.Warn("gossip message refused", "bytes", len(msg), "limit", noticeLimit)
 		return
@@ -47,41 +52,38 @@ func (d *delegate) NotifyMsg(msg []byte) {
 	}
 }
 
-// GetBroadcasts fills a packet.
-func (d *delegate) GetBroadcasts(overhead, limit int) [][]byte { return d.queue.get(overhead, limit) }
-
-// LocalState is our half of a state exchange. Where the state is larger than a
-// message may be, each exchange carries a part that begins at another record.
-func (d *delegate) LocalState(bool) []byte {
-	records := d.state.Records()
-	if len(records) == 0 {
-		return message()
-	}
-	start, size := rand.IntN(len(records)), 1
-	lines := make([][]byte, 0, len(records))
-	for i := range min(len(records), countLimit) {
-		line, err := encode(records[(start+i)%len(records)])
-		if err != nil {
-			d.book.Error("record not sent", "err", err)
-			continue
-		}
-		if size += len(line) + 1; size > stateLimit {
-			break
-		}
-		lines = append(lines, line)
-	}
-	return message(lines...)
+// foreignMessage tells whether a message is another program's that gossips with the same
+// key: serf's have a number and msgpack, and ours text after the number.
+func foreignMessage(msg []byte) bool {
+	return len(msg) > 1 && (msg[0] == wireVersion || msg[0] == overVersion) && msg[1] >= 0x80
 }
 
-// MergeRemoteState takes the other half. It runs in a goroutine of the exchange
-// and may take its time.
-func (d *delegate) MergeRemoteState(msg []byte, _ bool) { d.merge(msg, stateLimit) }
+// GetBroadcasts gives memberlist nothing: it would tell members that are no nodes. See spread.
+func (d *delegate) GetBroadcasts(int, int) [][]byte { return nil }
 
-func (d *delegate) merge(msg []byte, limit int) {
-	records, left, err := decode(msg, limit)
+// LocalState is empty: memberlist exchanges members, and records go another way.
+func (d *delegate) LocalState(bool) []byte { return nil }
+
+// MergeRemoteState has no use for what another program says there.
+func (d *delegate) MergeRemoteState([]byte, bool) {}
+
+// merge takes a message that came by datagram or from its writer, and passes on what was new.
+func (d *delegate) merge(msg []byte) { d.absorb(msg, d.relay) }
+
+// take is merge for an exchange: what is new here then is not news to others, and
+// everybody will compare. What State answers in this node's own name is.
+func (d *delegate) take(msg []byte) int {
+	return d.absorb(msg, func(fresh []mesh.Record) {
+		d.relay(slices.DeleteFunc(slices.Clone(fresh), func(r mesh.Record) bool { return r.Version.Writer != d.self }))
+	})
+}
+
+// absorb hands the records of a message to State and returns how many were new.
+func (d *delegate) absorb(msg []byte, pass func(fresh []mesh.Record)) int {
+	records, left, err := decode(msg, noticeLimit, d.verifier)
 	if err != nil {
 		d.book.Warn("gossip message refused", "err", err)
-		return
+		return 0
 	}
 	if left.count > 0 {
 		d.book.Warn("gossip records refused", "count", left.count, "first", left.first)
@@ -89,9 +91,11 @@ func (d *delegate) merge(msg []byte, limit int) {
 	d.gate.RLock()
 	defer d.gate.RUnlock()
 	if d.closed || len(records) == 0 {
-		return
+		return 0
 	}
-	d.relay(d.state.Merge(records))
+	fresh := d.state.Merge(records)
+	pass(fresh)
+	return len(fresh)
 }
 
 // relay gossips on what was new here: memberlist passes on no message by itself.
@@ -101,7 +105,7 @@ func (d *delegate) relay(fresh []mesh.Record) {
 		return
 	}
 	for _, r := range fresh {
-		line, err := encode(r)
+		line, err := Encode(r)
 		if err != nil {
 			d.book.Error("record not sent", "err", err)
 			continue
@@ -130,7 +134,7 @@ func (g *Gossip) receive() {
 				g.in.over(msg)
 				continue
 			}
-			g.in.merge(msg, noticeLimit)
+			g.in.merge(msg)
 		}
 	}
 }

@@ -1,13 +1,15 @@
 // Package gossip carries records between the nodes and tells which nodes are
 // alive. It is the only one that knows memberlist.
 //
-//	Send -> one datagram to each member -> gossip -> state exchange   (out: fast, then sure)
-//	datagram, stream, state exchange -> decode, check -> State.Merge  (in)
-//	                                     what was new -> gossip       (on to the others)
+//	Send -> one datagram to each member -> gossip -> exchange   (out: fast, then sure)
+//	datagram, stream, exchange -> decode, check -> State.Merge  (in)
+//	                               what was new -> gossip       (on to the others)
 //
-// Packets and streams are sealed with one key that all nodes have. Who holds the
-// key can write any record that mesh.Record.Validate lets pass: records are not
-// signed here.
+// Everything goes by one port. memberlist's packets and streams are sealed with one key
+// that all members have, and tell who is a member. Exchanges, which compare the records of
+// two nodes by digest, go by streams that Secure protects. A member that is no node of
+// sluice is let be, and gets no records. Whoever a record comes by, it counts where Verifier
+// knows its writer's signature.
 package gossip
 
 import (
@@ -29,13 +31,22 @@ const (
 	WrongSecret    mesh.Reason = "WrongSecret"
 	UnknownVersion mesh.Reason = "UnknownVersion"
 	Closed         mesh.Reason = "Closed"
+	Busy           mesh.Reason = "Busy"
+	BadFrame       mesh.Reason = "BadFrame"
+	TooManyMembers mesh.Reason = "TooManyMembers"
 )
 
 // State is what gossip carries and tells. Implementations are safe for concurrent
 // use and do not call back into Gossip while inside.
 type State interface {
-	// Records returns everything, tombstones included.
-	Records() []mesh.Record
+	// Root, Count, Buckets and Heads tell what records there are, tombstones included; see
+	// mesh.State.
+	Root() mesh.Sum
+	Count() int
+	Buckets() [mesh.BucketCount]mesh.Sum
+	Heads(bucket uint8) []mesh.Head
+	// Select returns the records of those keys that there are. A peer chose the keys.
+	Select(keys []mesh.Key) []mesh.Record
 	// Merge takes the valid records of one message and returns those that
 	// changed the state: only they are passed on. A record that says it was written by
 	// this node comes here too: a node that lost its disk learns its own past so.
@@ -52,13 +63,17 @@ type State interface {
 	Peers() []netip.AddrPort
 }
 
-// Config is what Start needs. All fields are required.
+// Config is what Start needs. All fields of the first part are required.
 type Config struct {
 	ID    mesh.NodeID
 	Bind  netip.AddrPort // address and port that other nodes reach, UDP and TCP
 	Key   []byte         // KeySize bytes; packets and streams are sealed with it (AES-256-GCM)
 	State State
 	Log   *slog.Logger
+
+	Network  Network  // nil: the host's
+	Secure   Secure   // of exchanges; nil: they are sealed with Key, and who holds it may be any node
+	Verifier Verifier // looks at every record that comes in; nil: records are not signed
 }
 
 // KeySize is the length of Config.Key.
@@ -66,6 +81,7 @@ const KeySize = 32
 
 // Gossip is a running member. Its methods are safe for concurrent use.
 type Gossip struct {
+	id      mesh.NodeID
 	self    netip.AddrPort
 	state   State
 	book    *logbook
@@ -74,6 +90,8 @@ type Gossip struct {
 	in      *delegate
 	small   *outbox // records on their way into packets
 	large   *outbox // records on their way into streams
+	entropy *entropy
+	link    *transport
 	list    *memberlist.Memberlist
 
 	ctx       context.Context // ends with Close
@@ -94,27 +112,41 @@ func Start(cfg Config) (*Gossip, error) {
 		return nil, err
 	}
 	g := &Gossip{
-		self: cfg.Bind, state: cfg.State, book: newLogbook(cfg.Log),
-		members: newMembers(cfg.ID), small: newOutbox(), large: newOutbox(),
+		id: cfg.ID, self: cfg.Bind, state: cfg.State, book: newLogbook(cfg.Log),
+		members: newMembers(cfg.ID), small: newOutbox(), large: newOutbox(), entropy: newEntropy(cfg.secure()),
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.leaving, g.setLeaves = context.WithCancel(g.ctx)
 	g.queue = newQueue(g.members.count)
-	g.in = newDelegate(cfg.State, g.queue, g.book)
-	link, err := listen(g.ctx, cfg.Bind, g.book)
-	if err != nil {
+	g.in = newDelegate(cfg, g.queue, g.book)
+	var err error
+	if g.link, err = listen(g.ctx, cfg.network(), cfg.Bind, g.book, g.serve); err != nil {
 		g.cancel()
 		return nil, err
 	}
-	if g.list, err = memberlist.Create(g.settings(cfg, link)); err != nil {
+	if g.list, err = memberlist.Create(g.settings(cfg, g.link)); err != nil {
 		g.cancel()
-		_ = link.Shutdown() // the first error is the one to tell
+		_ = g.link.Shutdown() // the first error is the one to tell
 		return nil, mesh.Refuse(mesh.BadValue, "see the agent's log", "gossip does not start on %s: %v", cfg.Bind, err)
 	}
-	for _, task := range []func(){g.receive, g.tellMembers, g.sendSmall, g.sendLarge, g.rejoin} {
+	for _, task := range []func(){g.receive, g.tellMembers, g.sendSmall, g.sendLarge, g.spread, g.compare, g.rejoin} {
 		g.tasks.Go(task)
 	}
 	return g, nil
+}
+
+func (cfg Config) network() Network {
+	if cfg.Network == nil {
+		return host{}
+	}
+	return cfg.Network
+}
+
+func (cfg Config) secure() Secure {
+	if cfg.Secure == nil {
+		return keyed{self: cfg.ID, key: cfg.Key}
+	}
+	return cfg.Secure
 }
 
 func (cfg Config) validate() error {
@@ -138,13 +170,12 @@ const (
 	retransmitMult = 4                     // a message is gossiped 4·log10(members+1) times
 	streamTimeout  = 5 * time.Second       // to connect, and for one exchange
 	packetBytes    = 1400                  // of UDP payload, the seal included
-	exchangePeriod = 5 * time.Second       // see settings
+	memberPeriod   = 30 * time.Second      // between two exchanges of members; see also align
 	reclaimAfter   = 10 * time.Millisecond // see settings
 	probePeriod    = time.Second / 5       // with probeTimeout and suspicionMult: dead in 1 to 2.3 s
 	probeTimeout   = time.Second / 10      // of a direct probe; others are asked afterwards
 	suspicionMult  = 3
 	gossipPeriod   = 50 * time.Millisecond // same traffic as the usual 200 ms, a quarter of the delay
-	protocol       = 1                     // of our messages: memberlist refuses a member without it
 )
 
 func (g *Gossip) settings(cfg Config, link *transport) *memberlist.Config {
@@ -156,13 +187,13 @@ func (g *Gossip) settings(cfg Config, link *transport) *memberlist.Config {
 	c.SecretKey = cfg.Key
 	c.Logger = g.book.std()
 	c.Delegate, c.Events, c.Alive = g.in, g.members, g.members
-	c.DelegateProtocolVersion, c.DelegateProtocolMin, c.DelegateProtocolMax = protocol, protocol, protocol
+	// Serf's numbers: memberlist lets nobody in whose numbers do not meet those of all
+	// others, and our own version is in each message.
+	c.DelegateProtocolMin, c.DelegateProtocolVersion, c.DelegateProtocolMax = 2, 4, 5
 	c.GossipInterval, c.ProbeInterval, c.ProbeTimeout = gossipPeriod, probePeriod, probeTimeout
 	c.SuspicionMult, c.RetransmitMult = suspicionMult, retransmitMult
 	c.TCPTimeout, c.UDPBufferSize = streamTimeout, packetBytes
-	// A record that every datagram of it was lost for arrives with the next exchange of
-	// states: it is the certainty here, so it comes more often than memberlist's 30 s.
-	c.PushPullInterval = exchangePeriod
+	c.PushPullInterval = memberPeriod
 	// A node that comes back with another address is refused until it was dead for so long.
 	c.DeadNodeReclaimTime = reclaimAfter
 	// Messages are small, and decompressing those of others is one more thing to limit.

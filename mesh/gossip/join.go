@@ -12,7 +12,7 @@ import (
 	"github.com/sluice-mesh/sluice/mesh"
 )
 
-// Join exchanges states with each seed and returns how many were reached; this
+// Join exchanges members and records with each seed and returns how many were reached; this
 // node itself does not count. It fails where none was: with Unreachable or WrongSecret
 // and what to do, or with ctx's error. Records of the seed are in State when it returns.
 func (g *Gossip) Join(ctx context.Context, seeds ...netip.AddrPort) (int, error) {
@@ -43,7 +43,7 @@ func (g *Gossip) Join(ctx context.Context, seeds ...netip.AddrPort) (int, error)
 func (g *Gossip) join(seed netip.AddrPort) error {
 	_, err := g.list.Join([]string{seed.String()})
 	if err == nil {
-		return nil
+		return g.meet(seed)
 	}
 	if one := errors.Unwrap(err); one != nil {
 		err = one // memberlist wraps even one error in a list of several lines
@@ -56,19 +56,34 @@ func (g *Gossip) join(seed netip.AddrPort) error {
 		"no node answers at %s: %v", seed, err)
 }
 
+// A seed that many join at one time is busy.
+const (
+	meetTries = 20
+	meetPause = 150 * time.Millisecond // mean
+)
+
+// meet exchanges records with a node that has let this one in.
+func (g *Gossip) meet(seed netip.AddrPort) error {
+	for try := 1; ; try++ {
+		err := g.exchange(g.ctx, seed)
+		if err == nil {
+			return nil
+		}
+		if mesh.ReasonOf(err) != Busy || try == meetTries || !sleep(g.ctx, jitter(meetPause)) {
+			return mesh.Refuse(Unreachable, "look at the log of the node there, and try again or by another node",
+				"the node at %s lets this one in and exchanges no records: %v", seed, err)
+		}
+	}
+}
+
 // rejoinPeriod is the mean time between two tries to reach a node that should
 // be a member: memberlist forgets the dead and never ends a long split by itself.
 const rejoinPeriod = 2 * time.Second
 
 func (g *Gossip) rejoin() {
 	for {
-		// Jitter: nodes that were split at one time shall not all try at one time.
-		timer := time.NewTimer(rejoinPeriod/2 + rand.N(rejoinPeriod))
-		select {
-		case <-g.leaving.Done():
-			timer.Stop()
+		if !sleep(g.leaving, jitter(rejoinPeriod)) {
 			return
-		case <-timer.C:
 		}
 		missing := slices.DeleteFunc(slices.Clone(g.state.Peers()), func(a netip.AddrPort) bool { return a == g.self || g.members.at(a) })
 		if len(missing) == 0 {

@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"bytes"
 	"maps"
 	"net/netip"
 	"slices"
@@ -17,39 +18,104 @@ import (
 type members struct {
 	self mesh.NodeID
 
-	mu    sync.Mutex
-	alive map[mesh.NodeID]*memberlist.Node // without self; never changed once in
-	told  map[mesh.NodeID]bool             // what State knows to be alive
-	news  chan struct{}
+	mu      sync.Mutex
+	alive   map[mesh.NodeID]*memberlist.Node // nodes without self; never changed once in
+	foreign map[string]bool                  // living members that are no node of sluice
+	told    map[mesh.NodeID]bool             // what State knows to be alive
+	news    chan struct{}
 }
 
 func newMembers(self mesh.NodeID) *members {
 	return &members{
-		self: self, alive: map[mesh.NodeID]*memberlist.Node{},
+		self: self, alive: map[mesh.NodeID]*memberlist.Node{}, foreign: map[string]bool{},
 		told: map[mesh.NodeID]bool{}, news: make(chan struct{}, 1),
 	}
 }
+
+// memberMark begins the metadata of a node of sluice. It is a role to serf, which shows it.
+const memberMark = "sluice/1"
+
+// Limits of what memberlist may tell of. Who has the cluster's key can make members up, and
+// each is held in memory and probed.
+const (
+	memberLimit  = 4096 // nodes
+	foreignLimit = 64   // members that are no node of sluice
+	nameLimit    = 128  // bytes of a member's name
+)
 
 // NotifyJoin, NotifyUpdate and NotifyLeave are memberlist.EventDelegate.
 func (m *members) NotifyJoin(n *memberlist.Node) {
 	c := *n
 	c.Addr, c.Meta = slices.Clone(n.Addr), nil
-	m.change(func(id mesh.NodeID) { m.alive[id] = &c }, n)
+	ours := isNode(n)
+	m.change(n, func(id mesh.NodeID) {
+		if ours {
+			m.alive[id] = &c
+			delete(m.foreign, n.Name)
+			return
+		}
+		delete(m.alive, id)
+		m.foreign[n.Name] = true
+	})
 }
 
-// NotifyUpdate keeps the newest form of a node.
+// NotifyUpdate keeps the newest form of a member.
 func (m *members) NotifyUpdate(n *memberlist.Node) { m.NotifyJoin(n) }
 
-// NotifyLeave forgets a node that failed or left.
+// NotifyLeave forgets a member that failed or left.
 func (m *members) NotifyLeave(n *memberlist.Node) {
-	m.change(func(id mesh.NodeID) { delete(m.alive, id) }, n)
+	m.change(n, func(id mesh.NodeID) {
+		delete(m.alive, id)
+		delete(m.foreign, n.Name)
+	})
 }
 
-// NotifyAlive refuses a member that is no node of ours: its name goes into logs
-// and look-ups from here on. It is memberlist.AliveDelegate.
-func (m *members) NotifyAlive(n *memberlist.Node) error { return mesh.NodeID(n.Name).Validate() }
+// isNode tells a node of sluice from what else gossips with the same key. State hears of
+// nodes alone, and they alone get records.
+func isNode(n *memberlist.Node) bool {
+	return mesh.NodeID(n.Name).Validate() == nil && bytes.HasPrefix(n.Meta, []byte("sluice/"))
+}
 
-func (m *members) change(f func(mesh.NodeID), n *memberlist.Node) {
+// NotifyAlive refuses a member with a name that is no name, since it goes into logs and
+// look-ups from here on, and those that are too many. It is memberlist.AliveDelegate.
+func (m *members) NotifyAlive(n *memberlist.Node) error {
+	if !isName(n.Name) {
+		return mesh.Refuse(mesh.BadRecord, "remove the member", "a member is named %.40q", n.Name)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	id := mesh.NodeID(n.Name)
+	if id == m.self || m.alive[id] != nil || m.foreign[n.Name] {
+		return nil
+	}
+	if have, limit := m.room(n); have >= limit {
+		return mesh.Refuse(TooManyMembers, "look at sluice status for who they are; rotate the gossip key where they are nobody's", "there are %d members of its kind already", have)
+	}
+	return nil
+}
+
+func (m *members) room(n *memberlist.Node) (have, limit int) {
+	if isNode(n) {
+		return len(m.alive), memberLimit
+	}
+	return len(m.foreign), foreignLimit
+}
+
+// isName holds for serf's names too.
+func isName(s string) bool {
+	if s == "" || len(s) > nameLimit {
+		return false
+	}
+	for _, c := range []byte(s) {
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		if !letter && c != '.' && c != '-' && c != '_' {
+			return false
+		}
+	}
+	return true
+}
+
+func (m *members) change(n *memberlist.Node, f func(mesh.NodeID)) {
 	id := mesh.NodeID(n.Name)
 	if id == m.self {
 		return
@@ -115,13 +181,19 @@ func (m *members) count() int {
 	return len(m.alive) + 1
 }
 
-// at tells whether a living member has the address.
-func (m *members) at(a netip.AddrPort) bool {
-	return slices.ContainsFunc(m.others(), func(n *memberlist.Node) bool {
-		ip, ok := netip.AddrFromSlice(n.Addr)
-		return ok && netip.AddrPortFrom(ip.Unmap(), n.Port) == a
-	})
+// addrs are where the living are, without self.
+func (m *members) addrs() []netip.AddrPort {
+	var addrs []netip.AddrPort
+	for _, n := range m.others() {
+		if ip, ok := netip.AddrFromSlice(n.Addr); ok {
+			addrs = append(addrs, netip.AddrPortFrom(ip.Unmap(), n.Port))
+		}
+	}
+	return addrs
 }
+
+// at tells whether a living member has the address.
+func (m *members) at(a netip.AddrPort) bool { return slices.Contains(m.addrs(), a) }
 
 // signal wakes the receiver once, however often it is called before.
 func signal(c chan<- struct{}) {

@@ -16,12 +16,14 @@ type queue struct {
 	mu       sync.Mutex
 	versions map[mesh.Key]mesh.Version
 	sends    memberlist.TransmitLimitedQueue
+	news     chan struct{} // holds one token while a message was put
 }
 
 func newQueue(members func() int) *queue {
 	q := &queue{
 		versions: map[mesh.Key]mesh.Version{},
 		sends:    memberlist.TransmitLimitedQueue{NumNodes: members, RetransmitMult: retransmitMult},
+		news:     make(chan struct{}, 1),
 	}
 	q.sends.QueueBroadcast(ballast{})
 	return q
@@ -47,6 +49,7 @@ func (q *queue) put(r mesh.Record, msg []byte) {
 	}
 	q.sends.QueueBroadcast(&broadcast{queue: q, key: k, version: r.Version, msg: msg})
 	q.versions[k] = r.Version
+	signal(q.news)
 }
 
 // get returns messages whose sizes, each with overhead, do not exceed limit.

@@ -62,16 +62,20 @@ func TestOutboxKeepsNewest(t *testing.T) {
 	}
 }
 
-// LocalState stays within what decode accepts, and NotifyMsg neither keeps the
-// slice nor blocks.
+// NotifyMsg neither keeps the slice nor blocks, and memberlist carries no records.
 func TestDelegate(t *testing.T) {
 	var out bytes.Buffer
 	book := newLogbook(slog.New(slog.NewTextHandler(&out, nil)))
-	d := newDelegate(&memory{}, newQueue(func() int { return 1 }), book)
-	if msg := d.LocalState(true); len(msg) != 1 {
-		t.Errorf("an empty state has %d bytes", len(msg))
-	}
+	d := newDelegate(Config{ID: nodeID(1), State: &memory{}}, newQueue(func() int { return 1 }), book)
 	msg := message(goodLine(t))
+	d.MergeRemoteState(msg, false)
+	if m, ok := d.state.(*memory); !ok || m.merges != 0 || d.LocalState(true) != nil {
+		t.Error("memberlist's exchange carries records")
+	}
+	d.NotifyMsg([]byte{wireVersion, 0x82}) // serf's join intent begins so
+	if len(d.inbox) != 0 {
+		t.Error("another program's message was taken")
+	}
 	d.NotifyMsg(msg)
 	msg[0] = 0xff
 	if got := <-d.inbox; got[0] != wireVersion {
@@ -92,7 +96,7 @@ func TestDelegate(t *testing.T) {
 		t.Error("nothing tells of the lines kept back")
 	}
 	d.close()
-	d.MergeRemoteState(message(goodLine(t)), false)
+	d.take(message(goodLine(t)))
 	if m, ok := d.state.(*memory); !ok || m.merges != 0 {
 		t.Error("state was called after close")
 	}

@@ -16,7 +16,7 @@ import (
 const packetLimit = 1300
 
 // directLimit is how many records at once are sent to each member in datagrams. More at
-// once is an agent's start, and gossip and exchange carry it.
+// once is an agent's start, and gossip and exchanges carry them.
 const directLimit = 256
 
 // Send takes records of this node's own making to everybody, soon. It never blocks, and
@@ -73,7 +73,7 @@ func (g *Gossip) flushSmall() {
 	records := g.small.take()
 	lines := make([][]byte, 0, len(records))
 	for _, r := range records {
-		line, err := encode(r)
+		line, err := Encode(r)
 		if err != nil {
 			g.book.Error("record not sent", "err", err)
 			continue
@@ -87,6 +87,7 @@ func (g *Gossip) flushSmall() {
 		g.queue.put(r, msg)
 	}
 	if len(lines) > directLimit {
+		g.moved(len(lines))
 		return
 	}
 	others := g.members.others()
@@ -134,7 +135,7 @@ func (g *Gossip) flushLarge() {
 	records := g.large.take()
 	lines := make([][]byte, 0, len(records))
 	for _, r := range records {
-		if line, err := encode(r); err == nil { // it was encoded before
+		if line, err := Encode(r); err == nil { // it was encoded before
 			lines = append(lines, line)
 		}
 	}

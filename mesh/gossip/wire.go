@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -10,9 +11,16 @@ import (
 	"github.com/sluice-mesh/sluice/mesh"
 )
 
-// A message is one version byte, then records, one JSON object a line.
-// A line that is not understood loses only itself.
+// A message is one version byte, then records, one a line: the body that its writer made,
+// one JSON object without a line break or a tab, and where it is signed a tab and the
+// signature in base64. A line that is not understood loses only itself.
 const wireVersion = 1
+
+// recordFormat is the newest format of a body that is understood here. A field that older
+// nodes may overlook is added without a new one; a greater number in "v" says that they may
+// not, and they refuse the record. Names of fields are lower case: the decoder takes no
+// notice of case.
+const recordFormat = 1
 
 // Limits of what is taken from another node.
 const (
@@ -33,13 +41,22 @@ func (b *bad) add(err error) {
 	}
 }
 
-// encode is the line of one record. Equal records give equal bytes.
-func encode(r mesh.Record) ([]byte, error) {
-	line, err := json.Marshal(toWire(r))
-	if err != nil {
-		return nil, fmt.Errorf("encode %s %s: %w", r.Kind, r.ID, err)
+// Encode is the line of one record, without the line break: what goes to peers and to the
+// disk. That of a sealed record has the bytes that its writer made.
+func Encode(r mesh.Record) ([]byte, error) {
+	if r.Body == nil {
+		sealed, err := Seal(r, mesh.Record{}, nil)
+		if err != nil {
+			return nil, err
+		}
+		r = sealed
 	}
-	return line, nil
+	if len(r.Sig) == 0 {
+		return bytes.Clone(r.Body), nil
+	}
+	line := make([]byte, 0, len(r.Body)+1+signatureText().EncodedLen(len(r.Sig)))
+	line = append(append(line, r.Body...), '\t')
+	return signatureText().AppendEncode(line, r.Sig), nil
 }
 
 // message joins lines.
@@ -57,7 +74,7 @@ func message(lines ...[]byte) []byte {
 
 // decode returns the valid records of a message of at most limit bytes and
 // counts the others. It fails where the message as a whole is not understood.
-func decode(msg []byte, limit int) ([]mesh.Record, bad, error) {
+func decode(msg []byte, limit int, v Verifier) ([]mesh.Record, bad, error) {
 	var left bad
 	if len(msg) == 0 || len(msg) > limit {
 		return nil, left, mesh.Refuse(mesh.BadRecord, "update the node that sent it", "a gossip message has %d bytes, the limit is %d", len(msg), limit)
@@ -71,7 +88,7 @@ func decode(msg []byte, limit int) ([]mesh.Record, bad, error) {
 			left.add(mesh.Refuse(mesh.BadRecord, "update the node that sent it", "a gossip message has more than %d records", countLimit))
 			break
 		}
-		r, err := decodeLine(line)
+		r, err := Decode(bytes.TrimSuffix(line, []byte{'\n'}), v)
 		if err != nil {
 			left.add(err)
 			continue
@@ -81,11 +98,44 @@ func decode(msg []byte, limit int) ([]mesh.Record, bad, error) {
 	return records, left, nil
 }
 
-// decodeLine ignores fields that it does not know: a newer node may have more.
-func decodeLine(line []byte) (mesh.Record, error) {
+// Decode is the record of a line, valid, and signed by its writer where v is not nil. The
+// record keeps the bytes as they are, unknown fields included, and nothing of line itself.
+// It refuses a format that this version does not know (UnknownVersion).
+func Decode(line []byte, v Verifier) (mesh.Record, error) {
+	body, text, signed := bytes.Cut(line, []byte{'\t'})
+	if len(body) > bodyLimit || len(text) > lineLimit-bodyLimit || bytes.IndexByte(body, '\n') >= 0 {
+		return mesh.Record{}, mesh.Refuse(mesh.BadRecord, "update the node that wrote it", "a record of %d bytes is no line of at most %d", len(line), bodyLimit)
+	}
+	r, err := decodeBody(body)
+	if err != nil {
+		return mesh.Record{}, err
+	}
+	if signed {
+		if r.Sig, err = decodeSignature(text); err != nil {
+			return mesh.Record{}, err
+		}
+	}
+	if v != nil {
+		if err := v.Verify(r.Version.Writer, body, r.Sig); err != nil {
+			return mesh.Record{}, fmt.Errorf("verify %s %s of %s: %w", r.Kind, r.ID, r.Version.Writer, err)
+		}
+	}
+	r.Body = bytes.Clone(body)
+	return r, nil
+}
+
+func decodeBody(body []byte) (mesh.Record, error) {
 	var w wireRecord
-	if err := json.Unmarshal(line, &w); err != nil {
+	if err := json.Unmarshal(body, &w); err != nil {
+		// A newer format may have other types; then that is what to say.
+		var head wireHead
+		if json.Unmarshal(body, &head) == nil && head.Format > recordFormat {
+			return mesh.Record{}, head.refuse()
+		}
 		return mesh.Record{}, fmt.Errorf("decode record: %w", err)
+	}
+	if w.Format > recordFormat {
+		return mesh.Record{}, wireHead{w.Format, w.Kind, w.ID, w.Writer}.refuse()
 	}
 	r := w.record()
 	if err := r.Validate(); err != nil {
@@ -94,16 +144,44 @@ func decodeLine(line []byte) (mesh.Record, error) {
 	return r, nil
 }
 
+// decodeSignature takes the one text that Encode gives of a signature, so that equal records
+// are equal lines.
+func decodeSignature(text []byte) ([]byte, error) {
+	sig, err := signatureText().AppendDecode(nil, text)
+	if err != nil || len(sig) == 0 || len(sig) > SignatureLimit || !bytes.Equal(signatureText().AppendEncode(nil, sig), text) {
+		return nil, mesh.Refuse(mesh.BadRecord, "update the node that sent it", "a record's signature of %d characters is not one", len(text))
+	}
+	return sig, nil
+}
+
+// signatureText has one text for each signature.
+func signatureText() *base64.Encoding { return base64.RawStdEncoding.Strict() }
+
+// wireHead is what a record of any format has.
+type wireHead struct {
+	Format int         `json:"v"`
+	Kind   mesh.Kind   `json:"k"`
+	ID     string      `json:"i"`
+	Writer mesh.NodeID `json:"w"`
+}
+
+func (h wireHead) refuse() error {
+	return mesh.Refuse(UnknownVersion, "update sluice on this node", "record %.20q %.40q of node %.40q has format %d, this node reads %d",
+		string(h.Kind), h.ID, string(h.Writer), h.Format, recordFormat)
+}
+
 // The wire's own structs keep field names out of mesh. Those that are converted
 // as a whole stop compiling when mesh gains a field that has no name here.
 type (
 	wireRecord struct {
-		Kind     mesh.Kind     `json:"k"`
-		ID       string        `json:"i"`
-		Time     uint64        `json:"t"`
-		Writer   mesh.NodeID   `json:"w"`
-		Claim    uint64        `json:"c"`
-		Deleted  bool          `json:"d,omitempty"`
+		Format  int         `json:"v,omitempty"` // absent: 1
+		Kind    mesh.Kind   `json:"k"`
+		ID      string      `json:"i"`
+		Time    uint64      `json:"t"`
+		Writer  mesh.NodeID `json:"w"`
+		Claim   uint64      `json:"c"`
+		Deleted bool        `json:"d,omitempty"`
+		// One noun, and nothing behind it; see withFields.
 		Node     *wireNode     `json:"node,omitempty"`
 		Network  *wireNetwork  `json:"net,omitempty"`
 		Service  *wireService  `json:"svc,omitempty"`

@@ -105,13 +105,20 @@ func TestRoundTrip(t *testing.T) {
 		in := rapid.SliceOfN(records(), 0, 5).Draw(t, "records")
 		lines := make([][]byte, len(in))
 		for i, r := range in {
-			var err error
-			if lines[i], err = encode(r); err != nil {
+			r, err := Seal(r, mesh.Record{}, nil)
+			if err != nil {
 				t.Fatal(err)
 			}
+			if rapid.Bool().Draw(t, "signed") {
+				r.Sig = rapid.SliceOfN(rapid.Byte(), 1, SignatureLimit).Draw(t, "signature")
+			}
+			if lines[i], err = Encode(r); err != nil {
+				t.Fatal(err)
+			}
+			in[i] = r
 		}
 		msg := message(lines...)
-		out, left, err := decode(msg, stateLimit)
+		out, left, err := decode(msg, stateLimit, nil)
 		if err != nil || left.count != 0 {
 			t.Fatalf("left out %d (%v), error %v", left.count, left.first, err)
 		}
@@ -119,7 +126,7 @@ func TestRoundTrip(t *testing.T) {
 			t.Fatal(diff)
 		}
 		for i, r := range out {
-			if again, err := encode(r); err != nil || !bytes.Equal(lines[i], again) {
+			if again, err := Encode(r); err != nil || !bytes.Equal(lines[i], again) {
 				t.Fatalf("bytes differ: %s and %s, %v", lines[i], again, err)
 			}
 		}
@@ -130,7 +137,7 @@ func goodLine(tb testing.TB) []byte {
 	tb.Helper()
 	r := service(1)
 	r.Version, r.Claim = mesh.Version{Time: 2, Writer: nodeID(1)}, 1
-	line, err := encode(r)
+	line, err := Encode(r)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -150,7 +157,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"another version", []byte{9, '{', '}'}, UnknownVersion, "version 9"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, _, err := decode(c.msg, 100)
+			_, _, err := decode(c.msg, 100, nil)
 			var refusal *mesh.Refusal
 			if !errors.As(err, &refusal) || refusal.Reason != c.want || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("got %v", err)
@@ -160,14 +167,14 @@ func TestDecodeRefuses(t *testing.T) {
 	t.Run("bad lines lose only themselves", func(t *testing.T) {
 		hostile := bytes.Replace(good, []byte(`"s1"`), []byte(`"$(x)"`), 1)
 		newer := bytes.Replace(good, []byte(`{`), []byte(`{"later":[1,{"x":2}],`), 1)
-		got, left, err := decode(message([]byte(`{"k":`), good, hostile, []byte(`null`), []byte(`[]`), newer), stateLimit)
+		got, left, err := decode(message([]byte(`{"k":`), good, hostile, []byte(`null`), []byte(`[]`), newer), stateLimit, nil)
 		if err != nil || len(got) != 2 || left.count != 4 || left.first == nil {
 			t.Errorf("%d records, %d left out (%v), %v", len(got), left.count, left.first, err)
 		}
 	})
 	t.Run("too many records", func(t *testing.T) {
 		msg := append([]byte{wireVersion}, bytes.Repeat([]byte{'\n'}, countLimit+10)...)
-		if _, left, err := decode(msg, stateLimit); err != nil || left.count != countLimit+1 {
+		if _, left, err := decode(msg, stateLimit, nil); err != nil || left.count != countLimit+1 {
 			t.Errorf("%d left out, %v", left.count, err)
 		}
 	})
@@ -178,19 +185,25 @@ func FuzzDecode(f *testing.F) {
 	f.Add(message([]byte(`{"k":"node","i":"a000000000000001","t":5,"w":"a000000000000001","c":1,"node":{"i":"a000000000000001","n":"n1","a":"192.0.2.1","vp":4789,"m":1500,"s":7,"b":[{"n":"0000000000000001","4":"198.18.0.0/27","6":"fd00::/64","c":3}]}}`)))
 	f.Add(message([]byte(`{"k":"node","i":"a000000000000001","t":5,"w":"a000000000000001","c":1,"node":{"i":"a000000000000001","n":"n1","a":"192.0.2.1","vp":4789,"m":1500,"h":[{"x":"tcp","p":8080,"by":"nginx (pid 812)"},{"a":"2001:db8::1","x":"udp","p":53,"by":"a rule in table ip nat chain DOCKER"}]}}`)))
 	f.Add(message([]byte(`{"k":"endpoint","i":"d000000000000001","t":5,"w":"a000000000000001","c":1,"d":true}`)))
+	f.Add(message(append(goodLine(f), "\tc2lnbmF0dXJl"...), append(goodLine(f), "\tc2lnbmF0dXJl="...)))
+	f.Add(message([]byte(`{"v":2,"k":"endpoint","i":"d000000000000001","t":"later","w":"a000000000000001"}`)))
+	f.Add(message([]byte(` { "k" : "endpoint" , "i":"d000000000000001","t":5,"w":"a000000000000001","c":1,"d":true,"later":{} } `)))
 	f.Add([]byte{})
 	f.Add([]byte{2, '{', '}'})
 	f.Fuzz(func(t *testing.T, msg []byte) {
-		got, left, err := decode(msg, noticeLimit)
+		got, left, err := decode(msg, noticeLimit, nil)
 		if err != nil && (len(got) > 0 || left.count > 0) {
 			t.Fatal("records besides an error")
 		}
 		for _, r := range got {
-			line, err := encode(r)
+			line, err := Encode(r)
 			if err != nil {
 				t.Fatal(err)
 			}
-			again, left, err := decode(message(line), stateLimit)
+			if !bytes.Contains(msg, line) {
+				t.Fatalf("%q is not what came in", line)
+			}
+			again, left, err := decode(message(line), stateLimit, nil)
 			if err != nil || left.count != 0 || len(again) != 1 {
 				t.Fatalf("%s: %v, %v", line, left.first, err)
 			}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sluice-mesh/sluice/mesh"
+	"github.com/sluice-mesh/sluice/mesh/gossip"
 )
 
 // TB is what a World needs of a test or benchmark; a program that is none gives its own.
@@ -49,11 +50,16 @@ func (w *World) Write(writer mesh.NodeID, r mesh.Record) {
 	w.tb.Helper()
 	w.time++
 	r.Version, r.Claim = mesh.Version{Time: w.time, Writer: writer}, w.time
-	if have, ok := w.State.Get(r.Key()); ok {
+	have, ok := w.State.Get(r.Key())
+	if ok {
 		r.Claim = have.Claim
 	}
 	if err := r.Validate(); err != nil {
 		w.tb.Fatalf("record %s %s: %v", r.Kind, r.ID, err)
+	}
+	r, err := gossip.Seal(r, have, nil)
+	if err != nil {
+		w.tb.Fatal(err)
 	}
 	w.State.Merge(r)
 }

@@ -1,0 +1,340 @@
+package gossip
+
+import (
+	"errors"
+	"io"
+	"slices"
+
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+// exchange makes two nodes hold the same records. The one that began it asks and
+// decides, one frame after the other; the one that serves only answers:
+//
+//	hello        -> hello          of the same root: they do
+//	ask          -> sums           which buckets differ
+//	ask buckets  -> heads… end     which records differ, for some buckets at a time
+//	records      -> taken          what is missing there, or older
+//	want         -> records… end   what is missing here, or older
+//	fetch        -> records… end   all of some buckets, of which nothing is here
+//
+// Neither side ever holds more than the heads of one ask and one frame of records, how
+// many records there may be. Not safe for concurrent use.
+type exchange struct {
+	*talk
+	state State
+	// take merges a message, notes what was new and returns how many records were.
+	take  func(msg []byte) (fresh int)
+	book  *logbook
+	ours  hello
+	moved int // records that were new on either side
+}
+
+// headsAtOnce is about how many heads one ask is for, and headsLimit how many are taken.
+const (
+	headsAtOnce = 4096
+	headsLimit  = 1 << 16
+	keysAtOnce  = 2048 // in one want
+)
+
+// begin is the asking side. It returns the other's hello.
+func (x *exchange) begin() (hello, error) {
+	if err := x.write(frameHello, x.ours.encode()); err != nil {
+		return hello{}, err
+	}
+	payload, err := x.expect(frameHello)
+	if err != nil {
+		return hello{}, err
+	}
+	theirs, err := decodeHello(payload)
+	if err != nil || theirs.root == x.ours.root {
+		return theirs, err
+	}
+	differing, err := x.differing()
+	if err != nil {
+		return theirs, err
+	}
+	for group := range slices.Chunk(differing, bucketsAtOnce(max(x.ours.count, theirs.count))) {
+		if err := x.level(group); err != nil {
+			return theirs, err
+		}
+	}
+	return theirs, nil
+}
+
+// bucketsAtOnce is how many buckets of a state of so many records one ask is for.
+func bucketsAtOnce(count uint32) int {
+	return int(min(max(mesh.BucketCount*headsAtOnce/max(uint64(count), 1), 1), mesh.BucketCount))
+}
+
+func (x *exchange) differing() ([]uint8, error) {
+	if err := x.write(frameAsk, nil); err != nil {
+		return nil, err
+	}
+	payload, err := x.expect(frameSums)
+	if err != nil {
+		return nil, err
+	}
+	theirs, err := decodeSums(payload)
+	if err != nil {
+		return nil, err
+	}
+	var differing []uint8
+	for i, sum := range sumsOf(x.state) {
+		if sum != theirs[i] {
+			differing = append(differing, uint8(i))
+		}
+	}
+	return differing, nil
+}
+
+// level makes some buckets equal.
+func (x *exchange) level(buckets []uint8) error {
+	var ours []mesh.Head
+	for _, b := range buckets {
+		ours = append(ours, x.state.Heads(b)...)
+	}
+	if len(ours) == 0 {
+		return x.get(frameFetch, buckets)
+	}
+	theirs, err := x.heads(buckets)
+	if err != nil {
+		return err
+	}
+	give, want := differ(ours, theirs)
+	if err := x.give(give); err != nil {
+		return err
+	}
+	for keys := range slices.Chunk(want, keysAtOnce) {
+		var payload []byte
+		for _, k := range keys {
+			payload = appendKey(payload, k)
+		}
+		if err := x.get(frameWant, payload); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (x *exchange) heads(buckets []uint8) ([]mesh.Head, error) {
+	if err := x.write(frameAsk, buckets); err != nil {
+		return nil, err
+	}
+	var heads []mesh.Head
+	err := x.untilEnd(frameHeads, func(payload []byte) error {
+		part, err := decodeHeads(payload)
+		if heads = append(heads, part...); len(heads) > headsLimit {
+			return badFrame("more than %d heads came for %d buckets", headsLimit, len(buckets))
+		}
+		return err
+	})
+	return heads, err
+}
+
+// untilEnd hands on the payloads of one kind of frame until frameEnd.
+func (x *exchange) untilEnd(want frameKind, each func([]byte) error) error {
+	for {
+		kind, payload, err := x.read()
+		switch {
+		case err != nil:
+			return err
+		case kind == frameEnd:
+			return nil
+		case kind != want:
+			return badFrame("a frame of kind %d came where %d belongs", kind, want)
+		}
+		if err := each(payload); err != nil {
+			return err
+		}
+	}
+}
+
+// differ tells which records the other side lacks or has older, and which this one. Of one
+// version with two contents each side gets the other's, and both keep the same.
+func differ(ours, theirs []mesh.Head) (give, want []mesh.Key) {
+	there := make(map[mesh.Key]mesh.Head, len(theirs))
+	for _, h := range theirs {
+		there[h.Key] = h
+	}
+	for _, h := range ours {
+		other, ok := there[h.Key]
+		delete(there, h.Key)
+		order := h.Version.Compare(other.Version)
+		if ok && shorten(other.Sum) == shorten(h.Sum) {
+			continue
+		}
+		if !ok || order >= 0 {
+			give = append(give, h.Key)
+		}
+		if ok && order <= 0 {
+			want = append(want, h.Key)
+		}
+	}
+	for _, h := range theirs {
+		if _, left := there[h.Key]; left {
+			want = append(want, h.Key)
+			delete(there, h.Key) // it may have been listed twice
+		}
+	}
+	return give, want
+}
+
+func (x *exchange) give(keys []mesh.Key) error {
+	return x.eachMessage(keys, func(msg []byte) error {
+		if err := x.write(frameRecords, msg); err != nil {
+			return err
+		}
+		payload, err := x.expect(frameTaken)
+		if err != nil {
+			return err
+		}
+		fresh, err := decodeTaken(payload)
+		x.moved += fresh
+		return err
+	})
+}
+
+// eachMessage encodes the records of keys in messages. Records that changed meanwhile go
+// as they are now, and those that are gone do not.
+func (x *exchange) eachMessage(keys []mesh.Key, send func([]byte) error) error {
+	for some := range slices.Chunk(keys, keysAtOnce) {
+		lines := make([][]byte, 0, len(some))
+		size := 0
+		flush := func() error {
+			if len(lines) == 0 {
+				return nil
+			}
+			msg := message(lines...)
+			lines, size = lines[:0], 0
+			return send(msg)
+		}
+		for _, r := range x.state.Select(some) {
+			line, err := Encode(r)
+			if err == nil && len(line)+2 > frameLimit {
+				err = badFrame("it has %d bytes", len(line))
+			}
+			if err != nil {
+				x.book.Error("record not sent", "kind", r.Kind, "id", r.ID, "err", err)
+				continue
+			}
+			if size+len(line) > framePart {
+				if err := flush(); err != nil {
+					return err
+				}
+			}
+			lines, size = append(lines, line), size+len(line)+1
+		}
+		if err := flush(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// get asks for records and takes them.
+func (x *exchange) get(kind frameKind, payload []byte) error {
+	if err := x.write(kind, payload); err != nil {
+		return err
+	}
+	return x.untilEnd(frameRecords, func(msg []byte) error {
+		x.moved += x.take(msg)
+		return nil
+	})
+}
+
+// serve is the answering side. It ends when the other closes the connection.
+func (x *exchange) serve() error {
+	payload, err := x.expect(frameHello)
+	if err != nil {
+		return err
+	}
+	// The answer goes to any version: it tells the other side which one this is.
+	if err := x.write(frameHello, x.ours.encode()); err != nil {
+		return err
+	}
+	if _, err := decodeHello(payload); err != nil {
+		return err
+	}
+	for {
+		kind, payload, err := x.read()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			err = x.answer(kind, payload)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (x *exchange) answer(kind frameKind, payload []byte) error {
+	switch kind {
+	case frameAsk:
+		return x.answerAsk(payload)
+	case frameRecords:
+		fresh := x.take(payload)
+		x.moved += fresh
+		return x.write(frameTaken, encodeTaken(fresh))
+	case frameWant:
+		keys, err := decodeKeys(payload)
+		if err == nil {
+			err = x.sendRecords(keys)
+		}
+		if err != nil {
+			return err
+		}
+		return x.write(frameEnd, nil)
+	case frameFetch:
+		return x.answerFetch(payload)
+	default:
+		return badFrame("a frame of kind %d is not a question", kind)
+	}
+}
+
+func (x *exchange) sendRecords(keys []mesh.Key) error {
+	return x.eachMessage(keys, func(msg []byte) error { return x.write(frameRecords, msg) })
+}
+
+func (x *exchange) answerFetch(payload []byte) error {
+	buckets, err := decodeAsk(payload)
+	if err != nil {
+		return err
+	}
+	var keys []mesh.Key
+	for _, b := range buckets {
+		for _, h := range x.state.Heads(b) {
+			keys = append(keys, h.Key)
+		}
+		if len(keys) < keysAtOnce {
+			continue
+		}
+		if err := x.sendRecords(keys); err != nil {
+			return err
+		}
+		keys = keys[:0]
+	}
+	if err := x.sendRecords(keys); err != nil {
+		return err
+	}
+	return x.write(frameEnd, nil)
+}
+
+func (x *exchange) answerAsk(payload []byte) error {
+	buckets, err := decodeAsk(payload)
+	if err != nil {
+		return err
+	}
+	if len(buckets) == 0 {
+		return x.write(frameSums, encodeSums(sumsOf(x.state)))
+	}
+	for _, b := range buckets {
+		err := parts(x.state.Heads(b), appendHead, func(part []byte) error { return x.write(frameHeads, part) })
+		if err != nil {
+			return err
+		}
+	}
+	return x.write(frameEnd, nil)
+}

@@ -1,0 +1,160 @@
+package gossip
+
+import (
+	"fmt"
+	"io"
+	"log"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+// serfLike is a member as Debian's serf agent is one: its own names, metadata, versions and
+// messages, and the cluster's key.
+type serfLike struct {
+	list *memberlist.Memberlist
+
+	mu    sync.Mutex
+	heard [][]byte
+}
+
+func (s *serfLike) NodeMeta(int) []byte               { return []byte{255, 0x80} }
+func (s *serfLike) GetBroadcasts(int, int) [][]byte   { return nil }
+func (s *serfLike) LocalState(bool) []byte            { return []byte{2, 0x85, 1, 2, 3} }
+func (s *serfLike) MergeRemoteState(b []byte, _ bool) { s.hear(b) }
+func (s *serfLike) NotifyMsg(b []byte)                { s.hear(b) }
+
+func (s *serfLike) hear(b []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.heard = append(s.heard, slices.Clone(b))
+}
+
+func startSerf(t *testing.T, name string, secret []byte, edit func(*memberlist.Config)) *serfLike {
+	t.Helper()
+	s := &serfLike{}
+	at := freePort(t, 9)
+	c := memberlist.DefaultLANConfig()
+	c.Name, c.BindAddr, c.BindPort, c.AdvertisePort = name, at.Addr().String(), int(at.Port()), int(at.Port())
+	c.SecretKey, c.Delegate, c.Logger = secret, s, log.New(io.Discard, "", 0)
+	c.DelegateProtocolMin, c.DelegateProtocolMax, c.DelegateProtocolVersion = 2, 5, 4
+	if edit != nil {
+		edit(c)
+	}
+	var err error
+	if s.list, err = memberlist.Create(c); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.list.Shutdown() })
+	return s
+}
+
+func TestForeignMember(t *testing.T) {
+	nodes := cluster(t, 2)
+	s := startSerf(t, "debian-host.example", key(1), nil)
+	if n, err := s.list.Join([]string{nodes[0].addr.String()}); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	within(t, 5*time.Second, "it sees all nodes", func() bool { return s.list.NumMembers() == 3 })
+	within(t, 5*time.Second, "all nodes' memberlists have it", func() bool { return nodes[1].list.NumMembers() == 3 })
+	for i := range 300 {
+		nodes[i%2].write(service(i))
+	}
+	// From it, as serf does; and what looks like our own, badly.
+	for _, msg := range [][]byte{{0, 1}, {1, 0x82, 1}, {2, 0x83}, {3}, {wireVersion, '{'}} {
+		for _, m := range s.list.Members() {
+			if m.Name != "debian-host.example" {
+				s.list.SendReliable(m, msg)
+			}
+		}
+	}
+	within(t, 10*time.Second, "records reach the nodes", func() bool { return nodes[0].Count() == 300 && same(nodes) })
+	time.Sleep(time.Second)
+	for _, n := range nodes {
+		if got := n.Members(); len(got) != 2 {
+			t.Errorf("members %v", got)
+		}
+		if _, told := n.isAlive("debian-host.example"); told {
+			t.Error("State was told of it")
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.heard) != 0 {
+		t.Errorf("it was told %d things, first %.60q", len(s.heard), s.heard[0])
+	}
+}
+
+func TestStrangersDoNotGetIn(t *testing.T) {
+	n := startNode(t, 1, key(1))
+	n.write(service(1))
+	for name, s := range map[string]*serfLike{
+		"without the key":   startSerf(t, "other", nil, nil),
+		"another key":       startSerf(t, "other", key(2), nil),
+		"a name of no sort": startSerf(t, "x\ny; rm -rf /", key(1), nil),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s.list.Join([]string{n.addr.String()})
+			time.Sleep(300 * time.Millisecond)
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if n.list.NumMembers() != 1 || len(s.heard) != 0 {
+				t.Errorf("%d members, it heard %q", n.list.NumMembers(), s.heard)
+			}
+		})
+	}
+}
+
+// Who has the key can make members up; memory and probes stay bounded.
+func TestForgedMembers(t *testing.T) {
+	m := newMembers(nodeID(1))
+	forged := func(name, meta string) *memberlist.Node {
+		return &memberlist.Node{Name: name, Meta: []byte(meta), Addr: []byte{192, 0, 2, 1}, Port: 7956}
+	}
+	taken := 0
+	for i := range 10_000 {
+		for _, n := range []*memberlist.Node{forged(string(nodeID(i+2)), memberMark), forged(fmt.Sprintf("host-%d", i), "")} {
+			if m.NotifyAlive(n) == nil {
+				m.NotifyJoin(n)
+				taken++
+			}
+		}
+	}
+	if taken != memberLimit+foreignLimit {
+		t.Errorf("%d were taken", taken)
+	}
+	last := forged(string(nodeID(9_999)), memberMark)
+	if err := m.NotifyAlive(last); mesh.ReasonOf(err) != TooManyMembers {
+		t.Error(err)
+	}
+	if err := m.NotifyAlive(forged(string(nodeID(2)), memberMark)); err != nil {
+		t.Error("one that is known is refused:", err)
+	}
+	m.NotifyLeave(forged(string(nodeID(2)), memberMark))
+	if err := m.NotifyAlive(last); err != nil {
+		t.Error("there is room, and yet:", err)
+	}
+}
+
+// A node that is one no longer, by its metadata, is told to be silent.
+func TestNodeTurnsForeign(t *testing.T) {
+	m := newMembers(nodeID(1))
+	state := newMemory()
+	n := &memberlist.Node{Name: string(nodeID(2)), Meta: []byte("sluice/2"), Addr: []byte{192, 0, 2, 1}}
+	m.NotifyJoin(n)
+	m.tell(state)
+	if alive, told := state.isAlive(nodeID(2)); !alive || !told {
+		t.Error("a node of a later version is no node")
+	}
+	n.Meta = []byte{255}
+	m.NotifyUpdate(n)
+	m.tell(state)
+	if alive, _ := state.isAlive(nodeID(2)); alive {
+		t.Error("State holds it to be alive")
+	}
+}
