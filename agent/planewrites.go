@@ -52,17 +52,18 @@ func (p *Plane) CreateService(name string, networks, publish []string) (mesh.Ser
 	})
 }
 
-// Publish gives a service other ports.
-func (p *Plane) Publish(name string, publish []string) error {
+// Publish gives a service other ports, and tells which one had the name.
+func (p *Plane) Publish(name string, publish []string) (id mesh.ServiceID, err error) {
 	ports, err := parsePorts(publish)
 	if err != nil {
-		return err
+		return "", err
 	}
-	return p.write(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
+	err = p.write(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
 		have := snap.ServiceNamed(name)
 		if have == nil {
 			return nil, noService(name)
 		}
+		id = have.ID
 		next := *have
 		next.Publish = ports
 		if err := next.Validate(); err != nil {
@@ -70,41 +71,49 @@ func (p *Plane) Publish(name string, publish []string) error {
 		}
 		return []mesh.Record{mesh.ServiceRecord(&next)}, free(snap, have.ID, ports)
 	})
+	return id, err
 }
 
-// RemoveService removes a service; each node detaches its endpoints.
-func (p *Plane) RemoveService(name string) error {
-	return p.write(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
+// RemoveService removes a service, and tells which one had the name; each node detaches its
+// endpoints.
+func (p *Plane) RemoveService(name string) (id mesh.ServiceID, err error) {
+	err = p.write(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
 		have := snap.ServiceNamed(name)
 		if have == nil {
 			return nil, noService(name)
 		}
+		id = have.ID
 		return []mesh.Record{tombstone(mesh.ServiceRecord(have))}, nil
 	})
+	return id, err
 }
 
-// Attach makes an endpoint of a service on this node.
-func (p *Plane) Attach(service, name string) (mesh.EndpointID, error) {
-	id := newID[mesh.EndpointID]()
-	return id, p.write(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
+// Attach makes an endpoint of a service on this node, and tells which one had the name.
+func (p *Plane) Attach(service, name string) (of mesh.ServiceID, id mesh.EndpointID, err error) {
+	id = newID[mesh.EndpointID]()
+	err = p.write(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
 		e, err := wish{service: service, name: name}.propose(snap, p.ID(), id)
 		if err != nil {
 			return nil, err
 		}
+		of = e.Service
 		return []mesh.Record{mesh.EndpointRecord(e)}, nil
 	})
+	return of, id, err
 }
 
-// Detach ends an endpoint of this node.
-func (p *Plane) Detach(name string) error {
+// Detach ends an endpoint of this node, and tells which one had the name.
+func (p *Plane) Detach(name string) (id mesh.EndpointID, err error) {
 	here := (&endpoints{cluster: p.cluster}).here
-	return p.write(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
+	err = p.write(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
 		e, err := here(snap, name)
 		if err != nil {
 			return nil, err
 		}
+		id = e.ID
 		return []mesh.Record{tombstone(mesh.EndpointRecord(e))}, nil
 	})
+	return id, err
 }
 
 // Forget removes another node that will not come back, and its endpoints.

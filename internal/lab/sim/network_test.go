@@ -65,8 +65,8 @@ func received(c net.PacketConn) func() string {
 func TestDatagrams(t *testing.T) {
 	for name, c := range map[string]struct {
 		spoil func(*Network)
-		least  int
-		most   int
+		least int
+		most  int
 	}{
 		"good":   {func(*Network) {}, 1000, 1000},
 		"loss":   {func(n *Network) { n.SetWeather(Weather{Loss: 0.2}) }, 750, 850},
