@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/json"
@@ -43,7 +44,8 @@ func line(r mesh.Record) []byte {
 	if err != nil {
 		return []byte(err.Error())
 	}
-	return append(text, '\n')
+	// A list without members is sent as none.
+	return append(bytes.ReplaceAll(text, []byte("[]"), []byte("null")), '\n')
 }
 
 // Agreed tells whether all nodes run, are members, and hold the same bytes; otherwise why not.
@@ -77,7 +79,7 @@ func difference(a, b *agent.Plane) string {
 			return fmt.Sprintf("%s %s is only at the first", r.Kind, r.ID)
 		}
 		if one, two := line(r), line(other); string(one) != string(two) {
-			return fmt.Sprintf("%s against %s", one, two)
+			return fmt.Sprintf("%.600q against %.600q", one, two)
 		}
 	}
 	for k := range theirs {
