@@ -118,7 +118,11 @@ func (p *Plane) Join(ctx context.Context, seed netip.AddrPort, token string) err
 func (p *Plane) Snapshot() *mesh.Snapshot { return p.cluster.snapshot() }
 
 // Records are all that the node has, tombstones included, in a fixed order.
-func (p *Plane) Records() []mesh.Record { return p.cluster.Records() }
+func (p *Plane) Records() []mesh.Record {
+	p.cluster.mu.Lock()
+	defer p.cluster.mu.Unlock()
+	return p.cluster.state.Records()
+}
 
 // Has tells whether the node has a record in this version.
 func (p *Plane) Has(k mesh.Key, v mesh.Version) bool {
