@@ -124,12 +124,12 @@ func (p *Plane) Records() []mesh.Record {
 	return p.cluster.state.Records()
 }
 
-// Has tells whether the node has a record in this version.
-func (p *Plane) Has(k mesh.Key, v mesh.Version) bool {
+// Has tells whether the node has a record of the key.
+func (p *Plane) Has(k mesh.Key) bool {
 	p.cluster.mu.Lock()
 	defer p.cluster.mu.Unlock()
-	r, ok := p.cluster.state.Get(k)
-	return ok && r.Version == v
+	_, ok := p.cluster.state.Get(k)
+	return ok
 }
 
 // Alive are the nodes that gossip finds alive, this one included, sorted; nil outside a cluster.
