@@ -32,6 +32,8 @@ type cluster struct {
 	mu      sync.Mutex
 	state   mesh.State
 	phase   phase
+	parting bool                        // leave is under way
+	nothing *mesh.Snapshot              // what counts outside a cluster
 	secret  *trust.Secret               // nil outside a cluster
 	members *gossip.Gossip              // nil outside a cluster
 	snap    *mesh.Snapshot              // of state; nil after a change
@@ -71,6 +73,7 @@ type clusterConfig struct {
 type disk interface {
 	putRecords(records []mesh.Record) error
 	putMembership(secret trust.Secret, records []mesh.Record) error
+	dropMembership() error
 	close() error
 }
 
@@ -79,7 +82,7 @@ func newCluster(cfg clusterConfig, content *saved) *cluster {
 	c := &cluster{
 		store: cfg.Store, own: cfg.Own, gossip: cfg.Gossip, network: cfg.Network, now: cfg.Now, events: cfg.Events, log: cfg.Log,
 		changed: make(chan struct{}, 1), heard: make(chan struct{}, 1), over: make(chan mesh.Over, oversWaiting), started: cfg.Now(),
-		dirty: map[mesh.Key]bool{}, left: map[mesh.Key]error{}, seen: map[mesh.NodeID]observation{},
+		nothing: (&mesh.State{}).Snapshot(), dirty: map[mesh.Key]bool{}, left: map[mesh.Key]error{}, seen: map[mesh.NodeID]observation{},
 	}
 	if content.Secret == nil {
 		return c
@@ -134,7 +137,7 @@ func (c *cluster) snapshot() *mesh.Snapshot {
 
 func (c *cluster) snapshotLocked() *mesh.Snapshot {
 	if c.phase != inside {
-		return (&mesh.State{}).Snapshot()
+		return c.nothing
 	}
 	if c.snap == nil {
 		c.snap = c.state.Snapshot()

@@ -179,6 +179,8 @@ func (d *faultyDisk) putMembership(secret trust.Secret, records []mesh.Record) e
 	return d.write(func() error { return d.store.putMembership(secret, records) })
 }
 
+func (d *faultyDisk) dropMembership() error { return d.write(d.store.dropMembership) }
+
 func (d *faultyDisk) write(write func() error) error {
 	if err := d.fault(); err != nil {
 		return fmt.Errorf("write store: %w", err)
