@@ -20,7 +20,6 @@ type cluster struct {
 	store   disk
 	own     mesh.Node // what the configuration says about this node
 	gossip  netip.AddrPort
-	network gossip.Network // nil: the host's
 	now     func() time.Time
 	log     *slog.Logger
 	events  *events        // nil where nobody asks for them
@@ -28,6 +27,7 @@ type cluster struct {
 	heard   chan struct{}  // holds one token while gossip has found a node alive or silent
 	over    chan mesh.Over // other nodes' word on flows, waiting to be acted on
 	started time.Time
+	network gossip.Network // nil: the host's
 
 	mu      sync.Mutex
 	state   mesh.State
@@ -59,28 +59,20 @@ type observation struct {
 
 // clusterConfig is what a cluster is made from.
 type clusterConfig struct {
-	Store   disk
-	Own     mesh.Node
-	Gossip  netip.AddrPort
-	Network gossip.Network // nil: the host's
-	Now     func() time.Time
-	Events  *events // may be nil
-	Log     *slog.Logger
-}
+	Store  disk
+	Own    mesh.Node
+	Gossip netip.AddrPort
+	Now    func() time.Time
+	Events *events // may be nil
+	Log    *slog.Logger
 
-// disk is what a cluster's records are kept on. A write is kept when the method returns
-// without an error; after one nobody knows. The slices stay the caller's.
-type disk interface {
-	putRecords(records []mesh.Record) error
-	putMembership(secret trust.Secret, records []mesh.Record) error
-	dropMembership() error
-	close() error
+	Network gossip.Network // nil: the host's
 }
 
 // newCluster takes up what the store held. Nothing is sent before resume.
 func newCluster(cfg clusterConfig, content *saved) *cluster {
 	c := &cluster{
-		store: cfg.Store, own: cfg.Own, gossip: cfg.Gossip, network: cfg.Network, now: cfg.Now, events: cfg.Events, log: cfg.Log,
+		store: cfg.Store, own: cfg.Own, gossip: cfg.Gossip, now: cfg.Now, events: cfg.Events, log: cfg.Log,
 		changed: make(chan struct{}, 1), heard: make(chan struct{}, 1), over: make(chan mesh.Over, oversWaiting), started: cfg.Now(),
 		nothing: (&mesh.State{}).Snapshot(), dirty: map[mesh.Key]bool{}, left: map[mesh.Key]error{}, seen: map[mesh.NodeID]observation{},
 	}

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"time"
@@ -163,33 +162,4 @@ func (p *Plane) Crash() error {
 		err = g.Close()
 	}
 	return errors.Join(err, p.cluster.store.close())
-}
-
-// faultyDisk is a store whose writes can be made to fail, before they have happened or after.
-type faultyDisk struct {
-	*store
-	fault func() error
-}
-
-func (d *faultyDisk) putRecords(records []mesh.Record) error {
-	return d.write(func() error { return d.store.putRecords(records) })
-}
-
-func (d *faultyDisk) putMembership(secret trust.Secret, records []mesh.Record) error {
-	return d.write(func() error { return d.store.putMembership(secret, records) })
-}
-
-func (d *faultyDisk) dropMembership() error { return d.write(d.store.dropMembership) }
-
-func (d *faultyDisk) write(write func() error) error {
-	if err := d.fault(); err != nil {
-		return fmt.Errorf("write store: %w", err)
-	}
-	if err := write(); err != nil {
-		return err
-	}
-	if err := d.fault(); err != nil {
-		return fmt.Errorf("write store: %w", err)
-	}
-	return nil
 }
