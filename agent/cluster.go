@@ -17,7 +17,7 @@ import (
 // of others enter the state, reach the disk and the peers, and wake the loop. It
 // implements gossip.State. Safe for concurrent use.
 type cluster struct {
-	store   *store
+	store   disk
 	own     mesh.Node // what the configuration says about this node
 	gossip  netip.AddrPort
 	signer  gossip.Signer // nil: records are not signed
@@ -28,6 +28,7 @@ type cluster struct {
 	heard   chan struct{}  // holds one token while gossip has found a node alive or silent
 	over    chan mesh.Over // other nodes' word on flows, waiting to be acted on
 	started time.Time
+	network gossip.Network // nil: the host's
 
 	mu      sync.Mutex
 	state   mesh.State
@@ -59,13 +60,15 @@ type observation struct {
 
 // clusterConfig is what a cluster is made from.
 type clusterConfig struct {
-	Store  *store
+	Store  disk
 	Own    mesh.Node
 	Gossip netip.AddrPort
 	Signer gossip.Signer // may be nil: records are not signed
 	Now    func() time.Time
 	Events *events // may be nil
 	Log    *slog.Logger
+
+	Network gossip.Network // nil: the host's
 }
 
 // newCluster takes up what the store held. Nothing is sent before resume.

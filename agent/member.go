@@ -167,7 +167,7 @@ func (c *cluster) ownNode() *mesh.Node {
 
 func (c *cluster) startGossip(secret trust.Secret) (*gossip.Gossip, error) {
 	g, err := gossip.Start(gossip.Config{
-		ID: c.own.ID, Bind: c.listens(), Key: secret[:], State: c, Log: c.log,
+		ID: c.own.ID, Bind: c.listens(), Key: secret[:], State: c, Log: c.log, Network: c.network,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start gossip: %w", err)
