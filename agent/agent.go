@@ -62,7 +62,7 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	events := newEvents(sys.now, starts, eventRoom)
 	events.add(AgentStarted, "node "+own.Name, "version "+cfg.Version)
 	cluster := newCluster(clusterConfig{
-		Store: store, Own: own, Gossip: netip.AddrPortFrom(own.Addr, cfg.GossipPort), Now: sys.now, Events: events, Log: cfg.Log,
+		Store: store, Own: own, Gossip: netip.AddrPortFrom(own.Addr, cfg.GossipPort), Key: content.Key, Now: sys.now, Events: events, Log: cfg.Log,
 	}, content)
 	status := newStatus(sys.now, events)
 	ctx, cancel := context.WithCancel(ctx)
@@ -77,7 +77,7 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 		return err
 	}
 	defer closing(&err, cluster.close)
-	if err := cluster.resume(content.Secret); err != nil {
+	if err := cluster.resume(); err != nil {
 		return err
 	}
 	listener, err := listen(cfg.Socket, socketGroup)
@@ -87,7 +87,7 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	api := &api{config: cfg, cluster: cluster, loop: loop, status: status, endpoints: endpoints, events: events, inspect: sys.inspect}
 	r := &reporter{supervisor: boss, own: own.ID, status: status, now: sys.now, check: checkAPI(cfg.Socket), log: cfg.Log}
 	cfg.Log.Info("the agent runs", "node", own.ID, "name", own.Name, "address", own.Addr, "socket", cfg.Socket, "balancer", picked.balancer, "why", picked.why)
-	return together(ctx, loop.run, loop.pulse.run, newMoves(cluster, machine, cfg.Log).run, newUnderlay(cluster, loop, cfg).run, r.run, func(ctx context.Context) error {
+	return together(ctx, loop.run, loop.pulse.run, newMoves(cluster, machine, cfg.Log).run, newUnderlay(cluster, loop, cfg).run, cluster.renew, r.run, func(ctx context.Context) error {
 		return serve(ctx, api.server(cfg.Log), listener, stopLimit)
 	})
 }

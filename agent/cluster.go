@@ -21,6 +21,7 @@ type cluster struct {
 	own     mesh.Node // what the configuration says about this node
 	gossip  netip.AddrPort
 	signer  gossip.Signer // nil: records are not signed
+	key     trust.Key     // this node's own: its ID is the hash of it
 	now     func() time.Time
 	log     *slog.Logger
 	events  *events        // nil where nobody asks for them
@@ -28,14 +29,17 @@ type cluster struct {
 	heard   chan struct{}  // holds one token while gossip has found a node alive or silent
 	over    chan mesh.Over // other nodes' word on flows, waiting to be acted on
 	started time.Time
-	network gossip.Network // nil: the host's
+	network gossip.Network
+
+	certified certified
 
 	mu      sync.Mutex
 	state   mesh.State
 	phase   phase
 	parting bool                        // leave is under way
 	nothing *mesh.Snapshot              // what counts outside a cluster
-	secret  *trust.Secret               // nil outside a cluster
+	member  *membership                 // nil outside a cluster
+	creds   *trust.Credentials          // of member; nil until gossip begins
 	members *gossip.Gossip              // nil outside a cluster
 	snap    *mesh.Snapshot              // of state; nil after a change
 	dirty   map[mesh.Key]bool           // merged, not yet on disk
@@ -63,7 +67,7 @@ type clusterConfig struct {
 	Store  disk
 	Own    mesh.Node
 	Gossip netip.AddrPort
-	Signer gossip.Signer // may be nil: records are not signed
+	Key    trust.Key // this node's own; the zero Key: records are not signed, and the node enters no cluster
 	Now    func() time.Time
 	Events *events // may be nil
 	Log    *slog.Logger
@@ -74,14 +78,20 @@ type clusterConfig struct {
 // newCluster takes up what the store held. Nothing is sent before resume.
 func newCluster(cfg clusterConfig, content *saved) *cluster {
 	c := &cluster{
-		store: cfg.Store, own: cfg.Own, gossip: cfg.Gossip, signer: cfg.Signer, now: cfg.Now, events: cfg.Events, log: cfg.Log,
+		store: cfg.Store, own: cfg.Own, gossip: cfg.Gossip, key: cfg.Key, network: cfg.Network, now: cfg.Now, events: cfg.Events, log: cfg.Log,
 		changed: make(chan struct{}, 1), heard: make(chan struct{}, 1), over: make(chan mesh.Over, oversWaiting), started: cfg.Now(),
 		nothing: (&mesh.State{}).Snapshot(), dirty: map[mesh.Key]bool{}, left: map[mesh.Key]error{}, seen: map[mesh.NodeID]observation{},
 	}
-	if content.Secret == nil {
+	if c.network == nil {
+		c.network = gossip.Host()
+	}
+	if cfg.Key.Valid() {
+		c.signer = cfg.Key
+	}
+	if content.Member == nil {
 		return c
 	}
-	c.phase, c.secret = inside, content.Secret
+	c.phase, c.member = inside, content.Member
 	for k, err := range content.Left {
 		c.leave(k, err)
 	}

@@ -38,20 +38,44 @@ func testID[T ~string](kind byte, n int) T {
 	return T(fmt.Sprintf("%c%0*x", kind, mesh.IDLength-1, n))
 }
 
+// someMembership is that of a node that nobody else knows.
+func someMembership(tb testing.TB) *membership {
+	tb.Helper()
+	bundle, err := trust.NewBundle(time.Now())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	cert, err := bundle.Authority.Issue(trust.RoleNode, "", trust.NewKey().Public(), time.Now())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return &membership{bundle, cert}
+}
+
+// otherToken is a good one of another cluster.
+func otherToken(tb testing.TB) string {
+	tb.Helper()
+	token, _, err := newToken(someMembership(tb).bundle.Authority, trust.RoleNode, time.Now().Add(time.Hour))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return token.Text()
+}
+
 // member is node 1's cluster of a world, without gossip.
 func member(t *testing.T, w *scene.World, clock *clock) (*cluster, string) {
 	t.Helper()
 	dir := t.TempDir()
 	s, _ := mustOpen(t, dir)
 	t.Cleanup(func() { s.close() })
-	secret := trust.NewSecret()
-	if err := s.putMembership(secret, w.State.Records()); err != nil {
+	kept := someMembership(t)
+	if err := s.putMembership(kept, w.State.Records()); err != nil {
 		t.Fatal(err)
 	}
 	return newCluster(clusterConfig{
 		Store: s, Own: *w.State.Snapshot().Node(scene.NodeID(1)), Gossip: netip.MustParseAddrPort("192.0.2.11:7956"),
 		Now: clock.now, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
-	}, &saved{ID: scene.NodeID(1), Secret: &secret, Records: w.State.Records()}), dir
+	}, &saved{ID: scene.NodeID(1), Member: kept, Records: w.State.Records()}), dir
 }
 
 func service(name string, n int, networks ...mesh.NetworkID) mesh.Record {

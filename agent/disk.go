@@ -3,7 +3,6 @@ package agent
 import (
 	"fmt"
 
-	"github.com/sluice-mesh/sluice/internal/trust"
 	"github.com/sluice-mesh/sluice/mesh"
 )
 
@@ -12,7 +11,8 @@ import (
 // Implemented by store, and by faultyDisk over one.
 type disk interface {
 	putRecords(records []mesh.Record) error
-	putMembership(secret trust.Secret, records []mesh.Record) error
+	putMembership(m *membership, records []mesh.Record) error
+	putCertificate(cert []byte) error
 	dropMembership() error
 	close() error
 }
@@ -27,8 +27,12 @@ func (d *faultyDisk) putRecords(records []mesh.Record) error {
 	return d.write(func() error { return d.store.putRecords(records) })
 }
 
-func (d *faultyDisk) putMembership(secret trust.Secret, records []mesh.Record) error {
-	return d.write(func() error { return d.store.putMembership(secret, records) })
+func (d *faultyDisk) putMembership(m *membership, records []mesh.Record) error {
+	return d.write(func() error { return d.store.putMembership(m, records) })
+}
+
+func (d *faultyDisk) putCertificate(cert []byte) error {
+	return d.write(func() error { return d.store.putCertificate(cert) })
 }
 
 func (d *faultyDisk) dropMembership() error { return d.write(d.store.dropMembership) }

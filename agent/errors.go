@@ -13,6 +13,7 @@ import (
 
 	"github.com/sluice-mesh/sluice/internal/kernel"
 	"github.com/sluice-mesh/sluice/internal/plan"
+	"github.com/sluice-mesh/sluice/internal/trust"
 	"github.com/sluice-mesh/sluice/mesh"
 	"github.com/sluice-mesh/sluice/mesh/gossip"
 )
@@ -63,7 +64,7 @@ func refusalStatus(reason mesh.Reason, why, do string) error {
 
 func codeOf(reason mesh.Reason) codes.Code {
 	switch reason {
-	case mesh.BadName, mesh.BadAddress, mesh.BadPublish, mesh.BadValue, mesh.BadRecord, mesh.PortReserved, BadToken:
+	case mesh.BadName, mesh.BadAddress, mesh.BadPublish, mesh.BadValue, mesh.BadRecord, mesh.PortReserved, trust.TokenDamaged, trust.WrongRole:
 		return codes.InvalidArgument
 	case mesh.NotFound, mesh.Reason(plan.SandboxGone):
 		return codes.NotFound
@@ -77,7 +78,7 @@ func codeOf(reason mesh.Reason) codes.Code {
 		return codes.Unimplemented
 	case gossip.Unreachable, JoinFailed, Stopping:
 		return codes.Unavailable
-	case gossip.WrongSecret:
+	case gossip.WrongSecret, trust.TokenUnknown, trust.TokenExpired, trust.TokenRevoked, trust.TokenOutdated, trust.WrongCluster:
 		return codes.PermissionDenied
 	default: // InUse, NoCluster, NotHere, FeatureMissing, KernelRefused and whatever a later kernel package says
 		return codes.FailedPrecondition

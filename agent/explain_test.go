@@ -50,7 +50,9 @@ func TestExplain(t *testing.T) {
 	})
 	own := a.attach("web.1").GetAttachments()[0].GetAddresses()
 	far := b.attach("web.2").GetAttachments()[0].GetAddresses()
-	eventually(t, "both endpoints are known", func() bool { return len(strings.Fields(a.endpointNames())) == 2 })
+	eventually(t, "both endpoints are known, with their addresses", func() bool {
+		return strings.Contains(a.explain("n1:8080", "").String(), "(web.2) weight 1")
+	})
 	for _, c := range []struct {
 		target, from string
 		want         []holds

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/sluice-mesh/sluice/internal/lab/scene"
-	"github.com/sluice-mesh/sluice/internal/trust"
 	"github.com/sluice-mesh/sluice/mesh"
 )
 
@@ -53,14 +52,14 @@ func TestPoisonedStoreHeals(t *testing.T) {
 		written(mesh.NodeRecord(&slotted), scene.NodeID(1), late))
 	dir := t.TempDir()
 	s, _ := mustOpen(t, dir)
-	secret := trust.NewSecret()
-	if err := s.putMembership(secret, records); err != nil {
+	kept := someMembership(t)
+	if err := s.putMembership(kept, records); err != nil {
 		t.Fatal(err)
 	}
 	c := newCluster(clusterConfig{
 		Store: s, Own: slotted, Gossip: netip.MustParseAddrPort("192.0.2.11:7956"),
 		Now: (&clock{at: today()}).now, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
-	}, &saved{ID: scene.NodeID(1), Secret: &secret, Records: records})
+	}, &saved{ID: scene.NodeID(1), Member: kept, Records: records})
 	if _, err := c.update(writes(service("new", 3))); err != nil {
 		t.Fatal(err)
 	}

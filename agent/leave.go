@@ -29,7 +29,7 @@ func (c *cluster) leaveCluster(ctx context.Context) (rev uint64, untold, err err
 	if err := c.store.dropMembership(); err != nil {
 		return 0, untold, err
 	}
-	c.phase, c.snap, c.secret = outside, nil, nil
+	c.phase, c.snap, c.member, c.creds = outside, nil, nil, nil
 	c.state.Clear()
 	c.nothing = c.state.Snapshot()
 	clear(c.dirty)

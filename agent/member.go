@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,44 +19,48 @@ const (
 	leaveTimeout = time.Second
 )
 
-// init makes this node the first of a new cluster and returns its secret. Where it is the
-// only node of such a cluster already, it returns that one's: the first answer may have
-// been lost.
-func (c *cluster) init(ctx context.Context, pool, subnet netip.Prefix) (trust.Secret, error) {
-	if secret := c.secretAlone(pool, subnet); secret != nil {
-		return *secret, nil
+// init makes this node the first of a new cluster and returns a token for others. Where it is
+// the only node of such a cluster already, it only makes another token: the first answer may
+// have been lost.
+func (c *cluster) init(ctx context.Context, pool, subnet netip.Prefix) (trust.JoinToken, error) {
+	if c.alone(pool, subnet) {
+		return c.makeToken(trust.RoleNode, tokenUsual)
 	}
 	ingress := mesh.NewIngress(subnet, pool, rand.Uint64())
 	if err := ingress.Validate(); err != nil {
-		return trust.Secret{}, err
+		return trust.JoinToken{}, err
 	}
 	own := c.self()
 	if err := own.Outside(ingress.Subnet4, ingress.Subnet6, ingress.Pool); err != nil {
-		return trust.Secret{}, err
+		return trust.JoinToken{}, err
 	}
-	secret := trust.NewSecret()
-	return secret, c.enter(secret, func(*gossip.Gossip) ([]mesh.Record, error) {
-		return []mesh.Record{mesh.NetworkRecord(ingress)}, ctx.Err()
+	m, err := c.newMember()
+	if err != nil {
+		return trust.JoinToken{}, err
+	}
+	token, record, err := newToken(m.bundle.Authority, trust.RoleNode, c.now().Add(tokenUsual))
+	if err != nil {
+		return trust.JoinToken{}, err
+	}
+	return token, c.enter(func() (*membership, error) { return m, nil }, func(*gossip.Gossip) ([]mesh.Record, error) {
+		return []mesh.Record{mesh.NetworkRecord(ingress), record}, ctx.Err()
 	})
 }
 
-// secretAlone is the secret of the cluster of these ranges that has no other node, or nil.
-func (c *cluster) secretAlone(pool, subnet netip.Prefix) *trust.Secret {
+// alone tells whether this node is the only one of a cluster of these ranges.
+func (c *cluster) alone(pool, subnet netip.Prefix) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	snap := c.snapshotLocked()
 	n := snap.Network(mesh.IngressNetwork)
-	if n == nil || n.Pool != pool || n.Subnet4 != subnet || len(snap.Nodes) != 1 || snap.Node(c.own.ID) == nil {
-		return nil
-	}
-	return c.secret
+	return n != nil && n.Pool == pool && n.Subnet4 == subnet && len(snap.Nodes) == 1 && snap.Node(c.own.ID) != nil
 }
 
 // join makes this node a member of the cluster that the node at seed is in.
-func (c *cluster) join(ctx context.Context, seed netip.AddrPort, secret trust.Secret) error {
+func (c *cluster) join(ctx context.Context, seed netip.AddrPort, token trust.JoinToken) error {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	return c.enter(secret, func(g *gossip.Gossip) ([]mesh.Record, error) {
+	return c.enter(func() (*membership, error) { return c.admitted(ctx, seed, token) }, func(g *gossip.Gossip) ([]mesh.Record, error) {
 		// The seed's records are in the state when Join returns.
 		_, err := g.Join(ctx, seed)
 		if errors.Is(err, context.DeadlineExceeded) {
@@ -87,18 +92,23 @@ func (c *cluster) fits(seed netip.AddrPort) error {
 
 // enter makes the node a member, or leaves everything as it was: nothing is on
 // disk and nothing counts before meet has succeeded.
-func (c *cluster) enter(secret trust.Secret, meet func(*gossip.Gossip) ([]mesh.Record, error)) error {
+func (c *cluster) enter(admit func() (*membership, error), meet func(*gossip.Gossip) ([]mesh.Record, error)) error {
 	if err := c.begin(); err != nil {
 		return err
 	}
-	g, err := c.startGossip(secret)
+	m, err := admit()
+	if err != nil {
+		c.abandon()
+		return err
+	}
+	g, err := c.startGossip(m)
 	if err != nil {
 		c.abandon()
 		return err
 	}
 	records, err := meet(g)
 	if err == nil {
-		records, err = c.commit(secret, g, records)
+		records, err = c.commit(m, g, records)
 	}
 	if err != nil {
 		err = errors.Join(err, g.Close())
@@ -128,13 +138,13 @@ func (c *cluster) begin() error {
 func (c *cluster) abandon() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.phase, c.snap = outside, nil
+	c.phase, c.snap, c.creds = outside, nil, nil
 	c.state.Clear()
 	clear(c.dirty)
 	clear(c.seen)
 }
 
-func (c *cluster) commit(secret trust.Secret, g *gossip.Gossip, records []mesh.Record) ([]mesh.Record, error) {
+func (c *cluster) commit(m *membership, g *gossip.Gossip, records []mesh.Record) ([]mesh.Record, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	// Endpoints of a former life of this node, which could not say that they end.
@@ -145,12 +155,12 @@ func (c *cluster) commit(secret trust.Secret, g *gossip.Gossip, records []mesh.R
 	if err != nil {
 		return nil, err
 	}
-	if err := c.store.putMembership(secret, append(c.state.Records(), records...)); err != nil {
+	if err := c.store.putMembership(m, append(c.state.Records(), records...)); err != nil {
 		return nil, err
 	}
 	c.mergeLocked(records)
 	clear(c.dirty)
-	c.phase, c.members, c.secret = inside, g, &secret
+	c.phase, c.members, c.member = inside, g, m
 	c.events.add(NodeJoined, "node "+c.own.Name, "this node entered the cluster")
 	return records, nil
 }
@@ -162,12 +172,33 @@ func (c *cluster) ownNode() *mesh.Node {
 	if have, ok := c.state.Get(mesh.NodeRecord(&own).Key()); ok && have.Node != nil {
 		own.Slot, own.SlotClaim, own.Blocks, own.Held = have.Node.Slot, have.Node.SlotClaim, have.Node.Blocks, have.Node.Held
 	}
+	if c.creds != nil {
+		own.Cert = c.creds.Certificate()
+	}
 	return &own
 }
 
-func (c *cluster) startGossip(secret trust.Secret) (*gossip.Gossip, error) {
+// believe takes up what m says: who this node is, and whom it believes.
+func (c *cluster) believe(m *membership) (*trust.Credentials, error) {
+	creds, err := c.credentials(m)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.creds = creds
+	return creds, nil
+}
+
+// startGossip begins to speak as a member.
+func (c *cluster) startGossip(m *membership) (*gossip.Gossip, error) {
+	creds, err := c.believe(m)
+	if err != nil {
+		return nil, err
+	}
 	g, err := gossip.Start(gossip.Config{
-		ID: c.own.ID, Bind: c.listens(), Key: secret[:], State: c, Log: c.log, Network: c.network,
+		ID: c.own.ID, Bind: c.listens(), Key: m.bundle.Gossip[0][:], State: c, Log: c.log,
+		Network: c.network, Secure: c.protect(m, creds), Verifier: c,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start gossip: %w", err)
@@ -177,14 +208,20 @@ func (c *cluster) startGossip(secret trust.Secret) (*gossip.Gossip, error) {
 
 // resume takes up membership after a restart. The node serves what it knew even
 // if no peer answers; gossip looks for them by itself.
-func (c *cluster) resume(secret *trust.Secret) error {
-	if secret == nil {
+func (c *cluster) resume() error {
+	c.mu.Lock()
+	m := c.member
+	c.mu.Unlock()
+	if m == nil {
 		return nil
+	}
+	if _, err := c.believe(m); err != nil {
+		return err
 	}
 	if _, err := c.update(c.refreshOwn); err != nil {
 		return err
 	}
-	g, err := c.startGossip(*secret)
+	g, err := c.startGossip(m)
 	if err != nil {
 		return err
 	}
@@ -198,7 +235,7 @@ func (c *cluster) resume(secret *trust.Secret) error {
 func (c *cluster) refreshOwn(snap *mesh.Snapshot) ([]mesh.Record, error) {
 	have, own := snap.Node(c.own.ID), c.ownNode()
 	if c.parting || have != nil && have.Name == own.Name && have.Addr == own.Addr && have.MTU == own.MTU &&
-		have.GossipPort == own.GossipPort && have.VXLANPort == own.VXLANPort {
+		have.GossipPort == own.GossipPort && have.VXLANPort == own.VXLANPort && bytes.Equal(have.Cert, own.Cert) {
 		return nil, nil
 	}
 	return []mesh.Record{mesh.NodeRecord(own)}, nil

@@ -18,15 +18,15 @@ import (
 func TestJoinFails(t *testing.T) {
 	agents, token := newTestCluster(t, 1)
 	b, ctx := newTestAgent(t, 2), t.Context()
-	_, err := b.clusters.Join(ctx, &sluicev1.JoinRequest{Address: nodeAddr(1), Token: trust.NewSecret().Token()})
-	refused(t, err, gossip.WrongSecret, codes.PermissionDenied)
+	_, err := b.clusters.Join(ctx, &sluicev1.JoinRequest{Address: nodeAddr(1), Token: otherToken(t)})
+	refused(t, err, trust.WrongCluster, codes.PermissionDenied)
 	_, err = b.clusters.Join(ctx, &sluicev1.JoinRequest{Address: nodeAddr(3), Token: token})
 	refused(t, err, gossip.Unreachable, codes.Unavailable)
 	if s := b.status(); s.GetInCluster() || s.GetRevision() != 0 {
 		t.Fatalf("status is %v", s)
 	}
 	b.stop()
-	if content := reopened(t, b.cfg.DataDir); content.Secret != nil || len(content.Records) != 0 {
+	if content := reopened(t, b.cfg.DataDir); content.Member != nil || len(content.Records) != 0 {
 		t.Fatal("a failed join left something on the disk")
 	}
 	b.start()
@@ -98,7 +98,7 @@ func TestGossipPort(t *testing.T) {
 	})
 }
 
-// The token is not lost to a kernel that is slow, nor to an answer that got lost.
+// A token comes back from a kernel that is slow too, and again where an answer got lost.
 func TestInitGivesTheToken(t *testing.T) {
 	a, b := newTestAgent(t, 1), newTestAgent(t, 2)
 	release := a.machine.holdUp()
@@ -113,7 +113,7 @@ func TestInitGivesTheToken(t *testing.T) {
 	release()
 	for range 2 { // also after a restart
 		again, err := a.clusters.Init(t.Context(), req)
-		if err != nil || again.GetToken() != first.GetToken() || again.GetJoinAddress() != first.GetJoinAddress() {
+		if err != nil || again.GetToken() == "" || again.GetJoinAddress() != first.GetJoinAddress() {
 			t.Fatalf("init again: %v, %v", again, err)
 		}
 		a.stop()

@@ -60,9 +60,9 @@ func OpenPlane(cfg PlaneConfig) (*Plane, error) {
 		return nil, errors.Join(err, s.close())
 	}
 	c := newCluster(clusterConfig{
-		Store: &faultyDisk{s, cfg.Fault}, Own: own, Gossip: cfg.Gossip, Network: cfg.Network, Now: cfg.Now, Log: cfg.Log,
+		Store: &faultyDisk{s, cfg.Fault}, Own: own, Gossip: cfg.Gossip, Network: cfg.Network, Key: content.Key, Now: cfg.Now, Log: cfg.Log,
 	}, content)
-	if err := c.resume(content.Secret); err != nil {
+	if err := c.resume(); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -100,17 +100,17 @@ func (p *Plane) ID() mesh.NodeID { return p.cluster.own.ID }
 
 // Init makes the node the first of a new cluster and returns its token.
 func (p *Plane) Init(ctx context.Context) (token string, err error) {
-	secret, err := p.cluster.init(ctx, mesh.DefaultPool(), mesh.DefaultIngress())
-	return secret.Token(), err
+	made, err := p.cluster.init(ctx, mesh.DefaultPool(), mesh.DefaultIngress())
+	return made.Text(), err
 }
 
 // Join makes the node a member of the cluster that the node at seed is in.
 func (p *Plane) Join(ctx context.Context, seed netip.AddrPort, token string) error {
-	secret, err := trust.ParseToken(token)
+	parsed, err := trust.ParseJoinToken(token)
 	if err != nil {
 		return err
 	}
-	return p.cluster.join(ctx, seed, secret)
+	return p.cluster.join(ctx, seed, parsed)
 }
 
 // Snapshot is the newest view of the state.

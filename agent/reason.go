@@ -7,7 +7,6 @@ import "github.com/sluice-mesh/sluice/mesh"
 const (
 	InCluster      mesh.Reason = "InCluster"      // init or join on a node that is in a cluster
 	NoCluster      mesh.Reason = "NoCluster"      // a verb that needs a cluster
-	BadToken       mesh.Reason = "BadToken"       // the text is no token
 	JoinFailed     mesh.Reason = "JoinFailed"     // a member answered, and the cluster cannot be seen from it
 	NotHere        mesh.Reason = "NotHere"        // the endpoint is on another node
 	NamespaceTaken mesh.Reason = "NamespaceTaken" // the namespace is an endpoint already

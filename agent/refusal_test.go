@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
+	"github.com/sluice-mesh/sluice/internal/trust"
 	"github.com/sluice-mesh/sluice/mesh"
 	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
 )
@@ -100,7 +101,7 @@ func TestBadInput(t *testing.T) {
 		"join again":            {join(nodeAddr(2), token), InCluster, codes.AlreadyExists},
 		"join itself":           {join(nodeAddr(1), token), mesh.BadAddress, codes.InvalidArgument},
 		"join nowhere":          {join("somewhere", token), mesh.BadAddress, codes.InvalidArgument},
-		"token cut":             {join(nodeAddr(2), token[:20]), BadToken, codes.InvalidArgument},
+		"token cut":             {join(nodeAddr(2), token[:20]), trust.TokenDamaged, codes.InvalidArgument},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := a.status().GetRevision()

@@ -136,17 +136,17 @@ func farewell(ctx context.Context, cfg Config, s *store, content *saved) (err er
 			own = *r.Node
 		}
 	}
-	if content.Secret == nil || own.ID == "" {
+	if content.Member == nil || own.ID == "" {
 		return nil
 	}
 	c := newCluster(clusterConfig{
-		Store: s, Own: own, Gossip: netip.AddrPortFrom(own.Addr, cmp.Or(own.GossipPort, cfg.GossipPort)), Now: time.Now, Log: cfg.Log,
+		Store: s, Own: own, Gossip: netip.AddrPortFrom(own.Addr, cmp.Or(own.GossipPort, cfg.GossipPort)), Key: content.Key, Now: time.Now, Log: cfg.Log,
 	}, content)
 	peers := c.Peers()
 	if len(peers) == 0 {
 		return nil
 	}
-	g, err := c.startGossip(*content.Secret)
+	g, err := c.startGossip(content.Member)
 	if err != nil {
 		return err
 	}

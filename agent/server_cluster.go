@@ -27,7 +27,7 @@ func (s *clusterServer) Init(ctx context.Context, req *sluicev1.InitRequest) (*s
 	if err != nil {
 		return nil, err
 	}
-	secret, err := s.cluster.init(ctx, pool, subnet)
+	token, err := s.cluster.init(ctx, pool, subnet)
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +35,7 @@ func (s *clusterServer) Init(ctx context.Context, req *sluicev1.InitRequest) (*s
 	defer cancel()
 	s.follow(short)
 	return &sluicev1.InitResponse{
-		Node: s.ownNode(s.cluster.snapshot()), Token: secret.Token(), JoinAddress: s.cluster.listens().String(),
+		Node: s.ownNode(s.cluster.snapshot()), Token: token.Text(), JoinAddress: s.cluster.listens().String(),
 	}, nil
 }
 
@@ -45,14 +45,14 @@ func (s *clusterServer) Join(ctx context.Context, req *sluicev1.JoinRequest) (*s
 	if err != nil {
 		return nil, err
 	}
-	secret, err := trust.ParseToken(req.GetToken())
+	token, err := trust.ParseJoinToken(req.GetToken())
 	if err != nil {
-		return nil, mesh.Refuse(BadToken, "take the token that sluice init printed, whole", "the token cannot be used (%v)", err)
+		return nil, err
 	}
 	if seed == s.cluster.listens() {
 		return nil, mesh.Refuse(mesh.BadAddress, "give the address of a node that is in the cluster", "%s is this node itself", seed)
 	}
-	if err := s.cluster.join(ctx, seed, secret); err != nil {
+	if err := s.cluster.join(ctx, seed, token); err != nil {
 		return nil, err
 	}
 	s.follow(ctx)

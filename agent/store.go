@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -23,12 +24,12 @@ import (
 	"github.com/sluice-mesh/sluice/mesh/gossip"
 )
 
-// store is what survives a restart: who the node is, the cluster's secret and
+// store is what survives a restart: who the node is, the cluster's keys and
 // every record, so that the node serves from disk before it hears anyone. One
 // process uses a data directory at a time; a store may be used concurrently.
 type store struct{ db *bolt.DB }
 
-// The file holds three buckets: meta (format, node, secret), records (KIND/ID ->
+// The file holds three buckets: meta (format, key, bundle, certificate), records (KIND/ID ->
 // what gossip.Encode makes) and lifetimes (endpoint ID -> JSON). A change that an older
 // agent cannot read gets a new format number; that of the format before is upgraded.
 const (
@@ -42,14 +43,17 @@ const (
 	bucketRecords   = "records"
 	bucketLifetimes = "lifetimes"
 	keyFormat       = "format"
-	keyNode         = "node"
-	keySecret       = "secret"
+	keyNode         = "key"         // the seed of this node's key: its identity
+	keyBundle       = "bundle"      // the cluster's CA and keys of gossip
+	keyCertificate  = "certificate" // this node's, in DER
+	keySecret       = "secret"      // of a cluster of format 1
 )
 
 // saved is the whole content of a store.
 type saved struct {
 	ID        mesh.NodeID
-	Secret    *trust.Secret // nil: the node is in no cluster
+	Key       trust.Key
+	Member    *membership // nil: the node is in no cluster
 	Records   []mesh.Record
 	Left      map[mesh.Key]error // records that cannot be used, and why
 	Lifetimes map[mesh.EndpointID]lifetime
@@ -155,6 +159,9 @@ func (s *store) load(path string) (*saved, error) {
 		case strconv.Itoa(storeFormat):
 		case strconv.Itoa(storeFormat - 1):
 			if err := upgrade(tx); err != nil {
+				if mesh.ReasonOf(err) != "" {
+					return err
+				}
 				return damaged(path, err)
 			}
 		default:
@@ -183,11 +190,12 @@ func (s *store) create(tx *bolt.Tx, content *saved) error {
 			return err
 		}
 	}
-	content.ID = newID[mesh.NodeID]()
+	content.Key = trust.NewKey()
+	content.ID = content.Key.ID()
 	meta := bucket(tx, bucketMeta)
 	return errors.Join(
 		meta.Put([]byte(keyFormat), []byte(strconv.Itoa(storeFormat))),
-		meta.Put([]byte(keyNode), []byte(content.ID)),
+		meta.Put([]byte(keyNode), content.Key.Seed()),
 	)
 }
 
@@ -203,16 +211,8 @@ func (c *saved) read(tx *bolt.Tx) error {
 	if records == nil || lifetimes == nil {
 		return errors.New("a bucket is missing")
 	}
-	c.ID = mesh.NodeID(meta.Get([]byte(keyNode)))
-	if id, err := hex.DecodeString(string(c.ID)); err != nil || len(id) != mesh.IDLength/2 {
-		return errors.New("the node's identity is missing")
-	}
-	if raw := meta.Get([]byte(keySecret)); raw != nil {
-		if len(raw) != trust.SecretSize {
-			return errors.New("the secret has a wrong length")
-		}
-		secret := trust.Secret(raw)
-		c.Secret = &secret
+	if err := c.readIdentity(meta); err != nil {
+		return err
 	}
 	if err := records.ForEach(c.readRecord); err != nil {
 		return err
@@ -225,6 +225,24 @@ func (c *saved) read(tx *bolt.Tx) error {
 		c.Lifetimes[mesh.EndpointID(k)] = l
 		return nil
 	})
+}
+
+func (c *saved) readIdentity(meta *bolt.Bucket) error {
+	var err error
+	if c.Key, err = trust.ParseKey(meta.Get([]byte(keyNode))); err != nil {
+		return fmt.Errorf("the node's key: %w", err)
+	}
+	c.ID = c.Key.ID()
+	text := meta.Get([]byte(keyBundle))
+	if text == nil {
+		return nil
+	}
+	bundle, err := trust.ParseBundle(text)
+	if err != nil {
+		return fmt.Errorf("the cluster's keys: %w", err)
+	}
+	c.Member = &membership{bundle, bytes.Clone(meta.Get([]byte(keyCertificate)))}
+	return nil
 }
 
 // readRecord leaves out what is no record (any more): another node will send it again.
@@ -253,10 +271,24 @@ func (s *store) putRecords(records []mesh.Record) error {
 	return nil
 }
 
-// putMembership keeps the secret of a cluster and its records in one transaction.
-func (s *store) putMembership(secret trust.Secret, records []mesh.Record) error {
-	err := s.db.Update(func(tx *bolt.Tx) error {
-		if err := bucket(tx, bucketMeta).Put([]byte(keySecret), secret[:]); err != nil {
+// putCertificate keeps another certificate of this node.
+func (s *store) putCertificate(cert []byte) error {
+	err := s.db.Update(func(tx *bolt.Tx) error { return bucket(tx, bucketMeta).Put([]byte(keyCertificate), cert) })
+	if err != nil {
+		return fmt.Errorf("write store: %w", err)
+	}
+	return nil
+}
+
+// putMembership keeps what makes the node a member, and records, in one transaction.
+func (s *store) putMembership(m *membership, records []mesh.Record) error {
+	text, err := m.bundle.Marshal()
+	if err != nil {
+		return fmt.Errorf("write store: %w", err)
+	}
+	err = s.db.Update(func(tx *bolt.Tx) error {
+		meta := bucket(tx, bucketMeta)
+		if err := errors.Join(meta.Put([]byte(keyBundle), text), meta.Put([]byte(keyCertificate), m.cert)); err != nil {
 			return err
 		}
 		return putRecords(tx, records)
@@ -304,7 +336,7 @@ func (s *store) dropLifetime(id mesh.EndpointID) error {
 	return nil
 }
 
-// dropMembership forgets the cluster: its secret, every record and lifetime. The
+// dropMembership forgets the cluster: its keys, every record and lifetime. The
 // identity stays.
 func (s *store) dropMembership() error {
 	err := s.db.Update(func(tx *bolt.Tx) error {
@@ -316,7 +348,8 @@ func (s *store) dropMembership() error {
 				return err
 			}
 		}
-		return bucket(tx, bucketMeta).Delete([]byte(keySecret))
+		meta := bucket(tx, bucketMeta)
+		return errors.Join(meta.Delete([]byte(keyBundle)), meta.Delete([]byte(keyCertificate)))
 	})
 	if err != nil {
 		return fmt.Errorf("write store: %w", err)

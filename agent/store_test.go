@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -13,7 +14,6 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/sluice-mesh/sluice/internal/lab/scene"
-	"github.com/sluice-mesh/sluice/internal/trust"
 	"github.com/sluice-mesh/sluice/mesh"
 )
 
@@ -32,9 +32,9 @@ func TestStoreRoundTrip(t *testing.T) {
 	w := scene.New(t, 3)
 	w.Endpoint(w.Service("web", []mesh.NetworkID{w.Network("blue")}, scene.Port(8080, 80, mesh.TCP)), "web.1", 1)
 	w.Write(scene.NodeID(1), tombstone(mesh.NodeRecord(&mesh.Node{ID: scene.NodeID(3)})))
-	secret := trust.NewSecret()
+	kept := someMembership(t)
 	life := lifetime{PID: 7, Start: 8, Boot: "b"}
-	if err := s.putMembership(secret, w.State.Records()); err != nil {
+	if err := s.putMembership(kept, w.State.Records()); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.putLifetime(testID[mesh.EndpointID]('d', 1), life); err != nil {
@@ -46,7 +46,8 @@ func TestStoreRoundTrip(t *testing.T) {
 
 	s, second := mustOpen(t, dir)
 	defer s.close()
-	if second.ID != first.ID || second.Secret == nil || *second.Secret != secret {
+	if second.ID != first.ID || second.Member == nil || second.Member.bundle.Authority.Pin() != kept.bundle.Authority.Pin() ||
+		second.Member.bundle.Gossip[0] != kept.bundle.Gossip[0] || !bytes.Equal(second.Member.cert, kept.cert) {
 		t.Fatalf("identity %s and secret did not come back: %s", first.ID, second.ID)
 	}
 	if got := second.Lifetimes[testID[mesh.EndpointID]('d', 1)]; got != life {

@@ -152,13 +152,13 @@ const remeet = 3 * time.Second
 // others at once: they do not know where it is now.
 func (c *cluster) regossip(ctx context.Context) error {
 	c.mu.Lock()
-	secret := c.secret
+	m := c.member
 	needed := c.phase == inside && c.members == nil
 	c.mu.Unlock()
 	if !needed {
 		return nil
 	}
-	g, err := c.startGossip(*secret)
+	g, err := c.startGossip(m)
 	if err != nil {
 		return err
 	}

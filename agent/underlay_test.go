@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sluice-mesh/sluice/internal/lab/scene"
+	"github.com/sluice-mesh/sluice/internal/trust"
 	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
 )
 
@@ -66,6 +67,7 @@ func TestNodeStays(t *testing.T) {
 					t.Error(err)
 				}
 			})
+			held.key = trust.NewKey()
 			m := newFakeMachine(t, nodeAddr(1))
 			m.move(nodeAddr(11))
 			m.gone = netip.MustParseAddr(c.gone)

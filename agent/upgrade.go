@@ -9,6 +9,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/sluice-mesh/sluice/internal/trust"
 	"github.com/sluice-mesh/sluice/mesh"
 	"github.com/sluice-mesh/sluice/mesh/gossip"
 )
@@ -17,9 +18,18 @@ import (
 // names of its fields; they get the bytes that an agent of that time gave them on the wire,
 // so that all nodes have the same. What is no record stays as it is, and is left out.
 func upgrade(tx *bolt.Tx) error {
-	records := bucket(tx, bucketRecords)
+	meta, records := bucket(tx, bucketMeta), bucket(tx, bucketRecords)
 	if records == nil {
 		return errors.New("a bucket is missing")
+	}
+	if meta.Get([]byte(keySecret)) != nil {
+		return mesh.Refuse(DataVersion, "run 'sluice reset', start the agent and join again with a token of 'sluice token create'",
+			"the store is of a cluster without a CA, whose nodes only shared a secret")
+	}
+	if meta.Get([]byte(keyNode)) == nil { // its ID was a random number
+		if err := meta.Put([]byte(keyNode), trust.NewKey().Seed()); err != nil {
+			return fmt.Errorf("upgrade identity: %w", err)
+		}
 	}
 	lines := map[string][]byte{}
 	err := records.ForEach(func(k, v []byte) error {
@@ -42,5 +52,5 @@ func upgrade(tx *bolt.Tx) error {
 			return fmt.Errorf("upgrade records: %w", err)
 		}
 	}
-	return bucket(tx, bucketMeta).Put([]byte(keyFormat), []byte(strconv.Itoa(storeFormat)))
+	return meta.Put([]byte(keyFormat), []byte(strconv.Itoa(storeFormat)))
 }

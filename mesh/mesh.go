@@ -116,15 +116,20 @@ func letterOrDigit(c byte) bool {
 // validID refuses an ID that is not of our own making: IDs become file and
 // sandbox names, and some come from other nodes.
 func validID(id string) error {
-	ok := len(id) == IDLength
-	for i := range len(id) {
-		c := id[i]
-		ok = ok && (c >= '0' && c <= '9' || c >= 'a' && c <= 'f')
-	}
-	if !ok {
+	if !isHex(id, IDLength) {
 		return Refuse(BadRecord, "update the node that wrote it", "ID %.40q is not %d hex digits", id, IDLength)
 	}
 	return nil
+}
+
+// isHex tells whether a text is so many lower-case hex digits.
+func isHex(text string, length int) bool {
+	ok := len(text) == length
+	for i := range len(text) {
+		c := text[i]
+		ok = ok && (c >= '0' && c <= '9' || c >= 'a' && c <= 'f')
+	}
+	return ok
 }
 
 // Validate refuses an ID that no agent made.

@@ -17,6 +17,7 @@ type Node struct {
 	SlotClaim  uint64
 	Blocks     []Block    // address blocks of networks with endpoints here
 	Held       []HeldPort // published ports that it does not answer on; see Reported
+	Cert       []byte     // by which the cluster admitted it, DER; nil where nobody asks for one
 }
 
 // Block is a part of a network's subnets that one node gives addresses from.
@@ -75,6 +76,9 @@ func (n *Node) Validate() error {
 	if n.GossipPort == n.VXLANPort {
 		return Refuse(BadValue, "check --gossip-port and --vxlan-port", "node %s has gossip and VXLAN both on port %d", n.Name, n.VXLANPort)
 	}
+	if len(n.Cert) > certLimit {
+		return Refuse(BadRecord, "update the node that wrote it", "node %s has a certificate of %d bytes, the limit is %d", n.Name, len(n.Cert), certLimit)
+	}
 	if len(n.Blocks) > blockLimit {
 		return Refuse(BadRecord, "update the node that wrote it", "node %s claims %d blocks, the limit is %d", n.Name, len(n.Blocks), blockLimit)
 	}
@@ -99,7 +103,10 @@ func (b Block) valid() bool {
 		b.V6.IsValid() && b.V6.Addr().Is6() && !b.V6.Addr().Is4In6() && b.V6.Masked() == b.V6 && b.V6.Bits() == blockBits6
 }
 
-const blockLimit = 4096
+const (
+	blockLimit = 4096
+	certLimit  = 4096 // bytes
+)
 
 const (
 	minUnderlayMTU = 1280 + overheadIPv6 // the least that leaves IPv6's minimum inside

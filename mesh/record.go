@@ -11,6 +11,7 @@ const (
 	KindNetwork  Kind = "network"
 	KindService  Kind = "service"
 	KindEndpoint Kind = "endpoint"
+	KindToken    Kind = "token"
 )
 
 // Version orders the writes of one record: the later Time wins, and at the same
@@ -49,6 +50,7 @@ type Record struct {
 	Network  *Network
 	Service  *Service
 	Endpoint *Endpoint
+	Token    *Token
 }
 
 // Key identifies the fact over all its versions.
@@ -102,7 +104,7 @@ func (r Record) Validate() error {
 		return Refuse(BadRecord, do, "record %.20q %s has version %d by %.40q", string(r.Kind), r.ID, r.Version.Time, string(r.Version.Writer))
 	}
 	nouns := 0
-	for _, set := range []bool{r.Node != nil, r.Network != nil, r.Service != nil, r.Endpoint != nil} {
+	for _, set := range []bool{r.Node != nil, r.Network != nil, r.Service != nil, r.Endpoint != nil, r.Token != nil} {
 		if set {
 			nouns++
 		}
@@ -146,7 +148,7 @@ func (r Record) validateTombstone() error {
 		return Refuse(BadRecord, "update the node that wrote it", "the ingress network cannot be removed")
 	}
 	switch r.Kind {
-	case KindNode, KindNetwork, KindService, KindEndpoint:
+	case KindNode, KindNetwork, KindService, KindEndpoint, KindToken:
 		return nil
 	default:
 		return Refuse(BadRecord, "update this node", "record kind %.40q is not known", string(r.Kind))
@@ -166,6 +168,8 @@ func (r Record) validateNoun() error {
 		id, err = string(r.Service.ID), r.Service.Validate()
 	case r.Kind == KindEndpoint && r.Endpoint != nil:
 		id, err, writer = string(r.Endpoint.ID), r.Endpoint.Validate(), r.Endpoint.Node
+	case r.Kind == KindToken && r.Token != nil:
+		id, err = string(r.Token.ID), r.Token.Validate()
 	}
 	if err != nil {
 		return err

@@ -63,7 +63,8 @@ type Snapshot struct {
 	Networks  []*Network // those that lost against an older one included
 	Services  []*Service
 	Endpoints []*Endpoint
-	Fronts    []Front // every published port that its service holds, the oldest claim first
+	Tokens    []*Token // those that were not taken back, by when they end
+	Fronts    []Front  // every published port that its service holds, the oldest claim first
 	Conflicts []Conflict
 
 	nodes     map[NodeID]*Node
@@ -102,6 +103,7 @@ func (s *State) Snapshot() *Snapshot {
 	for _, r := range live {
 		snap.add(r)
 	}
+	slices.SortFunc(snap.Tokens, compareTokens)
 	// Claims are settled oldest first, so the answer is the same on all nodes.
 	slices.SortFunc(live, func(a, b Record) int {
 		return cmp.Or(cmp.Compare(a.Claim, b.Claim), compareRecords(a, b))
@@ -127,6 +129,8 @@ func (snap *Snapshot) add(r Record) {
 	case KindEndpoint:
 		snap.Endpoints = append(snap.Endpoints, r.Endpoint)
 		snap.byService[r.Endpoint.Service] = append(snap.byService[r.Endpoint.Service], r.Endpoint)
+	case KindToken:
+		snap.Tokens = append(snap.Tokens, r.Token)
 	}
 }
 

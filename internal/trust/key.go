@@ -41,6 +41,9 @@ func ParseKey(seed []byte) (Key, error) {
 // Seed is what ParseKey reads: a secret.
 func (k Key) Seed() []byte { return k.private.Seed() }
 
+// Valid tells a key from the zero Key, which can do nothing.
+func (k Key) Valid() bool { return k.private != nil }
+
 // Public is the key that others know it by.
 func (k Key) Public() PublicKey { return PublicKey(k.private[ed25519.SeedSize:]) }
 

@@ -5,11 +5,11 @@ import "github.com/sluice-mesh/sluice/mesh"
 func toWire(r mesh.Record) wireRecord {
 	w := wireRecord{
 		Kind: r.Kind, ID: r.ID, Time: r.Version.Time, Writer: r.Version.Writer,
-		Claim: r.Claim, Deleted: r.Deleted, Network: (*wireNetwork)(r.Network),
+		Claim: r.Claim, Deleted: r.Deleted, Network: (*wireNetwork)(r.Network), Token: (*wireToken)(r.Token),
 	}
 	if n := r.Node; n != nil {
 		w.Node = &wireNode{
-			ID: n.ID, Name: n.Name, Addr: n.Addr, GossipPort: n.GossipPort, VXLANPort: n.VXLANPort, MTU: n.MTU, Slot: n.Slot, SlotClaim: n.SlotClaim,
+			ID: n.ID, Name: n.Name, Addr: n.Addr, GossipPort: n.GossipPort, VXLANPort: n.VXLANPort, MTU: n.MTU, Slot: n.Slot, SlotClaim: n.SlotClaim, Cert: n.Cert,
 			Blocks: each(n.Blocks, func(b mesh.Block) wireBlock { return wireBlock(b) }),
 			Held:   each(n.Held, func(h mesh.HeldPort) wireHeld { return wireHeld(h) }),
 		}
@@ -32,11 +32,11 @@ func toWire(r mesh.Record) wireRecord {
 func (w wireRecord) record() mesh.Record {
 	r := mesh.Record{
 		Kind: w.Kind, ID: w.ID, Version: mesh.Version{Time: w.Time, Writer: w.Writer},
-		Claim: w.Claim, Deleted: w.Deleted, Network: (*mesh.Network)(w.Network),
+		Claim: w.Claim, Deleted: w.Deleted, Network: (*mesh.Network)(w.Network), Token: (*mesh.Token)(w.Token),
 	}
 	if n := w.Node; n != nil {
 		r.Node = &mesh.Node{
-			ID: n.ID, Name: n.Name, Addr: n.Addr, GossipPort: n.GossipPort, VXLANPort: n.VXLANPort, MTU: n.MTU, Slot: n.Slot, SlotClaim: n.SlotClaim,
+			ID: n.ID, Name: n.Name, Addr: n.Addr, GossipPort: n.GossipPort, VXLANPort: n.VXLANPort, MTU: n.MTU, Slot: n.Slot, SlotClaim: n.SlotClaim, Cert: n.Cert,
 			Blocks: each(n.Blocks, func(b wireBlock) mesh.Block { return mesh.Block(b) }),
 			Held:   each(n.Held, func(h wireHeld) mesh.HeldPort { return mesh.HeldPort(h) }),
 		}

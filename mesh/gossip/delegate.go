@@ -68,23 +68,38 @@ func (d *delegate) LocalState(bool) []byte { return nil }
 func (d *delegate) MergeRemoteState([]byte, bool) {}
 
 // merge takes a message that came by datagram or from its writer, and passes on what was new.
-func (d *delegate) merge(msg []byte) { d.absorb(msg, d.relay) }
+func (d *delegate) merge(msg []byte) { d.absorb(msg, d.admit, d.relay) }
 
 // take is merge for an exchange: what is new here then is not news to others, and
 // everybody will compare. What State answers in this node's own name is.
 func (d *delegate) take(msg []byte) int {
-	return d.absorb(msg, func(fresh []mesh.Record) {
+	return d.absorb(msg, func(mesh.Record) error { return nil }, func(fresh []mesh.Record) {
 		d.relay(slices.DeleteFunc(slices.Clone(fresh), func(r mesh.Record) bool { return r.Version.Writer != d.self }))
 	})
 }
 
+// admit is for a record that came by packet.
+func (d *delegate) admit(r mesh.Record) error {
+	if d.verifier == nil {
+		return nil
+	}
+	return d.verifier.Admit(r)
+}
+
 // absorb hands the records of a message to State and returns how many were new.
-func (d *delegate) absorb(msg []byte, pass func(fresh []mesh.Record)) int {
+func (d *delegate) absorb(msg []byte, admit func(mesh.Record) error, pass func(fresh []mesh.Record)) int {
 	records, left, err := decode(msg, noticeLimit, d.verifier)
 	if err != nil {
 		d.book.Warn("gossip message refused", "err", err)
 		return 0
 	}
+	records = slices.DeleteFunc(records, func(r mesh.Record) bool {
+		err := admit(r)
+		if err != nil {
+			left.add(err)
+		}
+		return err != nil
+	})
 	if left.count > 0 {
 		d.book.Warn("gossip records refused", "count", left.count, "first", left.first)
 	}

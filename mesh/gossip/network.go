@@ -23,6 +23,9 @@ type Network interface {
 	Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 }
 
+// Host is the Network of the network namespace that the program runs in.
+func Host() Network { return host{} }
+
 // host is the Network of the network namespace that the agent runs in.
 type host struct{}
 

@@ -24,6 +24,10 @@ type Verifier interface {
 	// Verify refuses a signature that writer did not make of body. An empty one is that of a
 	// record without. It must not keep or change what it gets.
 	Verify(writer mesh.NodeID, body, sig []byte) error
+	// Admit refuses a record that came by packet, and was verified, of a writer who is not
+	// known to be a member: to send packets it takes no more than the key of gossip. What
+	// comes in an exchange is the word of the member at its other end.
+	Admit(r mesh.Record) error
 }
 
 // Limits of one record.
@@ -88,6 +92,8 @@ func nounField(r mesh.Record) string {
 		return "svc"
 	case r.Endpoint != nil:
 		return "ep"
+	case r.Token != nil:
+		return "tok"
 	default:
 		return ""
 	}
@@ -103,6 +109,8 @@ func (w wireRecord) noun() any {
 		return *w.Service
 	case w.Endpoint != nil:
 		return *w.Endpoint
+	case w.Token != nil:
+		return *w.Token
 	default:
 		return nil
 	}

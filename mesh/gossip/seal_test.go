@@ -30,6 +30,9 @@ var errForged = errors.New("forged")
 
 type verifier struct{}
 
+// Admit lets everybody in.
+func (verifier) Admit(mesh.Record) error { return nil }
+
 func (verifier) Verify(writer mesh.NodeID, body, sig []byte) error {
 	if !hmac.Equal(sig, seals{writer}.Sign(body)) {
 		return errForged

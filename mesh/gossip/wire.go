@@ -186,6 +186,7 @@ type (
 		Network  *wireNetwork  `json:"net,omitempty"`
 		Service  *wireService  `json:"svc,omitempty"`
 		Endpoint *wireEndpoint `json:"ep,omitempty"`
+		Token    *wireToken    `json:"tok,omitempty"`
 	}
 	wireNode struct {
 		ID         mesh.NodeID `json:"i"`
@@ -198,6 +199,7 @@ type (
 		SlotClaim  uint64      `json:"sc,omitempty"`
 		Blocks     []wireBlock `json:"b,omitempty"`
 		Held       []wireHeld  `json:"h,omitempty"`
+		Cert       []byte      `json:"x,omitempty"` // base64
 	}
 	wireHeld struct {
 		Addr      netip.Addr `json:"a,omitzero"`
@@ -243,6 +245,13 @@ type (
 		State    mesh.EndpointState `json:"s"`
 		Weight   int                `json:"w"`
 		Attached []wireAttachment   `json:"a,omitempty"`
+	}
+	wireToken struct {
+		ID      mesh.TokenID `json:"i"`
+		Role    string       `json:"r"`
+		Expires int64        `json:"e"`
+		Pin     string       `json:"p"`
+		Hash    string       `json:"h"`
 	}
 	wireAttachment struct {
 		Network mesh.NetworkID `json:"n"`
