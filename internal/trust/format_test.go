@@ -33,10 +33,15 @@ type format1 struct {
 	Sealed      []byte          `json:"sealed"`
 }
 
+// readFormat1 is also what fuzzing begins with: its processes must begin with the same.
+func readFormat1(tb testing.TB) (f format1, key Key, bundle Bundle) {
+	tb.Helper()
+	must[struct{}](tb)(struct{}{}, json.Unmarshal(format1JSON, &f))
+	return f, must[Key](tb)(ParseKey(f.Seed)), must[Bundle](tb)(ParseBundle(f.Bundle))
+}
+
 func TestFormat1IsRead(t *testing.T) {
-	var f format1
-	must[struct{}](t)(struct{}{}, json.Unmarshal(format1JSON, &f))
-	key := must[Key](t)(ParseKey(f.Seed))
+	f, key, bundle := readFormat1(t)
 	if key.ID() != f.ID {
 		t.Errorf("the node was %s and is %s", f.ID, key.ID())
 	}
@@ -54,7 +59,6 @@ func TestFormat1IsRead(t *testing.T) {
 	if id := must[Identity](t)(a.Identify(f.Operator, noon())); id.Name != "alice" || id.Role != RoleOperator {
 		t.Errorf("the certificate is %v's", id)
 	}
-	bundle := must[Bundle](t)(ParseBundle(f.Bundle))
 	if bundle.Authority.Pin() != a.Pin() || len(bundle.Gossip) != 1 {
 		t.Errorf("the bundle is %v", bundle)
 	}
