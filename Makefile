@@ -84,7 +84,7 @@ golden: go ## rewrite the golden files, then show what moved
 fuzz: go ## run each fuzz test for T (T=30s)
 	@git grep -l '^func Fuzz' -- '*_test.go' | xargs -r -n1 dirname | sort -u | while read -r dir; do \
 	  for f in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$dir/*_test.go); do \
-	    echo "== $$dir $$f"; go test ./$$dir -run '^$$' -fuzz "^$$f$$" -fuzztime $(T); done; done
+	    echo "== $$dir $$f"; go test ./$$dir -run '^$$' -fuzz "^$$f$$" -fuzztime $(T) -fuzzminimizetime 50x; done; done
 
 .PHONY: bench
 bench: go ## Go benchmarks

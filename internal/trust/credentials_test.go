@@ -3,6 +3,7 @@ package trust
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"log/slog"
 	"math/big"
 	"sync/atomic"
@@ -126,4 +127,47 @@ func TestReplace(t *testing.T) {
 	}
 	_, err = x.Identify(old)
 	wantReason(t, err, WrongCluster)
+}
+
+// Connections are made while the CA is replaced: each is of one generation on both sides
+// or refused, and none of a mixture. The race detector watches.
+func TestReplaceWhileConnecting(t *testing.T) {
+	generations := []*Authority{testAuthority(t)}
+	for range 5 {
+		generations = append(generations, must[*Authority](t)(generations[len(generations)-1].Next(noon())))
+	}
+	x, y := member(t, generations[0], 1), member(t, generations[0], 2)
+	accept := y.Server(ProtocolSync)
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		for _, g := range generations[1:] {
+			for _, c := range []*Credentials{x, y} {
+				time.Sleep(2 * time.Millisecond)
+				_, one := c.Replace(g)
+				_, two := c.Renew()
+				err = errors.Join(err, one, two)
+			}
+		}
+		done <- err
+	}()
+	met := 0
+	for range 60 {
+		s, clientErr, serverErr := meet(t, x.Client(ProtocolSync, ""), accept)
+		if clientErr != nil || serverErr != nil {
+			continue
+		}
+		met++
+		if id, err := y.Peer(s.ConnectionState()); err == nil && id.Node != testKey(1).ID() {
+			t.Errorf("met %v", id)
+		}
+	}
+	if err := <-done; err != nil || met == 0 {
+		t.Errorf("met %d times, %v", met, err)
+	}
+	_, clientErr, serverErr := meet(t, x.Client(ProtocolSync, ""), accept)
+	wantReason(t, errors.Join(clientErr, serverErr), "")
+	if x.Authority() != generations[5] || y.Authority() != generations[5] {
+		t.Errorf("ended with %v and %v", x.Authority(), y.Authority())
+	}
 }

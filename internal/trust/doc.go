@@ -9,11 +9,12 @@
 //	Credentials ── Server, Client: TLS that knows members alone
 //	     │
 //	    Door ── Join: a token and a new key become a member
+//	            Return: a node that was away while the CA was replaced
 //
 // An Authority is the cluster's CA. Every node holds its key, since any node may
 // admit another. Removing a node therefore makes the next generation: whoever
 // held the old key, and all that it issued or could issue, counts no more.
 //
 // The package is a library: it opens no socket and no file, and starts no
-// goroutine but what Join, Door.Serve and Credentials.Run wait for themselves.
+// goroutine: Credentials.Run is the caller's.
 package trust

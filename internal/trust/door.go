@@ -96,11 +96,10 @@ func answered(conn *tls.Conn, answer any) error {
 
 func (d *Door) serveJoin(conn *tls.Conn) (Identity, error) {
 	id, answer, err := d.decideJoin(conn)
-	if err != nil && mesh.ReasonOf(err) == "" {
-		return Identity{}, err
-	}
 	if err != nil {
-		answer = wireAnswer{Refusal: refusalOf(err)}
+		if answer.Refusal = refusalOf(err); answer.Refusal == nil {
+			return Identity{}, err
+		}
 	}
 	answer.Version = formatVersion
 	return id, errors.Join(err, answered(conn, answer))
@@ -160,11 +159,10 @@ func (d *Door) admit(r wireRequest, bundle Bundle) (Identity, wireAnswer, error)
 
 func (d *Door) serveReturn(conn *tls.Conn) (Identity, error) {
 	id, answer, err := d.decideReturn(conn)
-	if err != nil && mesh.ReasonOf(err) == "" {
-		return Identity{}, err
-	}
 	if err != nil {
-		answer = wireReturned{Refusal: refusalOf(err)}
+		if answer.Refusal = refusalOf(err); answer.Refusal == nil {
+			return Identity{}, err
+		}
 	}
 	answer.Version = formatVersion
 	return id, errors.Join(err, answered(conn, answer))

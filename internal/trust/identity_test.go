@@ -169,10 +169,11 @@ func TestRole(t *testing.T) {
 }
 
 func FuzzIdentify(f *testing.F) {
-	a := testAuthority(f)
-	f.Add(must[[]byte](f)(a.Issue(RoleNode, "", testKey(1).Public(), noon())))
-	f.Add(must[[]byte](f)(a.Issue(RoleViewer, "bob", testKey(1).Public(), noon())))
-	f.Add(a.Certificate())
+	old, _, bundle := readFormat1(f)
+	a := bundle.Authority
+	f.Add(old.Certificate)
+	f.Add(old.Operator)
+	f.Add(old.Authority)
 	f.Fuzz(func(t *testing.T, der []byte) {
 		if cert, err := x509.ParseCertificate(der); err == nil {
 			id, err := readIdentity(cert) // what a signature would keep a fuzzer from

@@ -160,11 +160,11 @@ func (w wireAnswer) admission(a *Authority, j Joining) (*Admission, error) {
 	return admission, nil
 }
 
-// refusalOf is what the other side may be told of err: refusals alone.
+// refusalOf is what the other side may be told of err: refusals alone; nil for others.
 func refusalOf(err error) *wireRefusal {
 	r, ok := errors.AsType[*mesh.Refusal](err)
 	if !ok {
-		return &wireRefusal{Reason: BadMessage, Why: "the node could not answer", Do: "look at the agent's log there"}
+		return nil
 	}
 	return &wireRefusal{Reason: r.Reason, Why: r.Why, Do: r.Do}
 }

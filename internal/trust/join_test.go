@@ -269,11 +269,10 @@ func FuzzJoinRequest(f *testing.F) {
 }
 
 func FuzzJoinAnswer(f *testing.F) {
-	c := newTestCluster(f)
-	j := Joining{Token: c.token(f, RoleNode), Key: testKey(4), Now: at(0)}
-	w := must[wireBundle](f)(c.bundle.wire())
-	der := must[[]byte](f)(c.bundle.Authority.Issue(RoleNode, "", j.Key.Public(), noon()))
-	f.Add(must[[]byte](f)(json.Marshal(wireAnswer{Version: 1, Certificate: der, Bundle: &w})))
+	old, key, bundle := readFormat1(f)
+	j := Joining{Token: JoinToken{Role: RoleNode}, Key: key, Now: at(0)}
+	w := must[wireBundle](f)(bundle.wire())
+	f.Add(must[[]byte](f)(json.Marshal(wireAnswer{Version: 1, Certificate: old.Certificate, Bundle: &w})))
 	f.Add([]byte(`{"v":1,"refusal":{"reason":"X","why":"y","do":"z"}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		a, err := parseAnswer(data)
@@ -286,7 +285,7 @@ func FuzzJoinAnswer(f *testing.F) {
 			}
 			return
 		}
-		if got, err := a.admission(c.bundle.Authority, j); err == nil && got.Authority.Pin() != c.bundle.Authority.Pin() {
+		if got, err := a.admission(bundle.Authority, j); err == nil && got.Authority.Pin() != bundle.Authority.Pin() {
 			t.Fatalf("believes %v", got.Authority)
 		}
 	})

@@ -140,8 +140,8 @@ func TestReturnIsBoundToItsConnection(t *testing.T) {
 }
 
 func FuzzReturn(f *testing.F) {
-	r := newRotated(f, 1)
-	key, pin := testKey(7).Public(), r.first.Authority.Pin()
+	_, k, bundle := readFormat1(f)
+	key, pin := k.Public(), bundle.Authority.Pin()
 	f.Add(must[[]byte](f)(json.Marshal(wireReturn{Version: 1, Key: key[:], Pin: pin[:]})))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if r, err := parseReturn(data); err == nil && (len(r.Key) != KeySize || len(r.Pin) != PinSize) {
@@ -151,17 +151,20 @@ func FuzzReturn(f *testing.F) {
 }
 
 func FuzzReturned(f *testing.F) {
-	r := newRotated(f, 1)
-	w := must[wireBundle](f)(r.bundle.wire())
-	who := Returning{Key: testKey(7), Authority: r.first.Authority.Public(), Now: at(0), Believed: believeAll}
-	f.Add(must[[]byte](f)(json.Marshal(wireReturned{Version: 1, Successions: r.successions, Bundle: &w})))
+	old, key, now := readFormat1(f)
+	var rotation wireRotation
+	must[struct{}](f)(struct{}{}, json.Unmarshal(old.Rotation, &rotation))
+	next := must[Bundle](f)(now.Authority.OpenRotation(old.Rotation, key))
+	w := must[wireBundle](f)(next.wire())
+	who := Returning{Key: key, Authority: now.Authority.Public(), Now: at(0), Believed: believeAll}
+	f.Add(must[[]byte](f)(json.Marshal(wireReturned{Version: 1, Successions: [][]byte{rotation.Succession}, Bundle: &w})))
 	f.Add([]byte(`{"v":1,"bundle":{}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		a, err := parseReturned(data)
 		if err != nil || a.Refusal != nil {
 			return
 		}
-		if b, err := who.judge(a, r.bundle.Authority.Public()); err == nil && b.Authority.Pin() != r.bundle.Authority.Pin() {
+		if b, err := who.judge(a, next.Authority.Public()); err == nil && b.Authority.Pin() != next.Authority.Pin() {
 			t.Fatalf("believes %v", b)
 		}
 	})

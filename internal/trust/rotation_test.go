@@ -175,9 +175,12 @@ func TestRotationIsAllSigned(t *testing.T) {
 }
 
 func FuzzFollow(f *testing.F) {
-	a := testAuthority(f)
-	b := must[*Authority](f)(a.Next(noon()))
-	f.Add(must[[]byte](f)(a.Succeed(b, testKey(1))))
+	old, _, bundle := readFormat1(f)
+	a := bundle.Authority
+	var w wireRotation
+	must[struct{}](f)(struct{}{}, json.Unmarshal(old.Rotation, &w))
+	b := must[Rotated](f)(a.ReadRotation(old.Rotation)).Authority
+	f.Add(w.Succession)
 	f.Add([]byte(`{"v":1,"body":"e30="}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if next, maker, err := a.Follow(data); err == nil && (next.Pin() != b.Pin() || maker != testKey(1).ID()) {
@@ -187,17 +190,12 @@ func FuzzFollow(f *testing.F) {
 }
 
 func FuzzRotation(f *testing.F) {
-	keys, public := nodes(2)
-	now := must[Bundle](f)(NewBundle(noon()))
-	_, rotation, err := now.Rotate(keys[0], public, noon())
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(rotation)
+	old, key, now := readFormat1(f)
+	f.Add([]byte(old.Rotation))
 	f.Add([]byte(`{"v":1}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		_, readErr := now.Authority.ReadRotation(data)
-		if _, err := now.Authority.OpenRotation(data, keys[1]); err == nil && readErr != nil {
+		if _, err := now.Authority.OpenRotation(data, key); err == nil && readErr != nil {
 			t.Fatalf("opened what cannot be read: %v", readErr)
 		}
 	})

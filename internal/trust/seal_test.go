@@ -2,6 +2,7 @@ package trust
 
 import (
 	"bytes"
+	"encoding/json"
 	"slices"
 	"testing"
 
@@ -127,8 +128,8 @@ func TestEnvelopeRefuses(t *testing.T) {
 }
 
 func FuzzOpen(f *testing.F) {
-	k := testKey(1)
-	f.Add(must[[]byte](f)(Seal(k.Public(), "p", []byte("text"))))
+	old, k, _ := readFormat1(f)
+	f.Add(old.Sealed)
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, sealed []byte) {
 		if got, err := k.Open("p", sealed); err == nil && len(got)+sealOverhead != len(sealed) {
@@ -138,12 +139,14 @@ func FuzzOpen(f *testing.F) {
 }
 
 func FuzzEnvelope(f *testing.F) {
-	keys, public := nodes(2)
-	f.Add(must[[]byte](f)(SealFor(public, "p", []byte("text"))))
+	old, key, _ := readFormat1(f)
+	var w wireRotation
+	must[struct{}](f)(struct{}{}, json.Unmarshal(old.Rotation, &w))
+	f.Add(w.Envelope)
 	f.Add([]byte{1, 255, 255})
 	f.Fuzz(func(t *testing.T, envelope []byte) {
 		ids, err := Sealed(envelope)
-		if _, openErr := keys[0].OpenEnvelope("p", envelope); openErr == nil && (err != nil || len(ids) == 0) {
+		if _, openErr := key.OpenEnvelope(purposeRotation, envelope); openErr == nil && (err != nil || len(ids) == 0) {
 			t.Fatalf("opened, and is for %v, %v", ids, err)
 		}
 	})
