@@ -32,6 +32,8 @@ type cluster struct {
 	network gossip.Network
 
 	certified certified
+	expelled  expelled
+	refused   chan netip.AddrPort // who does not believe this node; holds one
 
 	mu      sync.Mutex
 	state   mesh.State
@@ -78,7 +80,7 @@ type clusterConfig struct {
 // newCluster takes up what the store held. Nothing is sent before resume.
 func newCluster(cfg clusterConfig, content *saved) *cluster {
 	c := &cluster{
-		store: cfg.Store, own: cfg.Own, gossip: cfg.Gossip, key: cfg.Key, network: cfg.Network, now: cfg.Now, events: cfg.Events, log: cfg.Log,
+		store: cfg.Store, own: cfg.Own, gossip: cfg.Gossip, key: cfg.Key, network: cfg.Network, refused: make(chan netip.AddrPort, 1), now: cfg.Now, events: cfg.Events, log: cfg.Log,
 		changed: make(chan struct{}, 1), heard: make(chan struct{}, 1), over: make(chan mesh.Over, oversWaiting), started: cfg.Now(),
 		nothing: (&mesh.State{}).Snapshot(), dirty: map[mesh.Key]bool{}, left: map[mesh.Key]error{}, seen: map[mesh.NodeID]observation{},
 	}
@@ -108,6 +110,9 @@ func (c *cluster) take(records []mesh.Record) {
 		switch err := r.WrittenBy(limit); {
 		case err == nil:
 			c.state.Merge(r)
+			if r.Removal != nil {
+				c.expelled.add(r.Removal.Node)
+			}
 		case r.Version.Writer == c.own.ID:
 			late = append(late, r)
 		default:
@@ -251,6 +256,9 @@ func (c *cluster) mergeLocked(records []mesh.Record) []mesh.Record {
 			c.merged(was, r)
 			fresh = append(fresh, r)
 			c.snap = nil
+			if r.Removal != nil {
+				c.expelled.add(r.Removal.Node)
+			}
 		}
 	}
 	return fresh

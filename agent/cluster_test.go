@@ -49,7 +49,7 @@ func someMembership(tb testing.TB) *membership {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return &membership{bundle, cert}
+	return &membership{bundle: bundle, cert: cert}
 }
 
 // otherToken is a good one of another cluster.

@@ -26,18 +26,25 @@ func (c *cluster) leaveCluster(ctx context.Context) (rev uint64, untold, err err
 	untold = c.sayGoodbye(ctx, g)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	err = c.forgetLocked()
+	return c.nothing.Rev, untold, err
+}
+
+// forgetLocked forgets the cluster, on the disk first. The lock is held.
+func (c *cluster) forgetLocked() error {
 	if err := c.store.dropMembership(); err != nil {
-		return 0, untold, err
+		return err
 	}
 	c.phase, c.snap, c.member, c.creds = outside, nil, nil, nil
 	c.state.Clear()
 	c.nothing = c.state.Snapshot()
+	c.expelled.clear()
 	clear(c.dirty)
 	clear(c.left)
 	clear(c.seen)
 	c.wake()
 	signal(c.heard)
-	return c.nothing.Rev, untold, nil
+	return nil
 }
 
 // part begins to leave: from here on the node does not write its own record again.

@@ -20,13 +20,15 @@ import (
 type membership struct {
 	bundle trust.Bundle
 	cert   []byte // this node's, DER
+
+	lineage []*trust.Authority // the CAs that it believed before this one, without keys, the oldest first
 }
 
 // credentials makes what this node proves itself with. Where the certificate that was kept is
 // due, another one is made.
 func (c *cluster) credentials(m *membership) (*trust.Credentials, error) {
 	creds, err := trust.NewCredentials(trust.CredentialsConfig{
-		Key: c.key, Authority: m.bundle.Authority, Certificate: m.cert, Now: c.now,
+		Key: c.key, Authority: m.bundle.Authority, Certificate: m.cert, Now: c.now, Admit: c.expelled.admit,
 		Renewed: func(cert []byte) {
 			if err := c.store.putCertificate(cert); err != nil {
 				c.log.Error("a new certificate was not kept", "err", err) // one more is made after a restart
@@ -49,7 +51,7 @@ func (c *cluster) newMember() (*membership, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make this node's certificate: %w", err)
 	}
-	return &membership{bundle, cert}, nil
+	return &membership{bundle: bundle, cert: cert}, nil
 }
 
 // admitted asks the node at seed for admission with a token.
@@ -72,7 +74,7 @@ func (c *cluster) admitted(ctx context.Context, seed netip.AddrPort, token trust
 	case err != nil:
 		return nil, mesh.Refuse(gossip.Unreachable, "check that the address and port are those of a sluice agent in a cluster", "what is at %s does not admit anybody: %v", seed, err)
 	}
-	return &membership{trust.Bundle{Authority: a.Authority, Gossip: a.Gossip}, a.Certificate}, nil
+	return &membership{bundle: trust.Bundle{Authority: a.Authority, Gossip: a.Gossip}, cert: a.Certificate}, nil
 }
 
 // protection is gossip.Secure by certificates, and the door for those who have none yet.
@@ -80,21 +82,26 @@ type protection struct {
 	creds *trust.Credentials
 	door  *trust.Door
 	log   *slog.Logger
+
+	refused func(peer net.Addr) // who does not believe this node, or is not believed by it
 }
 
 // Dial takes an outgoing stream for records.
 func (p protection) Dial(ctx context.Context, conn net.Conn) (net.Conn, mesh.NodeID, error) {
 	t := tls.Client(conn, p.creds.Client(trust.ProtocolSync, ""))
 	if err := t.HandshakeContext(ctx); err != nil {
+		if mesh.ReasonOf(err) == trust.WrongCluster {
+			p.refused(conn.RemoteAddr())
+		}
 		return nil, "", err
 	}
 	id, err := p.creds.Peer(t.ConnectionState())
-	return t, id.Node, err
+	return watchedConn{t, func() { p.refused(conn.RemoteAddr()) }}, id.Node, err
 }
 
 // Accept takes an incoming one, or serves who wants to become a member.
 func (p protection) Accept(ctx context.Context, conn net.Conn) (net.Conn, mesh.NodeID, error) {
-	t := tls.Server(conn, p.creds.Server(trust.ProtocolSync, trust.ProtocolJoin))
+	t := tls.Server(conn, p.creds.Server(trust.ProtocolSync, trust.ProtocolJoin, trust.ProtocolReturn))
 	if err := t.HandshakeContext(ctx); err != nil {
 		return nil, "", err
 	}
@@ -103,7 +110,7 @@ func (p protection) Accept(ctx context.Context, conn net.Conn) (net.Conn, mesh.N
 		if err != nil {
 			return nil, "", err
 		}
-		p.log.Info("a node was admitted", "node", id.Node)
+		p.log.Info("a member was let in", "member", id)
 		return nil, "", gossip.ErrServed
 	}
 	id, err := p.creds.Peer(t.ConnectionState())
@@ -112,8 +119,9 @@ func (p protection) Accept(ctx context.Context, conn net.Conn) (net.Conn, mesh.N
 
 // protect is how the members of m meet.
 func (c *cluster) protect(m *membership, creds *trust.Credentials) protection {
-	return protection{creds: creds, log: c.log, door: &trust.Door{
-		Grant: c.grant, Bundle: func() trust.Bundle { return m.bundle }, Now: c.now,
+	return protection{creds: creds, log: c.log, refused: c.refuses, door: &trust.Door{
+		Grant: c.grant, Bundle: func() trust.Bundle { return m.bundle }, Now: c.now, Return: c.successions,
+		Admit: c.expelled.admit,
 	}}
 }
 

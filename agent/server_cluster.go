@@ -73,6 +73,19 @@ func (s *clusterServer) Leave(ctx context.Context, _ *sluicev1.LeaveRequest) (*s
 	return resp, s.loop.wait(ctx, rev)
 }
 
+// RemoveNode puts another node out.
+func (s *clusterServer) RemoveNode(ctx context.Context, req *sluicev1.RemoveNodeRequest) (*sluicev1.RemoveNodeResponse, error) {
+	name, err := s.cluster.removeNode(req.GetNode())
+	if err != nil {
+		return nil, err
+	}
+	// A token that is made next is to be one of the new keys.
+	if err := s.cluster.covered(ctx); err != nil {
+		s.config.Log.Warn("the new keys are not in use yet", "err", err)
+	}
+	return &sluicev1.RemoveNodeResponse{Name: name}, nil
+}
+
 // follow waits until the kernel is that of a member, as far as it can be. Where
 // that takes too long the node is one all the same, and the caller hears so.
 func (s *clusterServer) follow(ctx context.Context) {

@@ -46,6 +46,7 @@ const (
 	keyNode         = "key"         // the seed of this node's key: its identity
 	keyBundle       = "bundle"      // the cluster's CA and keys of gossip
 	keyCertificate  = "certificate" // this node's, in DER
+	keyLineage      = "lineage"     // the CAs of before
 	keySecret       = "secret"      // of a cluster of format 1
 )
 
@@ -241,8 +242,9 @@ func (c *saved) readIdentity(meta *bolt.Bucket) error {
 	if err != nil {
 		return fmt.Errorf("the cluster's keys: %w", err)
 	}
-	c.Member = &membership{bundle, bytes.Clone(meta.Get([]byte(keyCertificate)))}
-	return nil
+	lineage, err := parseLineage(meta.Get([]byte(keyLineage)))
+	c.Member = &membership{bundle, bytes.Clone(meta.Get([]byte(keyCertificate))), lineage}
+	return err
 }
 
 // readRecord leaves out what is no record (any more): another node will send it again.
@@ -288,7 +290,8 @@ func (s *store) putMembership(m *membership, records []mesh.Record) error {
 	}
 	err = s.db.Update(func(tx *bolt.Tx) error {
 		meta := bucket(tx, bucketMeta)
-		if err := errors.Join(meta.Put([]byte(keyBundle), text), meta.Put([]byte(keyCertificate), m.cert)); err != nil {
+		err := errors.Join(meta.Put([]byte(keyBundle), text), meta.Put([]byte(keyCertificate), m.cert), meta.Put([]byte(keyLineage), lineageText(m.lineage)))
+		if err != nil {
 			return err
 		}
 		return putRecords(tx, records)
@@ -349,7 +352,7 @@ func (s *store) dropMembership() error {
 			}
 		}
 		meta := bucket(tx, bucketMeta)
-		return errors.Join(meta.Delete([]byte(keyBundle)), meta.Delete([]byte(keyCertificate)))
+		return errors.Join(meta.Delete([]byte(keyBundle)), meta.Delete([]byte(keyCertificate)), meta.Delete([]byte(keyLineage)))
 	})
 	if err != nil {
 		return fmt.Errorf("write store: %w", err)

@@ -39,6 +39,7 @@ type testAgent struct {
 	services  sluicev1.ServiceServiceClient
 	endpoints sluicev1.EndpointServiceClient
 	states    sluicev1.StatusServiceClient
+	tokens    sluicev1.TokenServiceClient
 }
 
 func newTestAgent(tb testing.TB, n int) *testAgent {
@@ -112,7 +113,7 @@ func (a *testAgent) start() {
 	a.conn = conn
 	a.clusters, a.networks = sluicev1.NewClusterServiceClient(conn), sluicev1.NewNetworkServiceClient(conn)
 	a.services, a.endpoints = sluicev1.NewServiceServiceClient(conn), sluicev1.NewEndpointServiceClient(conn)
-	a.states = sluicev1.NewStatusServiceClient(conn)
+	a.states, a.tokens = sluicev1.NewStatusServiceClient(conn), sluicev1.NewTokenServiceClient(conn)
 }
 
 func (a *testAgent) stop() {

@@ -12,6 +12,8 @@ const (
 	KindService  Kind = "service"
 	KindEndpoint Kind = "endpoint"
 	KindToken    Kind = "token"
+	KindRemoval  Kind = "removal"
+	KindRotation Kind = "rotation"
 )
 
 // Version orders the writes of one record: the later Time wins, and at the same
@@ -51,6 +53,8 @@ type Record struct {
 	Service  *Service
 	Endpoint *Endpoint
 	Token    *Token
+	Removal  *Removal
+	Rotation *Rotation
 }
 
 // Key identifies the fact over all its versions.
@@ -104,7 +108,7 @@ func (r Record) Validate() error {
 		return Refuse(BadRecord, do, "record %.20q %s has version %d by %.40q", string(r.Kind), r.ID, r.Version.Time, string(r.Version.Writer))
 	}
 	nouns := 0
-	for _, set := range []bool{r.Node != nil, r.Network != nil, r.Service != nil, r.Endpoint != nil, r.Token != nil} {
+	for _, set := range []bool{r.Node != nil, r.Network != nil, r.Service != nil, r.Endpoint != nil, r.Token != nil, r.Removal != nil, r.Rotation != nil} {
 		if set {
 			nouns++
 		}
@@ -148,6 +152,8 @@ func (r Record) validateTombstone() error {
 		return Refuse(BadRecord, "update the node that wrote it", "the ingress network cannot be removed")
 	}
 	switch r.Kind {
+	case KindRemoval, KindRotation:
+		return Refuse(BadRecord, "update the node that wrote it", "a %s cannot be taken back", r.Kind)
 	case KindNode, KindNetwork, KindService, KindEndpoint, KindToken:
 		return nil
 	default:
@@ -170,6 +176,10 @@ func (r Record) validateNoun() error {
 		id, err, writer = string(r.Endpoint.ID), r.Endpoint.Validate(), r.Endpoint.Node
 	case r.Kind == KindToken && r.Token != nil:
 		id, err = string(r.Token.ID), r.Token.Validate()
+	case r.Kind == KindRemoval && r.Removal != nil:
+		id, err = string(r.Removal.Node), r.Removal.Validate()
+	case r.Kind == KindRotation && r.Rotation != nil:
+		id, err = r.Rotation.ID, r.Rotation.Validate()
 	}
 	if err != nil {
 		return err

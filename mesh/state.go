@@ -49,6 +49,21 @@ func (s *State) Get(k Key) (Record, bool) {
 // Count is how many records there are, tombstones included.
 func (s *State) Count() int { return len(s.records) }
 
+// ofRemoved tells whether a record is that of a node which was removed, or of an endpoint there.
+func (s *State) ofRemoved(r Record) bool {
+	var node NodeID
+	switch {
+	case r.Node != nil:
+		node = r.Node.ID
+	case r.Endpoint != nil:
+		node = r.Endpoint.Node
+	default:
+		return false
+	}
+	_, removed := s.records[Key{KindRemoval, string(node)}]
+	return removed
+}
+
 // Records returns everything, tombstones included, in a fixed order.
 func (s *State) Records() []Record {
 	return slices.SortedFunc(maps.Values(s.records), compareRecords)
@@ -64,7 +79,9 @@ type Snapshot struct {
 	Services  []*Service
 	Endpoints []*Endpoint
 	Tokens    []*Token // those that were not taken back, by when they end
-	Fronts    []Front  // every published port that its service holds, the oldest claim first
+	Removals  []*Removal
+	Rotations []*Rotation
+	Fronts    []Front // every published port that its service holds, the oldest claim first
 	Conflicts []Conflict
 
 	nodes     map[NodeID]*Node
@@ -95,7 +112,7 @@ func (s *State) Snapshot() *Snapshot {
 	}
 	live := make([]Record, 0, len(s.records))
 	for _, r := range s.records {
-		if !r.Deleted {
+		if !r.Deleted && !s.ofRemoved(r) {
 			live = append(live, r)
 		}
 	}
@@ -131,6 +148,10 @@ func (snap *Snapshot) add(r Record) {
 		snap.byService[r.Endpoint.Service] = append(snap.byService[r.Endpoint.Service], r.Endpoint)
 	case KindToken:
 		snap.Tokens = append(snap.Tokens, r.Token)
+	case KindRemoval:
+		snap.Removals = append(snap.Removals, r.Removal)
+	case KindRotation:
+		snap.Rotations = append(snap.Rotations, r.Rotation)
 	}
 }
 

@@ -45,6 +45,7 @@ func askingLines() map[string]string {
 		"token ls":        "token ls",
 		"token rm":        "token rm 0123456789abcdef",
 		"node ls":         "node ls",
+		"node rm":         "node rm n3",
 		"network create":  "network create back",
 		"network ls":      "network ls",
 		"network rm":      "network rm back",

@@ -30,6 +30,28 @@ func (a *app) nodeList() *cobra.Command {
 	return cmd
 }
 
+// nodeRemove puts a node out of the cluster.
+func (a *app) nodeRemove() *cobra.Command {
+	var out format
+	cmd := &cobra.Command{
+		Use:   "rm NODE",
+		Short: "Put another node out of the cluster; all others go on with new keys",
+		Args:  words("NODE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			resp, err := ask(cmd.Context(), a.to("remove node %q", args[0]),
+				sluicev1.NewClusterServiceClient, sluicev1.ClusterServiceClient.RemoveNode, &sluicev1.RemoveNodeRequest{Node: args[0]})
+			if err != nil {
+				return err
+			}
+			return out.print(cmd, resp, func(p *page) {
+				p.line(resp.GetName() + " is no node of this cluster any more. Tokens made before are of no use.")
+			})
+		},
+	}
+	out.addTo(cmd)
+	return cmd
+}
+
 func nodeTable(p *page, nodes []*sluicev1.Node) {
 	p.row("NAME", "SELF", "ADDRESS", "STATE", "SINCE", "ENDPOINTS", "SLOT", "ID")
 	for _, n := range nodes {

@@ -113,6 +113,10 @@ func TestNodeList(t *testing.T) {
 	}}, "node", "ls")
 }
 
+func TestNodeRemove(t *testing.T) {
+	checkForms(t, map[string]any{"RemoveNode": &sluicev1.RemoveNodeResponse{Name: "n3"}}, "node", "rm", "n3")
+}
+
 func TestNetworkCreate(t *testing.T) {
 	checkForms(t, map[string]any{"CreateNetwork": &sluicev1.CreateNetworkResponse{Network: networkBack()}},
 		"network", "create", "back", "--subnet", "10.192.16.0/20", "--driver", "overlay")

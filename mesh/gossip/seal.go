@@ -94,6 +94,10 @@ func nounField(r mesh.Record) string {
 		return "ep"
 	case r.Token != nil:
 		return "tok"
+	case r.Removal != nil:
+		return "rm"
+	case r.Rotation != nil:
+		return "rot"
 	default:
 		return ""
 	}
@@ -111,6 +115,10 @@ func (w wireRecord) noun() any {
 		return *w.Endpoint
 	case w.Token != nil:
 		return *w.Token
+	case w.Removal != nil:
+		return *w.Removal
+	case w.Rotation != nil:
+		return *w.Rotation
 	default:
 		return nil
 	}

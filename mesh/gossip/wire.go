@@ -187,6 +187,8 @@ type (
 		Service  *wireService  `json:"svc,omitempty"`
 		Endpoint *wireEndpoint `json:"ep,omitempty"`
 		Token    *wireToken    `json:"tok,omitempty"`
+		Removal  *wireRemoval  `json:"rm,omitempty"`
+		Rotation *wireRotation `json:"rot,omitempty"`
 	}
 	wireNode struct {
 		ID         mesh.NodeID `json:"i"`
@@ -252,6 +254,15 @@ type (
 		Expires int64        `json:"e"`
 		Pin     string       `json:"p"`
 		Hash    string       `json:"h"`
+	}
+	wireRemoval struct {
+		Node mesh.NodeID `json:"i"`
+		Name string      `json:"n"`
+	}
+	wireRotation struct {
+		ID     string        `json:"i"`
+		Data   []byte        `json:"d"` // base64
+		Covers []mesh.NodeID `json:"c,omitempty"`
 	}
 	wireAttachment struct {
 		Network mesh.NetworkID `json:"n"`

@@ -402,6 +402,98 @@ func (x *LeaveResponse) GetUntold() string {
 	return ""
 }
 
+// RemoveNodeRequest names a node.
+type RemoveNodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or ID.
+	Node          string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNodeRequest) Reset() {
+	*x = RemoveNodeRequest{}
+	mi := &file_sluice_v1_cluster_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNodeRequest) ProtoMessage() {}
+
+func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_cluster_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
+func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_cluster_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RemoveNodeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+// RemoveNodeResponse says which it was.
+type RemoveNodeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNodeResponse) Reset() {
+	*x = RemoveNodeResponse{}
+	mi := &file_sluice_v1_cluster_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNodeResponse) ProtoMessage() {}
+
+func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_cluster_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
+func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_cluster_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RemoveNodeResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 // ListNodesRequest has no fields.
 type ListNodesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -411,7 +503,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_sluice_v1_cluster_proto_msgTypes[6]
+	mi := &file_sluice_v1_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -423,7 +515,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_cluster_proto_msgTypes[6]
+	mi := &file_sluice_v1_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -436,7 +528,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_sluice_v1_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 // ListNodesResponse holds the nodes.
@@ -450,7 +542,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_sluice_v1_cluster_proto_msgTypes[7]
+	mi := &file_sluice_v1_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -462,7 +554,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_cluster_proto_msgTypes[7]
+	mi := &file_sluice_v1_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -475,7 +567,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_sluice_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -518,7 +610,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_sluice_v1_cluster_proto_msgTypes[8]
+	mi := &file_sluice_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -530,7 +622,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_cluster_proto_msgTypes[8]
+	mi := &file_sluice_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -543,7 +635,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_sluice_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Node) GetId() string {
@@ -650,7 +742,7 @@ type HeldPort struct {
 
 func (x *HeldPort) Reset() {
 	*x = HeldPort{}
-	mi := &file_sluice_v1_cluster_proto_msgTypes[9]
+	mi := &file_sluice_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -662,7 +754,7 @@ func (x *HeldPort) String() string {
 func (*HeldPort) ProtoMessage() {}
 
 func (x *HeldPort) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_cluster_proto_msgTypes[9]
+	mi := &file_sluice_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -675,7 +767,7 @@ func (x *HeldPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldPort.ProtoReflect.Descriptor instead.
 func (*HeldPort) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_sluice_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HeldPort) GetNode() string {
@@ -733,7 +825,11 @@ const file_sluice_v1_cluster_proto_rawDesc = "" +
 	"\x05nodes\x18\x02 \x01(\rR\x05nodes\"\x0e\n" +
 	"\fLeaveRequest\"'\n" +
 	"\rLeaveResponse\x12\x16\n" +
-	"\x06untold\x18\x01 \x01(\tR\x06untold\"\x12\n" +
+	"\x06untold\x18\x01 \x01(\tR\x06untold\"'\n" +
+	"\x11RemoveNodeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"(\n" +
+	"\x12RemoveNodeResponse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x12\n" +
 	"\x10ListNodesRequest\":\n" +
 	"\x11ListNodesResponse\x12%\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x0f.sluice.v1.NodeR\x05nodes\"\xe3\x02\n" +
@@ -764,11 +860,13 @@ const file_sluice_v1_cluster_proto_rawDesc = "" +
 	"\x10NODE_STATE_ALIVE\x10\x01\x12\x15\n" +
 	"\x11NODE_STATE_SILENT\x10\x02\x12\x19\n" +
 	"\x15NODE_STATE_AGENT_DOWN\x10\x03\x12\x13\n" +
-	"\x0fNODE_STATE_GONE\x10\x042\x86\x02\n" +
+	"\x0fNODE_STATE_GONE\x10\x042\xd1\x02\n" +
 	"\x0eClusterService\x127\n" +
 	"\x04Init\x12\x16.sluice.v1.InitRequest\x1a\x17.sluice.v1.InitResponse\x127\n" +
 	"\x04Join\x12\x16.sluice.v1.JoinRequest\x1a\x17.sluice.v1.JoinResponse\x12:\n" +
-	"\x05Leave\x12\x17.sluice.v1.LeaveRequest\x1a\x18.sluice.v1.LeaveResponse\x12F\n" +
+	"\x05Leave\x12\x17.sluice.v1.LeaveRequest\x1a\x18.sluice.v1.LeaveResponse\x12I\n" +
+	"\n" +
+	"RemoveNode\x12\x1c.sluice.v1.RemoveNodeRequest\x1a\x1d.sluice.v1.RemoveNodeResponse\x12F\n" +
 	"\tListNodes\x12\x1b.sluice.v1.ListNodesRequest\x1a\x1c.sluice.v1.ListNodesResponseB8Z6github.com/sluice-mesh/sluice/proto/sluice/v1;sluicev1b\x06proto3"
 
 var (
@@ -784,7 +882,7 @@ func file_sluice_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_sluice_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_sluice_v1_cluster_proto_goTypes = []any{
 	(NodeState)(0),                // 0: sluice.v1.NodeState
 	(*InitRequest)(nil),           // 1: sluice.v1.InitRequest
@@ -793,29 +891,33 @@ var file_sluice_v1_cluster_proto_goTypes = []any{
 	(*JoinResponse)(nil),          // 4: sluice.v1.JoinResponse
 	(*LeaveRequest)(nil),          // 5: sluice.v1.LeaveRequest
 	(*LeaveResponse)(nil),         // 6: sluice.v1.LeaveResponse
-	(*ListNodesRequest)(nil),      // 7: sluice.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),     // 8: sluice.v1.ListNodesResponse
-	(*Node)(nil),                  // 9: sluice.v1.Node
-	(*HeldPort)(nil),              // 10: sluice.v1.HeldPort
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*RemoveNodeRequest)(nil),     // 7: sluice.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),    // 8: sluice.v1.RemoveNodeResponse
+	(*ListNodesRequest)(nil),      // 9: sluice.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),     // 10: sluice.v1.ListNodesResponse
+	(*Node)(nil),                  // 11: sluice.v1.Node
+	(*HeldPort)(nil),              // 12: sluice.v1.HeldPort
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
 }
 var file_sluice_v1_cluster_proto_depIdxs = []int32{
-	9,  // 0: sluice.v1.InitResponse.node:type_name -> sluice.v1.Node
-	9,  // 1: sluice.v1.JoinResponse.node:type_name -> sluice.v1.Node
-	9,  // 2: sluice.v1.ListNodesResponse.nodes:type_name -> sluice.v1.Node
+	11, // 0: sluice.v1.InitResponse.node:type_name -> sluice.v1.Node
+	11, // 1: sluice.v1.JoinResponse.node:type_name -> sluice.v1.Node
+	11, // 2: sluice.v1.ListNodesResponse.nodes:type_name -> sluice.v1.Node
 	0,  // 3: sluice.v1.Node.state:type_name -> sluice.v1.NodeState
-	11, // 4: sluice.v1.Node.since:type_name -> google.protobuf.Timestamp
-	10, // 5: sluice.v1.Node.held:type_name -> sluice.v1.HeldPort
+	13, // 4: sluice.v1.Node.since:type_name -> google.protobuf.Timestamp
+	12, // 5: sluice.v1.Node.held:type_name -> sluice.v1.HeldPort
 	1,  // 6: sluice.v1.ClusterService.Init:input_type -> sluice.v1.InitRequest
 	3,  // 7: sluice.v1.ClusterService.Join:input_type -> sluice.v1.JoinRequest
 	5,  // 8: sluice.v1.ClusterService.Leave:input_type -> sluice.v1.LeaveRequest
-	7,  // 9: sluice.v1.ClusterService.ListNodes:input_type -> sluice.v1.ListNodesRequest
-	2,  // 10: sluice.v1.ClusterService.Init:output_type -> sluice.v1.InitResponse
-	4,  // 11: sluice.v1.ClusterService.Join:output_type -> sluice.v1.JoinResponse
-	6,  // 12: sluice.v1.ClusterService.Leave:output_type -> sluice.v1.LeaveResponse
-	8,  // 13: sluice.v1.ClusterService.ListNodes:output_type -> sluice.v1.ListNodesResponse
-	10, // [10:14] is the sub-list for method output_type
-	6,  // [6:10] is the sub-list for method input_type
+	7,  // 9: sluice.v1.ClusterService.RemoveNode:input_type -> sluice.v1.RemoveNodeRequest
+	9,  // 10: sluice.v1.ClusterService.ListNodes:input_type -> sluice.v1.ListNodesRequest
+	2,  // 11: sluice.v1.ClusterService.Init:output_type -> sluice.v1.InitResponse
+	4,  // 12: sluice.v1.ClusterService.Join:output_type -> sluice.v1.JoinResponse
+	6,  // 13: sluice.v1.ClusterService.Leave:output_type -> sluice.v1.LeaveResponse
+	8,  // 14: sluice.v1.ClusterService.RemoveNode:output_type -> sluice.v1.RemoveNodeResponse
+	10, // 15: sluice.v1.ClusterService.ListNodes:output_type -> sluice.v1.ListNodesResponse
+	11, // [11:16] is the sub-list for method output_type
+	6,  // [6:11] is the sub-list for method input_type
 	6,  // [6:6] is the sub-list for extension type_name
 	6,  // [6:6] is the sub-list for extension extendee
 	0,  // [0:6] is the sub-list for field type_name
@@ -832,7 +934,7 @@ func file_sluice_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_v1_cluster_proto_rawDesc), len(file_sluice_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,10 +24,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ClusterService_Init_FullMethodName      = "/sluice.v1.ClusterService/Init"
-	ClusterService_Join_FullMethodName      = "/sluice.v1.ClusterService/Join"
-	ClusterService_Leave_FullMethodName     = "/sluice.v1.ClusterService/Leave"
-	ClusterService_ListNodes_FullMethodName = "/sluice.v1.ClusterService/ListNodes"
+	ClusterService_Init_FullMethodName       = "/sluice.v1.ClusterService/Init"
+	ClusterService_Join_FullMethodName       = "/sluice.v1.ClusterService/Join"
+	ClusterService_Leave_FullMethodName      = "/sluice.v1.ClusterService/Leave"
+	ClusterService_RemoveNode_FullMethodName = "/sluice.v1.ClusterService/RemoveNode"
+	ClusterService_ListNodes_FullMethodName  = "/sluice.v1.ClusterService/ListNodes"
 )
 
 // ClusterServiceClient is the client API for ClusterService service.
@@ -47,6 +48,10 @@ type ClusterServiceClient interface {
 	// cluster is taken away; the workloads themselves are not touched.
 	// Refused with NoCluster where it is in none.
 	Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*LeaveResponse, error)
+	// RemoveNode puts another node out: its endpoints are gone, all others go on with new keys, and
+	// it cannot speak, read or announce again. Tokens of before are of no use afterwards.
+	// Refused with NotFound where there is none.
+	RemoveNode(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*RemoveNodeResponse, error)
 	// ListNodes lists the nodes of the cluster, sorted by name.
 	ListNodes(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
 }
@@ -89,6 +94,16 @@ func (c *clusterServiceClient) Leave(ctx context.Context, in *LeaveRequest, opts
 	return out, nil
 }
 
+func (c *clusterServiceClient) RemoveNode(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*RemoveNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveNodeResponse)
+	err := c.cc.Invoke(ctx, ClusterService_RemoveNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *clusterServiceClient) ListNodes(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (*ListNodesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListNodesResponse)
@@ -116,6 +131,10 @@ type ClusterServiceServer interface {
 	// cluster is taken away; the workloads themselves are not touched.
 	// Refused with NoCluster where it is in none.
 	Leave(context.Context, *LeaveRequest) (*LeaveResponse, error)
+	// RemoveNode puts another node out: its endpoints are gone, all others go on with new keys, and
+	// it cannot speak, read or announce again. Tokens of before are of no use afterwards.
+	// Refused with NotFound where there is none.
+	RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error)
 	// ListNodes lists the nodes of the cluster, sorted by name.
 	ListNodes(context.Context, *ListNodesRequest) (*ListNodesResponse, error)
 	mustEmbedUnimplementedClusterServiceServer()
@@ -136,6 +155,9 @@ func (UnimplementedClusterServiceServer) Join(context.Context, *JoinRequest) (*J
 }
 func (UnimplementedClusterServiceServer) Leave(context.Context, *LeaveRequest) (*LeaveResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Leave not implemented")
+}
+func (UnimplementedClusterServiceServer) RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveNode not implemented")
 }
 func (UnimplementedClusterServiceServer) ListNodes(context.Context, *ListNodesRequest) (*ListNodesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListNodes not implemented")
@@ -215,6 +237,24 @@ func _ClusterService_Leave_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ClusterService_RemoveNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).RemoveNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_RemoveNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).RemoveNode(ctx, req.(*RemoveNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ClusterService_ListNodes_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListNodesRequest)
 	if err := dec(in); err != nil {
@@ -251,6 +291,10 @@ var ClusterService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Leave",
 			Handler:    _ClusterService_Leave_Handler,
+		},
+		{
+			MethodName: "RemoveNode",
+			Handler:    _ClusterService_RemoveNode_Handler,
 		},
 		{
 			MethodName: "ListNodes",
