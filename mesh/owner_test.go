@@ -84,14 +84,16 @@ func (s *side) act(t *rapid.T, id int) {
 	writer := testID[NodeID]('a', node)
 	snap := s.state.Snapshot()
 	few := func(label string) int { return rapid.IntRange(1, 3).Draw(t, label) }
-	switch rapid.IntRange(0, 6).Draw(t, "act") {
+	switch rapid.IntRange(0, 7).Draw(t, "act") {
 	case 0:
 		subnet := netip.Prefix{}
 		if rapid.Bool().Draw(t, "chosen") {
-			subnet = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(few("subnet"))}), 20+few("shorter"))
-			subnet = subnet.Masked()
+			subnet = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(few("subnet"))}), 21+few("longer"))
 		}
 		if n, err := NewNetwork(snap, testID[NetworkID]('b', id), fmt.Sprintf("net%d", few("name")), subnet); err == nil {
+			if subnet.IsValid() {
+				n.Bits4 = subnet.Bits() + 3 // seven blocks: sides choose the same
+			}
 			s.write(writer, NetworkRecord(n))
 		}
 	case 1, 2:
@@ -114,6 +116,11 @@ func (s *side) act(t *rapid.T, id int) {
 		if len(snap.Services) > 0 {
 			gone := rapid.SampledFrom(snap.Services).Draw(t, "removed")
 			s.write(writer, deleted(ServiceRecord(gone), 0))
+		}
+	case 6:
+		if n := snap.Node(writer).clone(); n.Slot == 0 {
+			n.Slot, n.SlotClaim = Slot(few("slot")), s.time
+			s.write(writer, NodeRecord(n))
 		}
 	default:
 		s.settle(writer)
