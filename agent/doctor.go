@@ -114,7 +114,7 @@ type doctorServer struct {
 // Examine looks at the host, and adds what the agent knows.
 func (s *doctorServer) Examine(ctx context.Context, _ *sluicev1.ExamineRequest) (*sluicev1.ExamineResponse, error) {
 	snap := s.cluster.snapshot()
-	q := inspection(s.config, s.cluster.own.Addr, snap)
+	q := inspection(s.config, s.cluster.self().Addr, snap)
 	q.Balancer = string(s.loop.picked.balancer) // the one that auto became
 	f := s.inspect(q)
 	f.Now, f.Claims = s.cluster.now(), claims(snap)

@@ -27,9 +27,11 @@ type fakeMachine struct {
 	drifts chan []kernel.Drift // nobody sends unless a test does
 	echo   fakeEcho
 
-	lost chan struct{}
+	lost  chan struct{}
+	moved chan struct{}
 
 	mu        sync.Mutex
+	gone      netip.Addr      // an address that it had
 	dialled   []kernel.Sender // at an address that is lost
 	forgotten []string        // what ForgetOver was asked for
 	applied   []*plan.Plan
@@ -44,7 +46,7 @@ type fakeMachine struct {
 
 func newFakeMachine(tb testing.TB, addr string) *fakeMachine {
 	tb.Helper()
-	return &fakeMachine{addr: netip.MustParseAddr(addr), dir: tb.TempDir(), drifts: make(chan []kernel.Drift), lost: make(chan struct{}, 1)}
+	return &fakeMachine{addr: netip.MustParseAddr(addr), dir: tb.TempDir(), drifts: make(chan []kernel.Drift), lost: make(chan struct{}, 1), moved: make(chan struct{}, 1)}
 }
 
 func (m *fakeMachine) failOn(object string) {
@@ -104,7 +106,8 @@ func (m *fakeMachine) Apply(ctx context.Context, want *plan.Plan) kernel.Report 
 	return report
 }
 
-func (m *fakeMachine) Lost() <-chan struct{} { return m.lost }
+func (m *fakeMachine) Lost() <-chan struct{}  { return m.lost }
+func (m *fakeMachine) Moved() <-chan struct{} { return m.moved }
 func (m *fakeMachine) ForgetLost() ([]kernel.Sender, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -248,10 +251,24 @@ func (m *fakeMachine) HostAddrs() ([]plan.Addr, error) {
 }
 
 func (m *fakeMachine) Underlay(advertise netip.Addr) (netip.Addr, int, error) {
-	if advertise.IsValid() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch advertise {
+	case netip.Addr{}:
+		return m.addr, 1500, nil
+	case m.gone:
+		return advertise, 0, &kernel.Refusal{Reason: kernel.NoUnderlay, Why: "it moved", Do: "look where it is"}
+	default:
 		return advertise, 1500, nil
 	}
-	return m.addr, 1500, nil
+}
+
+// move gives the host another address.
+func (m *fakeMachine) move(addr string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.gone, m.addr = m.addr, netip.MustParseAddr(addr)
+	m.moved <- struct{}{}
 }
 
 // processes lets tests end a process that somebody watches.

@@ -47,6 +47,8 @@ type Machine interface {
 	// Underlay finds this node's address and its device's MTU in bytes; the zero
 	// address means the source address of the default route.
 	Underlay(advertise netip.Addr) (addr netip.Addr, mtu int, err error)
+	// Moved signals that what Underlay returns may have changed. It is never closed.
+	Moved() <-chan struct{}
 	// Lost signals that the host lost an address. It is never closed.
 	Lost() <-chan struct{}
 	// ForgetLost deletes the flows that were dialled at an address which the host has no

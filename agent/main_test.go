@@ -60,7 +60,7 @@ func addresses() error {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return err
 	}
-	for _, own := range []string{nodeAddr(1), nodeAddr(2), nodeAddr(3), "203.0.113.1"} {
+	for _, own := range []string{nodeAddr(1), nodeAddr(2), nodeAddr(3), nodeAddr(11), nodeAddr(12), nodeAddr(13), "203.0.113.1"} {
 		addr, err := netlink.ParseAddr(own + "/32")
 		if err != nil {
 			return err

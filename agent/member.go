@@ -29,7 +29,8 @@ func (c *cluster) init(ctx context.Context, pool, subnet netip.Prefix) (trust.Se
 	if err := ingress.Validate(); err != nil {
 		return trust.Secret{}, err
 	}
-	if err := c.own.Outside(ingress.Subnet4, ingress.Subnet6, ingress.Pool); err != nil {
+	own := c.self()
+	if err := own.Outside(ingress.Subnet4, ingress.Subnet6, ingress.Pool); err != nil {
 		return trust.Secret{}, err
 	}
 	secret := trust.NewSecret()
@@ -127,7 +128,8 @@ func (c *cluster) begin() error {
 func (c *cluster) abandon() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.phase, c.state, c.snap = outside, mesh.State{}, nil
+	c.phase, c.snap = outside, nil
+	c.state.Clear()
 	clear(c.dirty)
 	clear(c.seen)
 }
@@ -166,7 +168,7 @@ func (c *cluster) ownNode() *mesh.Node {
 
 func (c *cluster) startGossip(secret trust.Secret) (*gossip.Gossip, error) {
 	g, err := gossip.Start(gossip.Config{
-		ID: c.own.ID, Bind: c.gossip, Key: secret[:], State: c, Log: c.log,
+		ID: c.own.ID, Bind: c.listens(), Key: secret[:], State: c, Log: c.log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start gossip: %w", err)
@@ -196,7 +198,7 @@ func (c *cluster) resume(secret *trust.Secret) error {
 // refreshOwn writes the node's record where the configuration has changed.
 func (c *cluster) refreshOwn(snap *mesh.Snapshot) ([]mesh.Record, error) {
 	have, own := snap.Node(c.own.ID), c.ownNode()
-	if have != nil && have.Name == own.Name && have.Addr == own.Addr && have.MTU == own.MTU &&
+	if c.parting || have != nil && have.Name == own.Name && have.Addr == own.Addr && have.MTU == own.MTU &&
 		have.GossipPort == own.GossipPort && have.VXLANPort == own.VXLANPort {
 		return nil, nil
 	}

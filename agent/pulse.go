@@ -185,7 +185,7 @@ func (p *pulse) knocksAt(id mesh.NodeID, peer *peer, now time.Time) bool {
 
 func (p *pulse) ask(ctx context.Context, peer *peer, now time.Time) {
 	if !peer.addr.IsValid() {
-		to := netip.AddrPortFrom(peer.node.Addr, cmp.Or(peer.node.GossipPort, p.cluster.gossip.Port()))
+		to := netip.AddrPortFrom(peer.node.Addr, cmp.Or(peer.node.GossipPort, p.cluster.listens().Port()))
 		p.knocks.send(ctx, peer.node.ID, to, peer.beat.newest+1)
 		peer.beat = peer.beat.asked(now, pause())
 		return
@@ -301,5 +301,5 @@ func (p *pulse) findProblems(now time.Time) []problem {
 
 func (p *pulse) tunnelAdvice(n *mesh.Node) string {
 	return fmt.Sprintf("its agent answers, its kernel does not through the tunnel: check that udp %d passes between %s and %s",
-		n.VXLANPort, p.cluster.own.Addr, n.Addr)
+		n.VXLANPort, p.cluster.self().Addr, n.Addr)
 }

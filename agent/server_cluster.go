@@ -35,7 +35,7 @@ func (s *clusterServer) Init(ctx context.Context, req *sluicev1.InitRequest) (*s
 	defer cancel()
 	s.follow(short)
 	return &sluicev1.InitResponse{
-		Node: s.ownNode(s.cluster.snapshot()), Token: secret.Token(), JoinAddress: s.cluster.gossip.String(),
+		Node: s.ownNode(s.cluster.snapshot()), Token: secret.Token(), JoinAddress: s.cluster.listens().String(),
 	}, nil
 }
 
@@ -49,7 +49,7 @@ func (s *clusterServer) Join(ctx context.Context, req *sluicev1.JoinRequest) (*s
 	if err != nil {
 		return nil, mesh.Refuse(BadToken, "take the token that sluice init printed, whole", "the token cannot be used (%v)", err)
 	}
-	if seed == s.cluster.gossip {
+	if seed == s.cluster.listens() {
 		return nil, mesh.Refuse(mesh.BadAddress, "give the address of a node that is in the cluster", "%s is this node itself", seed)
 	}
 	if err := s.cluster.join(ctx, seed, secret); err != nil {
@@ -58,6 +58,19 @@ func (s *clusterServer) Join(ctx context.Context, req *sluicev1.JoinRequest) (*s
 	s.follow(ctx)
 	snap := s.cluster.snapshot()
 	return &sluicev1.JoinResponse{Node: s.ownNode(snap), Nodes: uint32(len(snap.Nodes))}, nil
+}
+
+// Leave ends this node's membership.
+func (s *clusterServer) Leave(ctx context.Context, _ *sluicev1.LeaveRequest) (*sluicev1.LeaveResponse, error) {
+	rev, untold, err := s.cluster.leaveCluster(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resp := &sluicev1.LeaveResponse{}
+	if untold != nil {
+		resp.Untold = untold.Error()
+	}
+	return resp, s.loop.wait(ctx, rev)
 }
 
 // follow waits until the kernel is that of a member, as far as it can be. Where

@@ -51,7 +51,8 @@ func (a *api) nodes(snap *mesh.Snapshot) []*sluicev1.Node {
 func (a *api) ownNode(snap *mesh.Snapshot) *sluicev1.Node {
 	n := snap.Node(a.cluster.own.ID)
 	if n == nil {
-		n = &a.cluster.own
+		self := a.cluster.self()
+		n = &self
 	}
 	return toNode(n, snap, a.loop.pulse.standing(n.ID), n.ID)
 }

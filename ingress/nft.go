@@ -105,11 +105,16 @@ func addFlows(targets map[plan.Flow]bool, f Front) {
 	}
 }
 
+// slotsOf spreads as IPVS's scheduler of the name does, but for turns and open connections.
 func slotsOf(f Front) []int {
-	if consistent(f.Service) {
+	switch f.Service.Scheduler {
+	case mesh.SourceHash, mesh.Maglev:
 		return byClient(f.Backends)
+	case mesh.RoundRobin, mesh.LeastConn:
+		return spread(equally(f.Backends))
+	default:
+		return spread(f.Backends)
 	}
-	return spread(f.Backends)
 }
 
 // consistent tells whether a client is to reach the same backend each time. nft does

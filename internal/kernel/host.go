@@ -17,6 +17,10 @@ import (
 // NoUnderlay is the reason of a refusal by Underlay.
 const NoUnderlay plan.Reason = "NoUnderlay"
 
+// Moved signals, at most once until it is taken, that what Underlay returns may have
+// changed. It is never closed.
+func (k *Kernel) Moved() <-chan struct{} { return k.monitor.moved }
+
 // Underlay returns the address that other nodes reach and the MTU, in bytes, of
 // the device that has it. Without advertise it is the source address of the
 // default route, IPv4 first.

@@ -53,6 +53,7 @@ type monitor struct {
 	own     *writers
 	signals chan []Drift  // holds one at most; only run sends
 	lost    chan struct{} // holds one token where the host lost an address
+	moved   chan struct{} // holds one token where addresses, devices or default routes of the host changed
 	done    chan struct{}
 
 	held   atomic.Bool // a round is under way
@@ -71,7 +72,7 @@ type monitor struct {
 // newMonitor watches the host and the sandboxes that are mounted below dir.
 func newMonitor(host *namespace, dir string, own *writers) (*monitor, error) {
 	m := &monitor{
-		host: host, dir: dir, own: own, signals: make(chan []Drift, 1), lost: make(chan struct{}, 1), done: make(chan struct{}), wake: -1, mounts: -1,
+		host: host, dir: dir, own: own, signals: make(chan []Drift, 1), lost: make(chan struct{}, 1), moved: make(chan struct{}, 1), done: make(chan struct{}), wake: -1, mounts: -1,
 		watched: map[string]*watcher{}, buffer: make([]byte, receiveRoom),
 	}
 	var err error
@@ -184,7 +185,7 @@ func (m *monitor) timeout(now time.Time) int {
 func (m *monitor) hear(w *watcher, route, nft unix.PollFd) {
 	var err error
 	if route.Revents != 0 {
-		err = w.hearRoute(m.buffer, m.note, m.loses)
+		err = w.hearRoute(m.buffer, m.note, m.hearUnderlay)
 	}
 	if err == nil && nft.Revents != 0 {
 		err = w.hearNFT(m.buffer, m.own, m.note)
@@ -197,11 +198,21 @@ func (m *monitor) hear(w *watcher, route, nft unix.PollFd) {
 	}
 }
 
-// loses tells of an address that the host lost, or of events that may have told so.
-func (m *monitor) loses() {
+// hearUnderlay tells of what the host is reached by, or of events that may have told so.
+func (m *monitor) hearUnderlay(u underlayEvent) {
+	if u.lost {
+		token(m.lost)
+	}
+	if u.lost || u.moved {
+		token(m.moved)
+	}
+}
+
+// token wakes the receiver once, however often it is told.
+func token(c chan<- struct{}) {
 	select {
-	case m.lost <- struct{}{}:
-	default: // it is told already
+	case c <- struct{}{}:
+	default:
 	}
 }
 

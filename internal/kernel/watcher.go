@@ -130,10 +130,10 @@ func receive(fd int, buffer []byte, each func(syscall.NetlinkMessage)) (lost boo
 }
 
 // hearRoute takes in rtnetlink's events.
-func (w *watcher) hearRoute(buffer []byte, note func(Drift), loses func()) error {
+func (w *watcher) hearRoute(buffer []byte, note func(Drift), underlay func(underlayEvent)) error {
 	lost, err := receive(w.route, buffer, func(m syscall.NetlinkMessage) {
-		if w.kind == plan.KindHost && dialled(m) {
-			loses()
+		if w.kind == plan.KindHost {
+			underlay(underlayOf(m))
 		}
 		kind := w.about(m)
 		own := m.Header.Pid == uint32(os.Getpid()) || m.Header.Seq == linkQuestion && m.Header.Flags&unix.NLM_F_MULTI != 0
@@ -142,21 +142,36 @@ func (w *watcher) hearRoute(buffer []byte, note func(Drift), loses func()) error
 		}
 	})
 	if lost {
-		loses()
+		underlay(underlayEvent{lost: true, moved: true})
 		note(Drift{Sandbox: w.name})
 		err = errors.Join(err, w.askLinks())
 	}
 	return err
 }
 
-// dialled tells whether an event is that an address went which clients may have dialled.
-func dialled(m syscall.NetlinkMessage) bool {
-	if m.Header.Type != unix.RTM_DELADDR {
-		return false
+// underlayEvent is what an event says of how the host is reached.
+type underlayEvent struct {
+	lost  bool // an address went which clients may have dialled
+	moved bool // its address towards other nodes, or its device's MTU, may have changed
+}
+
+func underlayOf(m syscall.NetlinkMessage) underlayEvent {
+	switch m.Header.Type {
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		value, _ := attribute(m.Data, unix.SizeofIfAddrmsg, unix.IFA_ADDRESS)
+		addr, _ := netip.AddrFromSlice(value)
+		if addr.Is6() && addr.IsLinkLocalUnicast() { // those come and go with every veth
+			return underlayEvent{}
+		}
+		return underlayEvent{lost: m.Header.Type == unix.RTM_DELADDR, moved: true}
+	case unix.RTM_NEWLINK:
+		return underlayEvent{moved: true}
+	case unix.RTM_NEWROUTE:
+		const prefix = 1 // offset in rtmsg
+		return underlayEvent{moved: len(m.Data) > prefix && m.Data[prefix] == 0}
+	default:
+		return underlayEvent{}
 	}
-	value, _ := attribute(m.Data, unix.SizeofIfAddrmsg, unix.IFA_ADDRESS)
-	addr, _ := netip.AddrFromSlice(value)
-	return addr.Is4() || !addr.IsLinkLocalUnicast() // those go with every veth
 }
 
 // about tells what of ours an event is about; "" for nothing. It also learns

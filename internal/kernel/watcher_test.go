@@ -42,7 +42,7 @@ func TestWatcherLosesEvents(t *testing.T) {
 	var heard []Drift
 	hear := func() []Drift {
 		heard = nil
-		if err := w.hearRoute(make([]byte, receiveRoom), func(d Drift) { heard = append(heard, d) }, func() {}); err != nil {
+		if err := w.hearRoute(make([]byte, receiveRoom), func(d Drift) { heard = append(heard, d) }, func(underlayEvent) {}); err != nil {
 			t.Fatal(err)
 		}
 		return heard

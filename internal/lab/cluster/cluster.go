@@ -59,6 +59,8 @@ type Config struct {
 	// Unit is the systemd service that is the agent of n1: n1 is then this machine itself, in
 	// the namespace that Start is called in. Empty: n1 is as the others.
 	Unit string
+	// ByRoute lets the agents find their address by the default route, and follow it.
+	ByRoute bool
 }
 
 // Cluster is three nodes and what is around them. Its methods are called by one goroutine at a time.
@@ -194,7 +196,7 @@ func (c *Cluster) hosts(context.Context) error {
 		if err != nil {
 			return err
 		}
-		c.Nodes = append(c.Nodes, &Node{Host: h, Dir: filepath.Join(c.Dir, name), sluice: c.Sluice, balancer: c.Balancer})
+		c.Nodes = append(c.Nodes, &Node{Host: h, Dir: filepath.Join(c.Dir, name), sluice: c.Sluice, balancer: c.Balancer, byRoute: c.ByRoute})
 	}
 	c.Nodes[0].unit = c.Unit
 	var err error

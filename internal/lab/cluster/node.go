@@ -29,6 +29,7 @@ type Node struct {
 
 	sluice   string // path of the program
 	balancer string
+	byRoute  bool
 	agent    *process
 	unit     string // the systemd service that is the agent in the place of a process; "" for none
 }
@@ -60,10 +61,14 @@ func (n *Node) Socket() string { return "unix://" + filepath.Join(n.RunDir(), "s
 
 // AgentArgs are the arguments that the node's agent is started with.
 func (n *Node) AgentArgs() []string {
-	return []string{
+	args := []string{
 		"agent", "--data-dir", n.DataDir(), "--run-dir", n.RunDir(),
-		"--name", n.Name, "--advertise", n.V4.String(), "--balancer", cmp.Or(n.balancer, "auto"),
+		"--name", n.Name, "--balancer", cmp.Or(n.balancer, "auto"),
 	}
+	if n.byRoute {
+		return args
+	}
+	return append(args, "--advertise", n.V4.String())
 }
 
 func (n *Node) startAgent(ctx context.Context) error {

@@ -107,14 +107,18 @@ func TestSurvival(t *testing.T) {
 // populated is a cluster with its networks, services and workloads; done takes it away.
 func populated(t *testing.T, balancer string) (c *cluster.Cluster, done func()) {
 	t.Helper()
+	return populatedAs(t, cluster.Config{Balancer: balancer})
+}
+
+// populatedAs is populated with agents as config has them; the programs are always these.
+func populatedAs(t *testing.T, config cluster.Config) (c *cluster.Cluster, done func()) {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err = cluster.Start(t.Context(), cluster.Config{
-		Sluice: program(t), Balancer: balancer, Workload: []string{self, "serve"}, Progress: t.Logf,
-	})
-	if err != nil {
+	config.Sluice, config.Workload, config.Progress = program(t), []string{self, "serve"}, t.Logf
+	if c, err = cluster.Start(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}
 	done = func() {

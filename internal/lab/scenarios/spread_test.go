@@ -55,11 +55,13 @@ func table(lots int) func(n int, share float64) float64 {
 }
 
 func expected(b mesh.Balancer, s mesh.Scheduler) expectation {
-	const shLots, mhLots, nftLots = 256, 4093, 512
+	const shLots, mhLots, nftLots = 256, 4093, 2048
 	consistent := s == mesh.SourceHash || s == mesh.Maglev
 	switch {
 	case b == mesh.BalancerNFT && consistent:
-		return expectation{byWeight(), table(nftLots), "by weight, 4 sigma of 512 lots and of the clients"}
+		return expectation{byWeight(), table(nftLots), "by weight, 4 sigma of 2048 lots and of the clients"}
+	case b == mesh.BalancerNFT && (s == mesh.RoundRobin || s == mesh.LeastConn):
+		return expectation{equally(), sigmas, "equal parts, 4 sigma"}
 	case b == mesh.BalancerNFT:
 		return expectation{byWeight(), sigmas, "by weight, 4 sigma"}
 	case s == mesh.RoundRobin || s == mesh.LeastConn:
