@@ -163,6 +163,7 @@ func (m *model) step() {
 		if by != nil && x != by {
 			// What it alone knows is lost with it.
 			x.gone = true
+			m.cutOff(by)
 			m.write(by, deleted(NodeRecord(testNode(slices.Index(m.members, x)+1)), 0))
 		}
 	default:
@@ -172,6 +173,24 @@ func (m *model) step() {
 		} else {
 			m.join()
 		}
+	}
+}
+
+// cutOff ends those whom only a removed node knew: a removal gives new keys to the others, and
+// nobody gives them to a node that nobody knows.
+func (m *model) cutOff(from *member) {
+	known := map[NodeID]bool{from.id: true}
+	for range m.members {
+		for _, x := range m.members {
+			if known[x.id] && !x.gone {
+				for _, n := range x.state.Snapshot().Nodes {
+					known[n.ID] = true
+				}
+			}
+		}
+	}
+	for _, x := range m.members {
+		x.gone = x.gone || !known[x.id]
 	}
 }
 
