@@ -10,7 +10,7 @@ import (
 // method returns without an error; after one nobody knows. Slices stay the caller's.
 // Implemented by store, and by faultyDisk over one.
 type disk interface {
-	putRecords(records []mesh.Record) error
+	putRecords(records []mesh.Record, gone ...mesh.Key) error
 	putMembership(m *membership, records []mesh.Record) error
 	putCertificate(cert []byte) error
 	dropMembership() error
@@ -23,8 +23,8 @@ type faultyDisk struct {
 	fault func() error
 }
 
-func (d *faultyDisk) putRecords(records []mesh.Record) error {
-	return d.write(func() error { return d.store.putRecords(records) })
+func (d *faultyDisk) putRecords(records []mesh.Record, gone ...mesh.Key) error {
+	return d.write(func() error { return d.store.putRecords(records, gone...) })
 }
 
 func (d *faultyDisk) putMembership(m *membership, records []mesh.Record) error {

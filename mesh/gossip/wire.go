@@ -202,6 +202,7 @@ type (
 		Blocks     []wireBlock `json:"b,omitempty"`
 		Held       []wireHeld  `json:"h,omitempty"`
 		Cert       []byte      `json:"x,omitempty"` // base64
+		Synced     uint64      `json:"sy,omitempty"`
 	}
 	wireHeld struct {
 		Addr      netip.Addr `json:"a,omitzero"`
