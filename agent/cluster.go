@@ -2,7 +2,6 @@ package agent
 
 import (
 	"log/slog"
-	"math"
 	"net/netip"
 	"slices"
 	"sync"
@@ -88,7 +87,7 @@ func newCluster(cfg clusterConfig, content *saved) *cluster {
 // the others are left out.
 func (c *cluster) take(records []mesh.Record) {
 	var late []mesh.Record
-	limit := c.horizon()
+	limit := mesh.LatestBelieved(c.now())
 	for _, r := range records {
 		switch err := r.WrittenBy(limit); {
 		case err == nil:
@@ -110,6 +109,7 @@ func (c *cluster) take(records []mesh.Record) {
 		c.state.Merge(again)
 		c.dirty[r.Key()] = true
 	}
+	c.noteDropped()
 }
 
 // wake makes the loop look.
@@ -173,7 +173,8 @@ func (c *cluster) write(decide func(*mesh.Snapshot) ([]mesh.Record, error)) (uin
 	if len(records) > 0 {
 		// What decide saw goes with what it decided: an endpoint on the disk without
 		// its service would be taken for one whose service was removed.
-		if err := c.store.putRecords(append(c.unsaved(), records...)); err != nil {
+		unsaved, gone := c.unsaved()
+		if err := c.store.putRecords(append(unsaved, records...), gone...); err != nil {
 			return 0, nil, err
 		}
 		clear(c.dirty)
@@ -197,6 +198,9 @@ func (c *cluster) stamp(records []mesh.Record) ([]mesh.Record, error) {
 		if err := r.Validate(); err != nil {
 			return nil, err
 		}
+		if r.Body != nil {
+			have = r // it is written again
+		}
 		var err error
 		if stamped[i], err = gossip.Seal(r, have, c.signer); err != nil {
 			return nil, err
@@ -207,23 +211,7 @@ func (c *cluster) stamp(records []mesh.Record) ([]mesh.Record, error) {
 
 // tick is the time of the next write.
 func (c *cluster) tick() uint64 {
-	return mesh.Tick(c.state.Seen(), uint64(max(c.now().UnixMicro(), 1)))
-}
-
-// aheadLimit is how far another node's clock may be ahead, and clockSet a time before which
-// this node's own was not set since it started.
-const (
-	aheadLimit = 24 * time.Hour
-	clockSet   = 1_735_689_600 // 2025-01-01, in seconds
-)
-
-// horizon is the latest time of a write that this node believes.
-func (c *cluster) horizon() uint64 {
-	now := c.now()
-	if now.Unix() < clockSet {
-		return math.MaxUint64
-	}
-	return uint64(now.Add(aheadLimit).UnixMicro())
+	return mesh.Tick(c.state.Seen(), mesh.Micros(c.now()))
 }
 
 // mergeLocked returns those that changed the state.
@@ -238,7 +226,15 @@ func (c *cluster) mergeLocked(records []mesh.Record) []mesh.Record {
 			c.snap = nil
 		}
 	}
+	c.noteDropped()
 	return fresh
+}
+
+// noteDropped sees to it that the disk forgets the tombstones that the state forgot.
+func (c *cluster) noteDropped() {
+	for _, k := range c.state.TakeDropped() {
+		c.dirty[k] = true
+	}
 }
 
 func (c *cluster) send(records []mesh.Record) {
@@ -288,22 +284,25 @@ func (c *cluster) flush() error {
 	if c.phase != inside || len(c.dirty) == 0 {
 		return nil
 	}
-	if err := c.store.putRecords(c.unsaved()); err != nil {
+	unsaved, gone := c.unsaved()
+	if err := c.store.putRecords(unsaved, gone...); err != nil {
 		return err
 	}
 	clear(c.dirty)
 	return nil
 }
 
-// unsaved are the newest versions of the records that are not on the disk.
-func (c *cluster) unsaved() []mesh.Record {
-	records := make([]mesh.Record, 0, len(c.dirty))
+// unsaved are the newest versions of the records that are not on the disk, and the keys of
+// those that are there and need not be.
+func (c *cluster) unsaved() (records []mesh.Record, gone []mesh.Key) {
 	for k := range c.dirty {
 		if r, ok := c.state.Get(k); ok {
 			records = append(records, r)
+		} else {
+			gone = append(gone, k)
 		}
 	}
-	return records
+	return records, gone
 }
 
 // tombstone is the record that deletes r.

@@ -74,7 +74,7 @@ func (c *cluster) Merge(records []mesh.Record) []mesh.Record {
 // believable are the records that are valid and not from the far future. A peer sends the others
 // again with each exchange, so one line must do for all.
 func (c *cluster) believable(records []mesh.Record) []mesh.Record {
-	limit := c.horizon()
+	limit := mesh.LatestBelieved(c.now())
 	good := make([]mesh.Record, 0, len(records))
 	var first error
 	for _, r := range records {

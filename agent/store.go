@@ -240,9 +240,16 @@ func (c *saved) readRecord(k, v []byte) error {
 	return nil
 }
 
-// putRecords keeps records in one transaction.
-func (s *store) putRecords(records []mesh.Record) error {
-	err := s.db.Update(func(tx *bolt.Tx) error { return putRecords(tx, records) })
+// putRecords keeps records, and forgets those that are gone, in one transaction.
+func (s *store) putRecords(records []mesh.Record, gone ...mesh.Key) error {
+	err := s.db.Update(func(tx *bolt.Tx) error {
+		for _, k := range gone {
+			if err := bucket(tx, bucketRecords).Delete(recordKey(k)); err != nil {
+				return err
+			}
+		}
+		return putRecords(tx, records)
+	})
 	if err != nil {
 		return fmt.Errorf("write store: %w", err)
 	}

@@ -17,6 +17,7 @@ type Node struct {
 	SlotClaim  uint64
 	Blocks     []Block    // address blocks of networks with endpoints here
 	Held       []HeldPort // published ports that it does not answer on; see Reported
+	Synced     uint64     // until when it has everything that the others wrote; 0: it has not said; see Horizon
 }
 
 // Block is a part of a network's subnets that one node gives addresses from.
@@ -86,11 +87,12 @@ func (n *Node) Validate() error {
 	return n.validateHeld()
 }
 
-// claimedBy tells whether the node's claims were made at some time until the given one:
-// a claim of 0 would be older than all, and win whatever it names.
+// claimedBy tells whether the node's claims were made at some time until the given one, and
+// it is in sync until then at most. A claim of 0 would be older than all, and win whatever it
+// names.
 func (n *Node) claimedBy(time uint64) bool {
 	made := func(claim uint64) bool { return claim > 0 && claim <= time }
-	return (n.Slot == 0 || made(n.SlotClaim)) && !slices.ContainsFunc(n.Blocks, func(b Block) bool { return !made(b.Claim) })
+	return n.Synced <= time && (n.Slot == 0 || made(n.SlotClaim)) && !slices.ContainsFunc(n.Blocks, func(b Block) bool { return !made(b.Claim) })
 }
 
 // valid tells whether b is a block of some network; Snapshot looks at which.

@@ -13,23 +13,6 @@ const (
 	KindEndpoint Kind = "endpoint"
 )
 
-// Version orders the writes of one record: the later Time wins, and at the same
-// Time the greater Writer. Time is a hybrid logical clock (see Tick).
-type Version struct {
-	Time   uint64
-	Writer NodeID
-}
-
-// Compare orders versions.
-func (v Version) Compare(w Version) int {
-	return cmp.Or(cmp.Compare(v.Time, w.Time), cmp.Compare(v.Writer, w.Writer))
-}
-
-// Tick returns the time of a new write: later than everything seen, and the wall
-// clock's microseconds where that is later still. A wrong wall clock therefore
-// never makes a write lose against what its writer had seen.
-func Tick(seen, wallMicros uint64) uint64 { return max(seen+1, wallMicros) }
-
 // Record is one versioned fact. Exactly the field that Kind names is set, or none
 // where Deleted: then the record is a tombstone.
 type Record struct {
@@ -82,10 +65,6 @@ func EndpointRecord(e *Endpoint) Record {
 	return Record{Kind: KindEndpoint, ID: string(e.ID), Endpoint: e}
 }
 
-// timeLimit keeps Tick from overflowing, whatever another node writes: 1<<62
-// microseconds are 146,000 years.
-const timeLimit = 1 << 62
-
 // Validate refuses a record that is not whole, whose noun is not valid, or that was written by
 // somebody who may not: node and endpoint records have one writer. Everything
 // from disk or from another node passes here before it is merged.
@@ -114,31 +93,6 @@ func (r Record) Validate() error {
 		return Refuse(BadRecord, do, "record %.20q %s is not of one kind", string(r.Kind), r.ID)
 	}
 	return r.validateNoun()
-}
-
-// WrittenBy refuses a record that was written after limit: Tick would follow it there, and
-// at the end of time nobody could write any more.
-func (r Record) WrittenBy(limit uint64) error {
-	if r.Version.Time <= limit {
-		return nil
-	}
-	return Refuse(BadRecord, "set the clock of the node that wrote it", "record %.20q %s of node %.40q is of the time %d, and %d is the limit here",
-		string(r.Kind), r.ID, string(r.Version.Writer), r.Version.Time, limit)
-}
-
-// WrittenAt is the record as if it was written at an earlier time, not sealed; no claim is
-// later then.
-func (r Record) WrittenAt(time uint64) Record {
-	r.Body, r.Sig = nil, nil
-	r.Version.Time, r.Claim = time, min(r.Claim, time)
-	if r.Node != nil {
-		r.Node = r.Node.clone()
-		r.Node.SlotClaim = min(r.Node.SlotClaim, time)
-		for i := range r.Node.Blocks {
-			r.Node.Blocks[i].Claim = min(r.Node.Blocks[i].Claim, time)
-		}
-	}
-	return r
 }
 
 func (r Record) validateTombstone() error {
@@ -171,7 +125,7 @@ func (r Record) validateNoun() error {
 		return err
 	}
 	if r.Node != nil && !r.Node.claimedBy(r.Version.Time) {
-		return Refuse(BadRecord, "update the node that wrote it", "node %s claims a slot or a block at no time, or after its record was written", r.Node.Name)
+		return Refuse(BadRecord, "update the node that wrote it", "node %s claims a slot or a block at no time, or something after its record was written", r.Node.Name)
 	}
 	if id != r.ID || writer != r.Version.Writer {
 		return Refuse(BadRecord, "update the node that wrote it", "record %.20q %s was written by %.40q about %.40q", string(r.Kind), r.ID, string(r.Version.Writer), id)

@@ -12,29 +12,42 @@ type State struct {
 	records map[Key]Record
 	digest  [BucketCount]bucket // of records, kept up with them
 	rev     uint64
-	seen    uint64 // greatest Version.Time merged
+	seen    uint64            // greatest Version.Time merged, or time told to a peer
+	synced  map[NodeID]synced // what the node records say
+	expiry  uint64            // by synced
+	dropped []Key             // not yet taken
 }
 
 // Merge takes one validated record and tells whether it changed the state. The
 // result does not depend on the order in which records arrive, nor on how often:
 // the greater version wins as a whole, its claim included, and of one version the
-// greater bytes. The nouns and bytes of r must not be changed afterwards.
+// greater bytes. A tombstone that every node has had is dropped; see Horizon. The nouns and bytes of r must not be changed afterwards.
 func (s *State) Merge(r Record) bool {
 	s.seen = max(s.seen, r.Version.Time)
 	k := r.Key()
 	if have, ok := s.records[k]; ok && compareWrites(have, r) >= 0 {
 		return false
 	}
-	if s.records == nil {
-		s.records = map[Key]Record{}
+	switch _, ok := s.records[k]; {
+	case !s.expired(r):
+		if s.records == nil {
+			s.records = map[Key]Record{}
+		}
+		s.records[k] = r
+		s.digest[BucketOf(k)].put(r)
+	case ok:
+		s.drop(k)
+	default:
+		return false // whoever still has it drops it too
 	}
-	s.records[k] = r
-	s.digest[BucketOf(k)].put(r)
+	if r.Kind == KindNode {
+		s.noteNode(k)
+	}
 	s.rev++
 	return true
 }
 
-// Seen is the greatest Version.Time merged: what Tick goes on from.
+// Seen is the greatest Version.Time merged, or the time told to a peer: what Tick goes on from.
 func (s *State) Seen() uint64 { return s.seen }
 
 // Get returns the record of a key, a tombstone included.

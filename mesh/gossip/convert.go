@@ -9,7 +9,7 @@ func toWire(r mesh.Record) wireRecord {
 	}
 	if n := r.Node; n != nil {
 		w.Node = &wireNode{
-			ID: n.ID, Name: n.Name, Addr: n.Addr, GossipPort: n.GossipPort, VXLANPort: n.VXLANPort, MTU: n.MTU, Slot: n.Slot, SlotClaim: n.SlotClaim,
+			ID: n.ID, Name: n.Name, Addr: n.Addr, GossipPort: n.GossipPort, VXLANPort: n.VXLANPort, MTU: n.MTU, Slot: n.Slot, SlotClaim: n.SlotClaim, Synced: n.Synced,
 			Blocks: each(n.Blocks, func(b mesh.Block) wireBlock { return wireBlock(b) }),
 			Held:   each(n.Held, func(h mesh.HeldPort) wireHeld { return wireHeld(h) }),
 		}
@@ -36,7 +36,7 @@ func (w wireRecord) record() mesh.Record {
 	}
 	if n := w.Node; n != nil {
 		r.Node = &mesh.Node{
-			ID: n.ID, Name: n.Name, Addr: n.Addr, GossipPort: n.GossipPort, VXLANPort: n.VXLANPort, MTU: n.MTU, Slot: n.Slot, SlotClaim: n.SlotClaim,
+			ID: n.ID, Name: n.Name, Addr: n.Addr, GossipPort: n.GossipPort, VXLANPort: n.VXLANPort, MTU: n.MTU, Slot: n.Slot, SlotClaim: n.SlotClaim, Synced: n.Synced,
 			Blocks: each(n.Blocks, func(b wireBlock) mesh.Block { return mesh.Block(b) }),
 			Held:   each(n.Held, func(h wireHeld) mesh.HeldPort { return mesh.HeldPort(h) }),
 		}

@@ -198,6 +198,7 @@ type (
 		SlotClaim  uint64      `json:"sc,omitempty"`
 		Blocks     []wireBlock `json:"b,omitempty"`
 		Held       []wireHeld  `json:"h,omitempty"`
+		Synced     uint64      `json:"sy,omitempty"`
 	}
 	wireHeld struct {
 		Addr      netip.Addr `json:"a,omitzero"`
