@@ -128,7 +128,7 @@ func (c *cluster) begin() error {
 func (c *cluster) abandon() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.phase, c.state, c.snap = outside, mesh.State{}, nil
+	c.phase, c.state, c.snap, c.contacts = outside, mesh.State{}, nil, mesh.Contacts{}
 	clear(c.dirty)
 	clear(c.seen)
 }

@@ -60,7 +60,7 @@ func TestNodeStays(t *testing.T) {
 	} {
 		t.Run(why, func(t *testing.T) {
 			w := scene.New(t, 1)
-			held, _ := member(t, w, &clock{at: time.Unix(clockSet, 0)})
+			held, _ := member(t, w, &clock{at: today()})
 			t.Cleanup(func() {
 				if err := held.close(); err != nil {
 					t.Error(err)
