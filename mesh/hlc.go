@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"cmp"
-	"math"
 	"time"
 )
 
@@ -46,7 +45,7 @@ const clockSet = 1_735_689_600
 // A clock that was never set says nothing about others.
 func LatestBelieved(wall time.Time) uint64 {
 	if wall.Unix() < clockSet {
-		return math.MaxUint64
+		return timeLimit
 	}
 	return Micros(wall.Add(DriftLimit))
 }
