@@ -31,6 +31,8 @@ type cluster struct {
 	mu      sync.Mutex
 	state   mesh.State
 	phase   phase
+	parting bool                        // leave is under way
+	nothing *mesh.Snapshot              // what counts outside a cluster
 	secret  *trust.Secret               // nil outside a cluster
 	members *gossip.Gossip              // nil outside a cluster
 	snap    *mesh.Snapshot              // of state; nil after a change
@@ -72,7 +74,7 @@ func newCluster(cfg clusterConfig, content *saved) *cluster {
 	c := &cluster{
 		store: cfg.Store, own: cfg.Own, gossip: cfg.Gossip, signer: cfg.Signer, now: cfg.Now, events: cfg.Events, log: cfg.Log,
 		changed: make(chan struct{}, 1), heard: make(chan struct{}, 1), over: make(chan mesh.Over, oversWaiting), started: cfg.Now(),
-		dirty: map[mesh.Key]bool{}, left: map[mesh.Key]error{}, seen: map[mesh.NodeID]observation{},
+		nothing: (&mesh.State{}).Snapshot(), dirty: map[mesh.Key]bool{}, left: map[mesh.Key]error{}, seen: map[mesh.NodeID]observation{},
 	}
 	if content.Secret == nil {
 		return c
@@ -133,7 +135,7 @@ func (c *cluster) snapshot() *mesh.Snapshot {
 
 func (c *cluster) snapshotLocked() *mesh.Snapshot {
 	if c.phase != inside {
-		return (&mesh.State{}).Snapshot()
+		return c.nothing
 	}
 	if c.snap == nil {
 		c.snap = c.state.Snapshot()

@@ -128,7 +128,8 @@ func (c *cluster) begin() error {
 func (c *cluster) abandon() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.phase, c.state, c.snap, c.contacts = outside, mesh.State{}, nil, mesh.Contacts{}
+	c.phase, c.snap, c.contacts = outside, nil, mesh.Contacts{}
+	c.state.Clear()
 	clear(c.dirty)
 	clear(c.seen)
 }
@@ -197,7 +198,7 @@ func (c *cluster) resume(secret *trust.Secret) error {
 // refreshOwn writes the node's record where the configuration has changed.
 func (c *cluster) refreshOwn(snap *mesh.Snapshot) ([]mesh.Record, error) {
 	have, own := snap.Node(c.own.ID), c.ownNode()
-	if have != nil && have.Name == own.Name && have.Addr == own.Addr && have.MTU == own.MTU &&
+	if c.parting || have != nil && have.Name == own.Name && have.Addr == own.Addr && have.MTU == own.MTU &&
 		have.GossipPort == own.GossipPort && have.VXLANPort == own.VXLANPort {
 		return nil, nil
 	}

@@ -60,6 +60,19 @@ func (s *clusterServer) Join(ctx context.Context, req *sluicev1.JoinRequest) (*s
 	return &sluicev1.JoinResponse{Node: s.ownNode(snap), Nodes: uint32(len(snap.Nodes))}, nil
 }
 
+// Leave ends this node's membership.
+func (s *clusterServer) Leave(ctx context.Context, _ *sluicev1.LeaveRequest) (*sluicev1.LeaveResponse, error) {
+	rev, untold, err := s.cluster.leaveCluster(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resp := &sluicev1.LeaveResponse{}
+	if untold != nil {
+		resp.Untold = untold.Error()
+	}
+	return resp, s.loop.wait(ctx, rev)
+}
+
 // follow waits until the kernel is that of a member, as far as it can be. Where
 // that takes too long the node is one all the same, and the caller hears so.
 func (s *clusterServer) follow(ctx context.Context) {

@@ -47,6 +47,9 @@ func (s *State) Merge(r Record) bool {
 	return true
 }
 
+// Clear forgets every record. The revision goes on counting.
+func (s *State) Clear() { *s = State{rev: s.rev + 1} }
+
 // Seen is the greatest Version.Time merged, or the time told to a peer: what Tick goes on from.
 func (s *State) Seen() uint64 { return s.seen }
 

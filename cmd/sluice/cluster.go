@@ -62,3 +62,26 @@ func (a *app) joinVerb() *cobra.Command {
 	out.addTo(cmd)
 	return cmd
 }
+
+// leaveVerb ends the node's membership.
+func (a *app) leaveVerb() *cobra.Command {
+	var out format
+	cmd := &cobra.Command{
+		Use:   "leave",
+		Short: "End this node's membership; its endpoints are detached",
+		Args:  words(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			resp, err := ask(cmd.Context(), a.slow("leave the cluster"),
+				sluicev1.NewClusterServiceClient, sluicev1.ClusterServiceClient.Leave, &sluicev1.LeaveRequest{})
+			if err != nil {
+				return err
+			}
+			if why := resp.GetUntold(); why != "" {
+				fmt.Fprintf(cmd.ErrOrStderr(), "sluice: leave the cluster: the other nodes do not know it yet (%s)\n", why)
+			}
+			return out.print(cmd, resp, func(p *page) { p.line("This node is in no cluster.") })
+		},
+	}
+	out.addTo(cmd)
+	return cmd
+}

@@ -40,6 +40,7 @@ func askingLines() map[string]string {
 	return map[string]string{
 		"init":            "init",
 		"join":            "join 192.0.2.1 --token secret",
+		"leave":           "leave",
 		"node ls":         "node ls",
 		"network create":  "network create back",
 		"network ls":      "network ls",

@@ -49,7 +49,7 @@ func (a *app) run(ctx context.Context, args []string, stdin io.Reader, stdout, s
 // root makes the tree of commands.
 func (a *app) root() *cobra.Command {
 	root := group("sluice", "A routing mesh for published ports: every node answers, any endpoint serves",
-		a.agentVerb(), a.initVerb(), a.joinVerb(),
+		a.agentVerb(), a.initVerb(), a.joinVerb(), a.leaveVerb(),
 		group("node", "The nodes of the cluster", a.nodeList()),
 		group("network", "The overlay networks", a.networkCreate(), a.networkList(), a.networkRemove()),
 		group("service", "The services and their published ports",

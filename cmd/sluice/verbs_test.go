@@ -77,6 +77,14 @@ func TestJoin(t *testing.T) {
 		"join", "192.0.2.1:7956", "--token", "sluice-1-secret")
 }
 
+func TestLeave(t *testing.T) {
+	checkForms(t, map[string]any{"Leave": &sluicev1.LeaveResponse{}}, "leave")
+	f := startAgent(t, map[string]any{"Leave": &sluicev1.LeaveResponse{Untold: "no node answers"}})
+	if got := f.sluice(t, "leave"); got.status != 0 || !strings.Contains(got.stderr, "no node answers") {
+		t.Errorf("with nobody told: exit status %d, %q", got.status, got.stderr)
+	}
+}
+
 func TestNodeList(t *testing.T) {
 	checkForms(t, map[string]any{"ListNodes": &sluicev1.ListNodesResponse{
 		Nodes: []*sluicev1.Node{nodeOne(), nodeThree(), nodeTwo()},

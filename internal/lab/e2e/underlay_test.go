@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -34,6 +35,31 @@ func TestUnderlay(t *testing.T) {
 			t.Errorf("%s was %s at %s, is %s at %s", n.Name, was.GetId(), was.GetAddress(), is.GetId(), is.GetAddress())
 		}
 	}
+	t.Run("Leave", func(t *testing.T) { testLeave(t, c) })
+}
+
+// testLeave lets n3 leave: it holds nothing of the cluster then, and n1 reaches what is left.
+func testLeave(t *testing.T, c *cluster.Cluster) {
+	t.Helper()
+	n3 := c.Node("n3")
+	mustRun(t, n3, "leave")
+	left, err := n3.Run(t.Context(), "sh", "-c", "ip -o link; nft list tables; ls "+n3.RunDir()+"/netns")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(left, "sl") {
+		t.Errorf("n3 holds after it left:\n%s", left)
+	}
+	until(t, "web.2 alone answers by n1 and n2", func() error {
+		client := probe.Client{Place: c.Client, Wait: 300 * time.Millisecond}
+		for i := range 20 {
+			answer, err := client.Get(netip.AddrPortFrom(c.Nodes[i%2].V4, cluster.Published))
+			if err != nil || answer.Name != "web.2" {
+				return fmt.Errorf("answered by %s, %w", answer.Name, err)
+			}
+		}
+		return nil
+	})
 }
 
 // readdress takes a node's address away and gives it another, as a DHCP client does.

@@ -319,6 +319,89 @@ func (x *JoinResponse) GetNodes() uint32 {
 	return 0
 }
 
+// LeaveRequest has no fields.
+type LeaveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaveRequest) Reset() {
+	*x = LeaveRequest{}
+	mi := &file_sluice_v1_cluster_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaveRequest) ProtoMessage() {}
+
+func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_cluster_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
+func (*LeaveRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_cluster_proto_rawDescGZIP(), []int{4}
+}
+
+// LeaveResponse says whether the others know.
+type LeaveResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why no other node could be told; empty where one was, or where there is none.
+	Untold        string `protobuf:"bytes,1,opt,name=untold,proto3" json:"untold,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaveResponse) Reset() {
+	*x = LeaveResponse{}
+	mi := &file_sluice_v1_cluster_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaveResponse) ProtoMessage() {}
+
+func (x *LeaveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_cluster_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaveResponse.ProtoReflect.Descriptor instead.
+func (*LeaveResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_cluster_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *LeaveResponse) GetUntold() string {
+	if x != nil {
+		return x.Untold
+	}
+	return ""
+}
+
 // ListNodesRequest has no fields.
 type ListNodesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -328,7 +411,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_sluice_v1_cluster_proto_msgTypes[4]
+	mi := &file_sluice_v1_cluster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -340,7 +423,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_cluster_proto_msgTypes[4]
+	mi := &file_sluice_v1_cluster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -353,7 +436,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_cluster_proto_rawDescGZIP(), []int{4}
+	return file_sluice_v1_cluster_proto_rawDescGZIP(), []int{6}
 }
 
 // ListNodesResponse holds the nodes.
@@ -367,7 +450,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_sluice_v1_cluster_proto_msgTypes[5]
+	mi := &file_sluice_v1_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -379,7 +462,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_cluster_proto_msgTypes[5]
+	mi := &file_sluice_v1_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -392,7 +475,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_cluster_proto_rawDescGZIP(), []int{5}
+	return file_sluice_v1_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -435,7 +518,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_sluice_v1_cluster_proto_msgTypes[6]
+	mi := &file_sluice_v1_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -447,7 +530,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_cluster_proto_msgTypes[6]
+	mi := &file_sluice_v1_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -460,7 +543,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_sluice_v1_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Node) GetId() string {
@@ -567,7 +650,7 @@ type HeldPort struct {
 
 func (x *HeldPort) Reset() {
 	*x = HeldPort{}
-	mi := &file_sluice_v1_cluster_proto_msgTypes[7]
+	mi := &file_sluice_v1_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +662,7 @@ func (x *HeldPort) String() string {
 func (*HeldPort) ProtoMessage() {}
 
 func (x *HeldPort) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_cluster_proto_msgTypes[7]
+	mi := &file_sluice_v1_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +675,7 @@ func (x *HeldPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldPort.ProtoReflect.Descriptor instead.
 func (*HeldPort) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_sluice_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HeldPort) GetNode() string {
@@ -647,7 +730,10 @@ const file_sluice_v1_cluster_proto_rawDesc = "" +
 	"\x05token\x18\x02 \x01(\tR\x05token\"I\n" +
 	"\fJoinResponse\x12#\n" +
 	"\x04node\x18\x01 \x01(\v2\x0f.sluice.v1.NodeR\x04node\x12\x14\n" +
-	"\x05nodes\x18\x02 \x01(\rR\x05nodes\"\x12\n" +
+	"\x05nodes\x18\x02 \x01(\rR\x05nodes\"\x0e\n" +
+	"\fLeaveRequest\"'\n" +
+	"\rLeaveResponse\x12\x16\n" +
+	"\x06untold\x18\x01 \x01(\tR\x06untold\"\x12\n" +
 	"\x10ListNodesRequest\":\n" +
 	"\x11ListNodesResponse\x12%\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x0f.sluice.v1.NodeR\x05nodes\"\xe3\x02\n" +
@@ -678,10 +764,11 @@ const file_sluice_v1_cluster_proto_rawDesc = "" +
 	"\x10NODE_STATE_ALIVE\x10\x01\x12\x15\n" +
 	"\x11NODE_STATE_SILENT\x10\x02\x12\x19\n" +
 	"\x15NODE_STATE_AGENT_DOWN\x10\x03\x12\x13\n" +
-	"\x0fNODE_STATE_GONE\x10\x042\xca\x01\n" +
+	"\x0fNODE_STATE_GONE\x10\x042\x86\x02\n" +
 	"\x0eClusterService\x127\n" +
 	"\x04Init\x12\x16.sluice.v1.InitRequest\x1a\x17.sluice.v1.InitResponse\x127\n" +
-	"\x04Join\x12\x16.sluice.v1.JoinRequest\x1a\x17.sluice.v1.JoinResponse\x12F\n" +
+	"\x04Join\x12\x16.sluice.v1.JoinRequest\x1a\x17.sluice.v1.JoinResponse\x12:\n" +
+	"\x05Leave\x12\x17.sluice.v1.LeaveRequest\x1a\x18.sluice.v1.LeaveResponse\x12F\n" +
 	"\tListNodes\x12\x1b.sluice.v1.ListNodesRequest\x1a\x1c.sluice.v1.ListNodesResponseB8Z6github.com/sluice-mesh/sluice/proto/sluice/v1;sluicev1b\x06proto3"
 
 var (
@@ -697,37 +784,41 @@ func file_sluice_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_sluice_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_sluice_v1_cluster_proto_goTypes = []any{
 	(NodeState)(0),                // 0: sluice.v1.NodeState
 	(*InitRequest)(nil),           // 1: sluice.v1.InitRequest
 	(*InitResponse)(nil),          // 2: sluice.v1.InitResponse
 	(*JoinRequest)(nil),           // 3: sluice.v1.JoinRequest
 	(*JoinResponse)(nil),          // 4: sluice.v1.JoinResponse
-	(*ListNodesRequest)(nil),      // 5: sluice.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),     // 6: sluice.v1.ListNodesResponse
-	(*Node)(nil),                  // 7: sluice.v1.Node
-	(*HeldPort)(nil),              // 8: sluice.v1.HeldPort
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*LeaveRequest)(nil),          // 5: sluice.v1.LeaveRequest
+	(*LeaveResponse)(nil),         // 6: sluice.v1.LeaveResponse
+	(*ListNodesRequest)(nil),      // 7: sluice.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),     // 8: sluice.v1.ListNodesResponse
+	(*Node)(nil),                  // 9: sluice.v1.Node
+	(*HeldPort)(nil),              // 10: sluice.v1.HeldPort
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
 }
 var file_sluice_v1_cluster_proto_depIdxs = []int32{
-	7, // 0: sluice.v1.InitResponse.node:type_name -> sluice.v1.Node
-	7, // 1: sluice.v1.JoinResponse.node:type_name -> sluice.v1.Node
-	7, // 2: sluice.v1.ListNodesResponse.nodes:type_name -> sluice.v1.Node
-	0, // 3: sluice.v1.Node.state:type_name -> sluice.v1.NodeState
-	9, // 4: sluice.v1.Node.since:type_name -> google.protobuf.Timestamp
-	8, // 5: sluice.v1.Node.held:type_name -> sluice.v1.HeldPort
-	1, // 6: sluice.v1.ClusterService.Init:input_type -> sluice.v1.InitRequest
-	3, // 7: sluice.v1.ClusterService.Join:input_type -> sluice.v1.JoinRequest
-	5, // 8: sluice.v1.ClusterService.ListNodes:input_type -> sluice.v1.ListNodesRequest
-	2, // 9: sluice.v1.ClusterService.Init:output_type -> sluice.v1.InitResponse
-	4, // 10: sluice.v1.ClusterService.Join:output_type -> sluice.v1.JoinResponse
-	6, // 11: sluice.v1.ClusterService.ListNodes:output_type -> sluice.v1.ListNodesResponse
-	9, // [9:12] is the sub-list for method output_type
-	6, // [6:9] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	9,  // 0: sluice.v1.InitResponse.node:type_name -> sluice.v1.Node
+	9,  // 1: sluice.v1.JoinResponse.node:type_name -> sluice.v1.Node
+	9,  // 2: sluice.v1.ListNodesResponse.nodes:type_name -> sluice.v1.Node
+	0,  // 3: sluice.v1.Node.state:type_name -> sluice.v1.NodeState
+	11, // 4: sluice.v1.Node.since:type_name -> google.protobuf.Timestamp
+	10, // 5: sluice.v1.Node.held:type_name -> sluice.v1.HeldPort
+	1,  // 6: sluice.v1.ClusterService.Init:input_type -> sluice.v1.InitRequest
+	3,  // 7: sluice.v1.ClusterService.Join:input_type -> sluice.v1.JoinRequest
+	5,  // 8: sluice.v1.ClusterService.Leave:input_type -> sluice.v1.LeaveRequest
+	7,  // 9: sluice.v1.ClusterService.ListNodes:input_type -> sluice.v1.ListNodesRequest
+	2,  // 10: sluice.v1.ClusterService.Init:output_type -> sluice.v1.InitResponse
+	4,  // 11: sluice.v1.ClusterService.Join:output_type -> sluice.v1.JoinResponse
+	6,  // 12: sluice.v1.ClusterService.Leave:output_type -> sluice.v1.LeaveResponse
+	8,  // 13: sluice.v1.ClusterService.ListNodes:output_type -> sluice.v1.ListNodesResponse
+	10, // [10:14] is the sub-list for method output_type
+	6,  // [6:10] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_sluice_v1_cluster_proto_init() }
@@ -741,7 +832,7 @@ func file_sluice_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_v1_cluster_proto_rawDesc), len(file_sluice_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -26,6 +26,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	ClusterService_Init_FullMethodName      = "/sluice.v1.ClusterService/Init"
 	ClusterService_Join_FullMethodName      = "/sluice.v1.ClusterService/Join"
+	ClusterService_Leave_FullMethodName     = "/sluice.v1.ClusterService/Leave"
 	ClusterService_ListNodes_FullMethodName = "/sluice.v1.ClusterService/ListNodes"
 )
 
@@ -42,6 +43,10 @@ type ClusterServiceClient interface {
 	// Join makes this node a member of the cluster that the given node is in.
 	// It returns once the cluster's records have arrived, or has changed nothing.
 	Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*JoinResponse, error)
+	// Leave ends this node's membership. Its endpoints are detached and what was built for the
+	// cluster is taken away; the workloads themselves are not touched.
+	// Refused with NoCluster where it is in none.
+	Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*LeaveResponse, error)
 	// ListNodes lists the nodes of the cluster, sorted by name.
 	ListNodes(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
 }
@@ -74,6 +79,16 @@ func (c *clusterServiceClient) Join(ctx context.Context, in *JoinRequest, opts .
 	return out, nil
 }
 
+func (c *clusterServiceClient) Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*LeaveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LeaveResponse)
+	err := c.cc.Invoke(ctx, ClusterService_Leave_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *clusterServiceClient) ListNodes(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (*ListNodesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListNodesResponse)
@@ -97,6 +112,10 @@ type ClusterServiceServer interface {
 	// Join makes this node a member of the cluster that the given node is in.
 	// It returns once the cluster's records have arrived, or has changed nothing.
 	Join(context.Context, *JoinRequest) (*JoinResponse, error)
+	// Leave ends this node's membership. Its endpoints are detached and what was built for the
+	// cluster is taken away; the workloads themselves are not touched.
+	// Refused with NoCluster where it is in none.
+	Leave(context.Context, *LeaveRequest) (*LeaveResponse, error)
 	// ListNodes lists the nodes of the cluster, sorted by name.
 	ListNodes(context.Context, *ListNodesRequest) (*ListNodesResponse, error)
 	mustEmbedUnimplementedClusterServiceServer()
@@ -114,6 +133,9 @@ func (UnimplementedClusterServiceServer) Init(context.Context, *InitRequest) (*I
 }
 func (UnimplementedClusterServiceServer) Join(context.Context, *JoinRequest) (*JoinResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Join not implemented")
+}
+func (UnimplementedClusterServiceServer) Leave(context.Context, *LeaveRequest) (*LeaveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Leave not implemented")
 }
 func (UnimplementedClusterServiceServer) ListNodes(context.Context, *ListNodesRequest) (*ListNodesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListNodes not implemented")
@@ -175,6 +197,24 @@ func _ClusterService_Join_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ClusterService_Leave_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LeaveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).Leave(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_Leave_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).Leave(ctx, req.(*LeaveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ClusterService_ListNodes_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListNodesRequest)
 	if err := dec(in); err != nil {
@@ -207,6 +247,10 @@ var ClusterService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Join",
 			Handler:    _ClusterService_Join_Handler,
+		},
+		{
+			MethodName: "Leave",
+			Handler:    _ClusterService_Leave_Handler,
 		},
 		{
 			MethodName: "ListNodes",
