@@ -18,14 +18,21 @@ func (c *cluster) Met(id mesh.NodeID, until uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.contacts.Met(id, until)
-	if _, due := c.contacts.Synced(&c.state, c.own.ID, c.tick()); due && c.phase == inside {
+	if _, due := c.syncedLocked(); due && c.phase == inside {
 		c.wake()
 	}
 }
 
+// syncedLocked is until when this node is in sync, and whether to say so: a cluster that has
+// nothing to drop is left in peace.
+func (c *cluster) syncedLocked() (until uint64, due bool) {
+	until, due = c.contacts.Synced(&c.state, c.own.ID, c.tick())
+	return until, due && c.state.Expiring(until)
+}
+
 // sayLocked adds to what this node writes until when it is in sync, where that is due.
 func (c *cluster) sayLocked(records []mesh.Record) []mesh.Record {
-	until, due := c.contacts.Synced(&c.state, c.own.ID, c.tick())
+	until, due := c.syncedLocked()
 	if !due || c.snapshotLocked().Node(c.own.ID) == nil {
 		return records
 	}

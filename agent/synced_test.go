@@ -8,7 +8,8 @@ import (
 	"github.com/sluice-mesh/sluice/mesh"
 )
 
-// A node says once a day until when it has everything, and not before it has met all.
+// A node says once a day until when it has everything, not before it has met all, and only
+// where that lets a tombstone go.
 func TestSyncedIsSaid(t *testing.T) {
 	clock := &clock{at: today()}
 	c, _ := member(t, scene.New(t, 3), clock)
@@ -22,6 +23,14 @@ func TestSyncedIsSaid(t *testing.T) {
 		t.Fatalf("in sync until %d with nodes that it has not met", at)
 	}
 	first := mesh.Micros(today())
+	c.Met(scene.NodeID(2), first)
+	c.Met(scene.NodeID(3), first-5)
+	if at := said(); at != 0 {
+		t.Fatalf("in sync until %d, with nothing to drop", at)
+	}
+	c.contacts = mesh.Contacts{}
+	old := mesh.Record{Kind: mesh.KindService, ID: string(newID[mesh.ServiceID]()), Deleted: true}
+	c.Merge([]mesh.Record{written(old, scene.NodeID(2), mesh.Micros(today().Add(-mesh.Horizon-time.Hour)))})
 	c.Met(scene.NodeID(2), first)
 	if at := said(); at != 0 {
 		t.Fatalf("in sync until %d with a node that it has not met", at)
