@@ -236,7 +236,7 @@ func (c *cluster) mergeLocked(records []mesh.Record) []mesh.Record {
 
 // noteDropped sees to it that the disk forgets the tombstones that the state forgot.
 func (c *cluster) noteDropped() {
-	for _, k := range c.state.TakeDropped() {
+	for _, k := range c.state.Expire() {
 		c.dirty[k] = true
 	}
 }

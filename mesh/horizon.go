@@ -15,12 +15,23 @@ const Horizon = 14 * 24 * time.Hour
 
 const horizonMicros = uint64(Horizon / time.Microsecond)
 
-// Expiry is the time of the latest write whose tombstone is dropped; 0: none is.
+// Expiry is the time of the latest write whose tombstone is dropped, as of the last Expire; 0:
+// none is.
 func (s *State) Expiry() uint64 { return s.expiry }
 
-// TakeDropped returns the keys of the tombstones that were dropped since the last call: the
-// disk need not keep them either.
-func (s *State) TakeDropped() []Key {
+// Expire drops what no node needs by what the node records say now, and returns the keys of all
+// that was dropped since the last call: the disk need not keep them either. It is called when
+// a message has been merged, or the whole disk, and not for each record: the first node
+// records without the others would say that too much can go.
+func (s *State) Expire() []Key {
+	before := s.expiry
+	if s.expiry = expiryOf(s.synced); s.expiry > before {
+		for k, r := range s.records {
+			if s.expired(r) {
+				s.drop(k)
+			}
+		}
+	}
 	dropped := s.dropped
 	s.dropped = nil
 	return dropped
@@ -36,7 +47,7 @@ func (s *State) Now(wallMicros uint64) uint64 {
 // expired tells whether r is a tombstone that nobody needs.
 func (s *State) expired(r Record) bool { return r.Deleted && r.Version.Time <= s.expiry }
 
-// noteNode keeps up what the nodes say, and drops what has expired by it.
+// noteNode keeps up what the nodes say.
 func (s *State) noteNode(k Key) {
 	switch r, ok := s.records[k]; {
 	case !ok:
@@ -45,15 +56,6 @@ func (s *State) noteNode(k Key) {
 		s.say(k, synced{left: r.Version.Time})
 	default:
 		s.say(k, synced{until: r.Node.Synced})
-	}
-	before := s.expiry
-	if s.expiry = expiryOf(s.synced); s.expiry <= before {
-		return
-	}
-	for k, r := range s.records {
-		if s.expired(r) {
-			s.drop(k)
-		}
 	}
 }
 

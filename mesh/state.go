@@ -14,14 +14,14 @@ type State struct {
 	rev     uint64
 	seen    uint64            // greatest Version.Time merged, or time told to a peer
 	synced  map[NodeID]synced // what the node records say
-	expiry  uint64            // by synced
-	dropped []Key             // not yet taken
+	expiry  uint64            // by synced, as of the last Expire
+	dropped []Key             // since the last Expire
 }
 
 // Merge takes one validated record and tells whether it changed the state. The
 // result does not depend on the order in which records arrive, nor on how often:
 // the greater version wins as a whole, its claim included, and of one version the
-// greater bytes. A tombstone that every node has had is dropped; see Horizon. The nouns and bytes of r must not be changed afterwards.
+// greater bytes. A tombstone that every node has had is dropped; see Expire. The nouns and bytes of r must not be changed afterwards.
 func (s *State) Merge(r Record) bool {
 	s.seen = max(s.seen, r.Version.Time)
 	k := r.Key()

@@ -174,6 +174,7 @@ func merged(records ...Record) *State {
 	for _, r := range records {
 		s.Merge(r)
 	}
+	s.Expire()
 	return &s
 }
 

@@ -53,6 +53,9 @@ func Seal(r, was mesh.Record, s Signer) (mesh.Record, error) {
 	if s != nil {
 		r.Sig = s.Sign(body)
 	}
+	if len(r.Sig) > SignatureLimit {
+		return r, fmt.Errorf("sign %s %s: the signature has %d bytes, the limit is %d", r.Kind, r.ID, len(r.Sig), SignatureLimit)
+	}
 	return r, nil
 }
 

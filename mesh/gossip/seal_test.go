@@ -177,6 +177,29 @@ func TestSealRefusesTheTooLarge(t *testing.T) {
 	}
 }
 
+type verbose struct{}
+
+func (verbose) Sign([]byte) []byte { return make([]byte, SignatureLimit+1) }
+
+func TestSealRefusesALongSignature(t *testing.T) {
+	r := service(1)
+	r.Version, r.Claim = mesh.Version{Time: 2, Writer: nodeID(1)}, 1
+	if _, err := Seal(r, mesh.Record{}, verbose{}); err == nil {
+		t.Error("nobody would take it")
+	}
+}
+
+func BenchmarkSealDecode(b *testing.B) {
+	r := service(1)
+	r.Version, r.Claim = mesh.Version{Time: 2, Writer: nodeID(1)}, 1
+	for b.Loop() {
+		line := lineOf(b, sealed(b, r, mesh.Record{}, nil))
+		if _, err := Decode(line, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // The file was written by the first format's encoder.
 func TestFormat1(t *testing.T) {
 	msg, err := os.ReadFile("testdata/format1.msg")
