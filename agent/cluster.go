@@ -46,6 +46,8 @@ type cluster struct {
 	dirty   map[mesh.Key]bool           // merged, not yet on disk
 	left    map[mesh.Key]error          // on disk, of no use, and why
 	seen    map[mesh.NodeID]observation // how gossip sees the others
+
+	contacts mesh.Contacts // since the agent started
 }
 
 // phase says whether the state is that of a cluster.
@@ -282,7 +284,7 @@ func (c *cluster) settle() (*mesh.Snapshot, map[mesh.EndpointID]error, error) {
 		_, err := c.update(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
 			var records []mesh.Record
 			records, refused = mesh.Settle(snap, c.own.ID, c.tick())
-			records = slices.DeleteFunc(records, c.premature)
+			records = c.sayLocked(slices.DeleteFunc(records, c.premature))
 			wrote = len(records) > 0
 			return records, nil
 		})

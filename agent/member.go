@@ -138,7 +138,7 @@ func (c *cluster) begin() error {
 func (c *cluster) abandon() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.phase, c.snap, c.creds = outside, nil, nil
+	c.phase, c.snap, c.creds, c.contacts = outside, nil, nil, mesh.Contacts{}
 	c.state.Clear()
 	clear(c.dirty)
 	clear(c.seen)

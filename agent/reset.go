@@ -161,7 +161,7 @@ func farewell(ctx context.Context, cfg Config, s *store, content *saved) (err er
 	if _, err := c.update(c.ownTombstones); err != nil {
 		return err
 	}
-	// A datagram may be lost; a second exchange of states is certain.
+	// A datagram may be lost; a second exchange of records is certain.
 	_, err = g.Join(ctx, met)
 	return err
 }

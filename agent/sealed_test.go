@@ -73,7 +73,7 @@ func TestWritesAreSealed(t *testing.T) {
 		t.Fatalf("the endpoint is %+v", got)
 	}
 	c.store.close()
-	for _, records := range [][]mesh.Record{c.Records(), reopened(t, dir).Records} {
+	for _, records := range [][]mesh.Record{c.state.Records(), reopened(t, dir).Records} {
 		if n := sealedBy(t, id, records); n < 3 { // the node with its block, the service, the endpoint
 			t.Errorf("%d records of %d", n, len(records))
 		}

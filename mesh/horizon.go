@@ -59,6 +59,20 @@ func (s *State) noteNode(k Key) {
 	}
 }
 
+// Expiring tells whether a tombstone would be dropped if all nodes said that they are in
+// sync until then.
+func (s *State) Expiring(until uint64) bool {
+	if until <= horizonMicros {
+		return false
+	}
+	for _, r := range s.records {
+		if r.Deleted && r.Version.Time <= until-horizonMicros {
+			return true
+		}
+	}
+	return false
+}
+
 func (s *State) say(k Key, said synced) {
 	if s.synced == nil {
 		s.synced = map[NodeID]synced{}

@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -37,7 +38,8 @@ func held(d *door) (guests, strangers, bytes int) {
 // 50,000 idle streams, from many addresses, from one, and from a peer's own: little is kept
 // of them, and the peers go on.
 func TestIdleStreams(t *testing.T) {
-	inBubble(t, 3, func(t *testing.T, network *memnet, nodes []*node) {
+	inBubble(t, 3, func(b *bubble) {
+		t, network, nodes := b.T, b.network, b.nodes
 		if !full(nodes, 10*time.Second) {
 			t.Fatal("they did not find each other")
 		}
@@ -136,7 +138,7 @@ func TestDoor(t *testing.T) {
 	closed := func(c net.Conn) bool {
 		c.SetReadDeadline(time.Now().Add(-time.Second))
 		_, err := c.Read(make([]byte, 1))
-		return err == io.EOF
+		return errors.Is(err, io.EOF)
 	}
 	newTestDoor := func() *door { return newDoor(newLogbook(slog.New(slog.DiscardHandler))) }
 

@@ -132,7 +132,7 @@ func (g *Gossip) exchange(ctx context.Context, peer netip.AddrPort) error {
 	if id == g.id {
 		return mesh.Refuse(mesh.BadRecord, "remove the node's data directory where it was copied", "the node at %s has the ID of this one", peer)
 	}
-	x := g.newExchange(newTalk(conn))
+	x := g.newExchange(newTalk(conn), id)
 	theirs, err := x.begin()
 	g.moved(x.moved)
 	if err != nil {
@@ -144,13 +144,14 @@ func (g *Gossip) exchange(ctx context.Context, peer netip.AddrPort) error {
 	return nil
 }
 
-func (g *Gossip) newExchange(t *talk) *exchange {
+func (g *Gossip) newExchange(t *talk, peer mesh.NodeID) *exchange {
 	members := sha256.New()
 	for _, id := range g.members.ids() {
 		members.Write([]byte(id))
 	}
-	ours := hello{version: entropyVersion, root: g.state.Root(), count: uint32(g.state.Count()), members: mesh.Sum(members.Sum(nil))}
-	return &exchange{talk: t, state: g.state, take: g.in.take, book: g.book, ours: ours}
+	ours := hello{version: entropyVersion, now: g.state.Now(), members: mesh.Sum(members.Sum(nil))}
+	ours.root, ours.count = g.state.Root(), uint32(g.state.Count()) // after now
+	return &exchange{talk: t, peer: peer, state: g.state, take: g.in.take, book: g.book, ours: ours}
 }
 
 // moved makes the next exchange follow at once where this one was of use.
@@ -223,7 +224,7 @@ func (g *Gossip) answer(ctx context.Context, t *talk, id mesh.NodeID) error {
 		return t.write(frameBusy, nil)
 	}
 	defer back()
-	x := g.newExchange(t)
+	x := g.newExchange(t, id)
 	err := x.serve()
 	g.moved(x.moved)
 	return err

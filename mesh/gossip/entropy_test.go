@@ -9,8 +9,15 @@ import (
 	"github.com/sluice-mesh/sluice/mesh"
 )
 
+// bubble is a cluster in virtual time.
+type bubble struct {
+	*testing.T
+	network *memnet
+	nodes   []*node
+}
+
 // inBubble runs a cluster of size nodes that know each other from records, and stops it.
-func inBubble(t *testing.T, size int, f func(t *testing.T, network *memnet, nodes []*node)) {
+func inBubble(t *testing.T, size int, f func(*bubble)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		network := newMemnet()
@@ -28,7 +35,7 @@ func inBubble(t *testing.T, size int, f func(t *testing.T, network *memnet, node
 			}
 			time.Sleep(3 * time.Minute) // memberlist's own goroutines end
 		}()
-		f(t, network, nodes)
+		f(&bubble{t, network, nodes})
 	})
 }
 
@@ -48,7 +55,8 @@ func full(nodes []*node, limit time.Duration) bool {
 // Without one datagram everybody takes everybody else for dead, and still all records
 // reach all.
 func TestAgreementWithoutGossip(t *testing.T) {
-	inBubble(t, 12, func(t *testing.T, network *memnet, nodes []*node) {
+	inBubble(t, 12, func(b *bubble) {
+		t, network, nodes := b.T, b.network, b.nodes
 		network.set(func() { network.lose = func() bool { return true } })
 		time.Sleep(10 * time.Second)
 		for i, n := range nodes {
@@ -65,7 +73,8 @@ func TestAgreementWithoutGossip(t *testing.T) {
 }
 
 func TestSplitHeals(t *testing.T) {
-	inBubble(t, 16, func(t *testing.T, network *memnet, nodes []*node) {
+	inBubble(t, 16, func(b *bubble) {
+		t, network, nodes := b.T, b.network, b.nodes
 		if !full(nodes, 20*time.Second) {
 			t.Fatal("they did not find each other")
 		}
@@ -94,7 +103,8 @@ func TestSplitHeals(t *testing.T) {
 
 // A change is everywhere at once; that nothing moves any more is quiet.
 func TestQuietWhenEqual(t *testing.T) {
-	inBubble(t, 5, func(t *testing.T, _ *memnet, nodes []*node) {
+	inBubble(t, 5, func(b *bubble) {
+		t, nodes := b.T, b.nodes
 		if !full(nodes, 10*time.Second) {
 			t.Fatal("they did not find each other")
 		}
@@ -122,8 +132,9 @@ func (m *memory) mergeCount() int { return locked(m, func() int { return m.merge
 
 // What one node refuses is asked for again and again, but not without a pause.
 func TestRefusedRecordsDoNotSpin(t *testing.T) {
-	inBubble(t, 2, func(t *testing.T, _ *memnet, nodes []*node) {
-		nodes[1].memory.refuse = func(r mesh.Record) bool { return r.ID == service(1).ID }
+	inBubble(t, 2, func(b *bubble) {
+		t, nodes := b.T, b.nodes
+		nodes[1].refuse = func(r mesh.Record) bool { return r.ID == service(1).ID }
 		nodes[0].write(service(1))
 		nodes[0].write(service(2))
 		time.Sleep(10 * time.Second)

@@ -16,14 +16,16 @@ const entropyVersion = 1
 type hello struct {
 	version byte
 	count   uint32   // of records
+	now     uint64   // State.Now, from before root
 	root    mesh.Sum // of records
 	members mesh.Sum // of the nodes that are alive by the sender's word
 }
 
-const helloSize = 1 + 4 + 2*mesh.SumSize
+const helloSize = 1 + 4 + 8 + 2*mesh.SumSize
 
 func (h hello) encode() []byte {
 	b := binary.BigEndian.AppendUint32([]byte{h.version}, h.count)
+	b = binary.BigEndian.AppendUint64(b, h.now)
 	return append(append(b, h.root[:]...), h.members[:]...)
 }
 
@@ -34,9 +36,10 @@ func decodeHello(b []byte) (hello, error) {
 	if len(b) < helloSize {
 		return hello{}, badFrame("a hello has %d bytes", len(b))
 	}
+	sums := b[helloSize-2*mesh.SumSize:]
 	return hello{
-		version: b[0], count: binary.BigEndian.Uint32(b[1:]),
-		root: mesh.Sum(b[5 : 5+mesh.SumSize]), members: mesh.Sum(b[5+mesh.SumSize : helloSize]),
+		version: b[0], count: binary.BigEndian.Uint32(b[1:]), now: binary.BigEndian.Uint64(b[5:]),
+		root: mesh.Sum(sums), members: mesh.Sum(sums[mesh.SumSize:]),
 	}, nil
 }
 

@@ -22,6 +22,7 @@ import (
 // many records there may be. Not safe for concurrent use.
 type exchange struct {
 	*talk
+	peer  mesh.NodeID
 	state State
 	// take merges a message, notes what was new and returns how many records were.
 	take  func(msg []byte) (fresh int)
@@ -47,7 +48,7 @@ func (x *exchange) begin() (hello, error) {
 		return hello{}, err
 	}
 	theirs, err := decodeHello(payload)
-	if err != nil || theirs.root == x.ours.root {
+	if err != nil || x.equal(theirs) {
 		return theirs, err
 	}
 	differing, err := x.differing()
@@ -60,6 +61,16 @@ func (x *exchange) begin() (hello, error) {
 		}
 	}
 	return theirs, nil
+}
+
+// equal tells whether both hold the same. Then this node has what the other one had at its
+// now, whatever either of them refuses to take.
+func (x *exchange) equal(theirs hello) bool {
+	if theirs.root != x.ours.root {
+		return false
+	}
+	x.state.Met(x.peer, theirs.now)
+	return true
 }
 
 // bucketsAtOnce is how many buckets of a state of so many records one ask is for.
@@ -253,9 +264,11 @@ func (x *exchange) serve() error {
 	if err := x.write(frameHello, x.ours.encode()); err != nil {
 		return err
 	}
-	if _, err := decodeHello(payload); err != nil {
+	theirs, err := decodeHello(payload)
+	if err != nil {
 		return err
 	}
+	x.equal(theirs)
 	for {
 		kind, payload, err := x.read()
 		if errors.Is(err, io.EOF) {

@@ -16,14 +16,17 @@ import (
 	"github.com/sluice-mesh/sluice/mesh"
 )
 
-func newMemory() *memory { return &memory{alive: map[mesh.NodeID]bool{}} }
+func newMemory() *memory {
+	return &memory{alive: map[mesh.NodeID]bool{}, met: map[mesh.NodeID]uint64{}}
+}
 
 func exchangeOf(m *memory, conn net.Conn) *exchange {
 	book := newLogbook(slog.New(slog.DiscardHandler))
 	in := newDelegate(Config{ID: nodeID(0xfff), State: m}, newQueue(func() int { return 1 }), book)
 	return &exchange{
 		talk: newTalk(conn), state: m, take: in.take, book: book,
-		ours: hello{version: entropyVersion, root: m.Root(), count: uint32(m.Count())},
+		ours: hello{version: entropyVersion, now: m.Now(), root: m.Root(), count: uint32(m.Count())},
+		peer: nodeID(0xffe),
 	}
 }
 
@@ -84,12 +87,19 @@ func TestExchangeMakesEqual(t *testing.T) {
 				all.Merge([]mesh.Record{r})
 			}
 		}
+		differ := a.Root() != b.Root()
 		swap(t, a, b, plainConn)
 		if a.Root() != all.Root() || b.Root() != all.Root() {
 			t.Fatal("they do not hold the union")
 		}
+		if differ && len(a.met)+len(b.met) > 0 {
+			t.Fatal("nodes that differed have met")
+		}
 		if asked, served := swap(t, a, b, plainConn); asked.moved+served.moved != 0 {
 			t.Fatal("something moved where nothing differs")
+		}
+		if a.met[nodeID(0xffe)] != b.Now() || b.met[nodeID(0xffe)] != a.Now() {
+			t.Fatal("equal nodes have not met")
 		}
 	})
 }

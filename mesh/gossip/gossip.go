@@ -45,6 +45,10 @@ type State interface {
 	Count() int
 	Buckets() [mesh.BucketCount]mesh.Sum
 	Heads(bucket uint8) []mesh.Head
+	// Now is told to other nodes: none of this node's later writes is at or before it. Met
+	// takes another node's, from when it held exactly what this one does.
+	Now() uint64
+	Met(id mesh.NodeID, until uint64)
 	// Select returns the records of those keys that there are. A peer chose the keys.
 	Select(keys []mesh.Key) []mesh.Record
 	// Merge takes the valid records of one message and returns those that

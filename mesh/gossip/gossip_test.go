@@ -25,6 +25,7 @@ type memory struct {
 	state  mesh.State
 	alive  map[mesh.NodeID]bool
 	peers  []netip.AddrPort
+	met    map[mesh.NodeID]uint64
 	merges int
 	refuse func(mesh.Record) bool // may be nil
 	over   []mesh.Over
@@ -49,6 +50,14 @@ func (m *memory) Select(keys []mesh.Key) []mesh.Record {
 		}
 		return records
 	})
+}
+
+func (m *memory) Now() uint64 { return locked(m, func() uint64 { return m.state.Now(0) }) }
+
+func (m *memory) Met(id mesh.NodeID, until uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.met[id] = until
 }
 
 func locked[T any](m *memory, f func() T) T {
@@ -142,7 +151,8 @@ func startNode(t *testing.T, n int, secret []byte) *node {
 
 func startAt(t *testing.T, n int, addr netip.AddrPort, secret []byte, peers ...netip.AddrPort) *node {
 	t.Helper()
-	m := &memory{alive: map[mesh.NodeID]bool{}, peers: peers}
+	m := newMemory()
+	m.peers = peers
 	g, err := Start(Config{ID: nodeID(n), Bind: addr, Key: secret, State: m, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)

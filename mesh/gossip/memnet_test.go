@@ -11,8 +11,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/sluice-mesh/sluice/mesh"
 )
 
 // memnet is a network in memory, for bubbles of virtual time. Streams are net.Pipes.
@@ -163,7 +161,8 @@ func memAddr(n int) netip.AddrPort {
 // startIn starts node n in a bubble. The caller closes it.
 func startIn(t *testing.T, network *memnet, n int, edit func(*Config), peers ...netip.AddrPort) *node {
 	t.Helper()
-	m := &memory{alive: map[mesh.NodeID]bool{}, peers: peers}
+	m := newMemory()
+	m.peers = peers
 	cfg := Config{ID: nodeID(n), Bind: memAddr(n), Key: key(1), State: m, Log: slog.New(slog.DiscardHandler), Network: network.from(memAddr(n).Addr())}
 	if edit != nil {
 		edit(&cfg)

@@ -157,7 +157,7 @@ func TestUnknownFormatIsRefused(t *testing.T) {
 		if mesh.ReasonOf(err) != UnknownVersion || !strings.Contains(err.Error(), "c000000000000001") || !strings.Contains(err.Error(), "update sluice on this node") {
 			t.Errorf("%s: %v", name, err)
 		}
-		records, left, err := decode(message(line, good), stateLimit, nil)
+		records, left, err := decode(message(line, good), noticeLimit, nil)
 		if err != nil || len(records) != 1 || left.count != 1 {
 			t.Errorf("%s: %d records, %d left out, %v", name, len(records), left.count, err)
 		}
@@ -209,7 +209,7 @@ func TestFormat1(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	records, left, err := decode(msg, stateLimit, nil)
+	records, left, err := decode(msg, noticeLimit, nil)
 	if err != nil || left.count != 0 || len(records) != 8 {
 		t.Fatalf("%d records, %d left out (%v), %v", len(records), left.count, left.first, err)
 	}

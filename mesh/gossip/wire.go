@@ -24,9 +24,8 @@ const recordFormat = 1
 
 // Limits of what is taken from another node.
 const (
-	stateLimit  = 16 << 20 // bytes of one state exchange: memberlist refuses 20 MiB, its own part included
-	noticeLimit = 1 << 20  // bytes of any other message: a service that publishes 4096 ports has 300 kB
-	countLimit  = 200_000  // records in one message
+	noticeLimit = 1 << 20 // bytes of a message: a service that publishes 4096 ports has 300 kB
+	countLimit  = 200_000 // records in one message
 )
 
 // bad counts the records of a message that were left out.

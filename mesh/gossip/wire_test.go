@@ -118,7 +118,7 @@ func TestRoundTrip(t *testing.T) {
 			in[i] = r
 		}
 		msg := message(lines...)
-		out, left, err := decode(msg, stateLimit, nil)
+		out, left, err := decode(msg, noticeLimit, nil)
 		if err != nil || left.count != 0 {
 			t.Fatalf("left out %d (%v), error %v", left.count, left.first, err)
 		}
@@ -167,14 +167,14 @@ func TestDecodeRefuses(t *testing.T) {
 	t.Run("bad lines lose only themselves", func(t *testing.T) {
 		hostile := bytes.Replace(good, []byte(`"s1"`), []byte(`"$(x)"`), 1)
 		newer := bytes.Replace(good, []byte(`{`), []byte(`{"later":[1,{"x":2}],`), 1)
-		got, left, err := decode(message([]byte(`{"k":`), good, hostile, []byte(`null`), []byte(`[]`), newer), stateLimit, nil)
+		got, left, err := decode(message([]byte(`{"k":`), good, hostile, []byte(`null`), []byte(`[]`), newer), noticeLimit, nil)
 		if err != nil || len(got) != 2 || left.count != 4 || left.first == nil {
 			t.Errorf("%d records, %d left out (%v), %v", len(got), left.count, left.first, err)
 		}
 	})
 	t.Run("too many records", func(t *testing.T) {
 		msg := append([]byte{wireVersion}, bytes.Repeat([]byte{'\n'}, countLimit+10)...)
-		if _, left, err := decode(msg, stateLimit, nil); err != nil || left.count != countLimit+1 {
+		if _, left, err := decode(msg, noticeLimit, nil); err != nil || left.count != countLimit+1 {
 			t.Errorf("%d left out, %v", left.count, err)
 		}
 	})
@@ -203,7 +203,7 @@ func FuzzDecode(f *testing.F) {
 			if !bytes.Contains(msg, line) {
 				t.Fatalf("%q is not what came in", line)
 			}
-			again, left, err := decode(message(line), stateLimit, nil)
+			again, left, err := decode(message(line), noticeLimit, nil)
 			if err != nil || left.count != 0 || len(again) != 1 {
 				t.Fatalf("%s: %v, %v", line, left.first, err)
 			}
