@@ -74,7 +74,7 @@ func newCluster(cfg clusterConfig, content *saved) *cluster {
 	c := &cluster{
 		store: cfg.Store, own: cfg.Own, gossip: cfg.Gossip, now: cfg.Now, events: cfg.Events, log: cfg.Log,
 		changed: make(chan struct{}, 1), heard: make(chan struct{}, 1), over: make(chan mesh.Over, oversWaiting), started: cfg.Now(),
-		nothing: (&mesh.State{}).Snapshot(), dirty: map[mesh.Key]bool{}, left: map[mesh.Key]error{}, seen: map[mesh.NodeID]observation{},
+		network: cfg.Network, nothing: (&mesh.State{}).Snapshot(), dirty: map[mesh.Key]bool{}, left: map[mesh.Key]error{}, seen: map[mesh.NodeID]observation{},
 	}
 	if content.Secret == nil {
 		return c
