@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"testing"
+	"testing/cryptotest"
 	"testing/synctest"
 	"time"
 )
@@ -25,10 +26,11 @@ const agreeWithin = 60 * time.Second
 func play(t *testing.T, seed uint64) (res Result, err error) {
 	t.Helper()
 	s := Plan(seed, *least, *most)
-	o := Options{Dir: t.TempDir()}
+	o := Options{}
 	if *logged {
 		o.Log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
 	}
+	cryptotest.SetGlobalRandom(t, seed)
 	synctest.Test(t, func(t *testing.T) { res, err = Run(o, s, agreeWithin) })
 	if err != nil {
 		t.Errorf("%v\n%vreplay: go test ./internal/lab/sim -run '^TestSchedules$' -seed %d -least %d -most %d -log", err, s, seed, *least, *most)
