@@ -13,6 +13,7 @@ GO_BUILD := go build -trimpath -buildvcs=auto -ldflags '-s -w'
 RUNNER := .build/sluicevm
 BIN := .build/bin
 T ?= 30s
+SEEDS ?= 1000
 DESTDIR ?=
 PREFIX ?= /usr/local
 PROTO := proto/sluice
@@ -106,6 +107,19 @@ bench-scale: go ## a node with 10,000 services: load, change, memory, new connec
 	@$(GO_BUILD) -o .build/benchscale ./internal/lab/cmd/benchscale
 	@.build/benchscale
 	@$(RUNNER) -t 2400 .build/benchscale -services 2000 -changes 3 -connections 300
+
+.PHONY: sim
+sim: go ## 10 and 100 simulated nodes at 0, 5 and 20 % loss: what a change, a death and a split cost (10 minutes)
+	@go test -count=1 -timeout 60m -v ./internal/lab/sim -run '^TestTable$$' -table 10,100 | grep '^|'
+
+.PHONY: sim-seeds
+sim-seeds: go ## SEEDS fresh fault schedules (SEEDS=1000; 1,000 take hours)
+	@go test -count=1 -timeout 24h ./internal/lab/sim -run '^TestSchedules$$' -count-seeds $(SEEDS)
+
+.PHONY: sim-large
+sim-large: go ## the table for 300 nodes, and a split of 10 minutes at 100 (hours)
+	@go test -count=1 -timeout 24h -v ./internal/lab/sim -run '^TestTable$$' -table 300 | grep '^|'
+	@go test -count=1 -timeout 24h -v ./internal/lab/sim -run '^TestTable$$' -table 100 -split 10m | grep '^|'
 
 .PHONY: repair-table
 repair-table: go ## what each sabotage costs, measured here, into docs/REPAIR.md (2 minutes)

@@ -81,9 +81,9 @@ type clusterConfig struct {
 // newCluster takes up what the store held. Nothing is sent before resume.
 func newCluster(cfg clusterConfig, content *saved) *cluster {
 	c := &cluster{
-		store: cfg.Store, own: cfg.Own, gossip: cfg.Gossip, key: cfg.Key, network: cfg.Network, refused: make(chan netip.AddrPort, 1), now: cfg.Now, events: cfg.Events, log: cfg.Log,
+		store: cfg.Store, own: cfg.Own, gossip: cfg.Gossip, key: cfg.Key, now: cfg.Now, events: cfg.Events, log: cfg.Log,
 		changed: make(chan struct{}, 1), heard: make(chan struct{}, 1), over: make(chan mesh.Over, oversWaiting), started: cfg.Now(),
-		nothing: (&mesh.State{}).Snapshot(), dirty: map[mesh.Key]bool{}, left: map[mesh.Key]error{}, seen: map[mesh.NodeID]observation{},
+		network: cfg.Network, refused: make(chan netip.AddrPort, 1), nothing: (&mesh.State{}).Snapshot(), dirty: map[mesh.Key]bool{}, left: map[mesh.Key]error{}, seen: map[mesh.NodeID]observation{},
 	}
 	if c.network == nil {
 		c.network = gossip.Host()

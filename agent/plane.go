@@ -7,8 +7,6 @@ import (
 	"net/netip"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
-
 	"github.com/sluice-mesh/sluice/internal/trust"
 	"github.com/sluice-mesh/sluice/mesh"
 	"github.com/sluice-mesh/sluice/mesh/gossip"
@@ -25,7 +23,7 @@ type Plane struct {
 
 // PlaneConfig is what a Plane is made from. All fields but Fault are required.
 type PlaneConfig struct {
-	Dir     string         // of the store; who the node is, is in it
+	Disk    *Medium        // who the node is, is on it
 	Name    string         // of the node
 	Gossip  netip.AddrPort // where the others reach it
 	Network gossip.Network
@@ -33,7 +31,7 @@ type PlaneConfig struct {
 	Log     *slog.Logger
 
 	// Fault is asked before each write of the store and after it; its error is the write's.
-	// It must not block.
+	// It must not block, and is not asked twice at a time.
 	Fault func() error
 }
 
@@ -48,8 +46,7 @@ func OpenPlane(cfg PlaneConfig) (*Plane, error) {
 	if cfg.Fault == nil {
 		cfg.Fault = func() error { return nil }
 	}
-	// A process that ends, however, loses nothing that it wrote: only a machine does.
-	s, content, err := openStoreWith(cfg.Dir, &bolt.Options{Timeout: lockTimeout, NoSync: true, NoGrowSync: true})
+	content, err := cfg.Disk.open()
 	if err != nil {
 		return nil, err
 	}
@@ -57,13 +54,13 @@ func OpenPlane(cfg PlaneConfig) (*Plane, error) {
 		ID: content.ID, Name: cfg.Name, Addr: cfg.Gossip.Addr(), GossipPort: cfg.Gossip.Port(), VXLANPort: planeVXLAN, MTU: planeMTU,
 	}
 	if err := own.Validate(); err != nil {
-		return nil, errors.Join(err, s.close())
+		return nil, err
 	}
 	c := newCluster(clusterConfig{
-		Store: &faultyDisk{s, cfg.Fault}, Own: own, Gossip: cfg.Gossip, Network: cfg.Network, Key: content.Key, Now: cfg.Now, Log: cfg.Log,
+		Store: &mediumDisk{cfg.Disk, cfg.Fault}, Own: own, Gossip: cfg.Gossip, Network: cfg.Network, Key: content.Key, Now: cfg.Now, Log: cfg.Log,
 	}, content)
 	if err := c.resume(); err != nil {
-		return nil, errors.Join(err, s.close())
+		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &Plane{cluster: c, cancel: cancel, ended: make(chan struct{})}

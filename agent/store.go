@@ -63,10 +63,6 @@ type saved struct {
 // openStore opens or makes the store in dir and reads it. The first start makes
 // the node's identity.
 func openStore(dir string) (*store, *saved, error) {
-	return openStoreWith(dir, &bolt.Options{Timeout: lockTimeout})
-}
-
-func openStoreWith(dir string, options *bolt.Options) (*store, *saved, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("make data directory: %w", err)
 	}
@@ -74,7 +70,7 @@ func openStoreWith(dir string, options *bolt.Options) (*store, *saved, error) {
 	var s *store
 	var content *saved
 	err := readDamaged(path, func() error {
-		db, err := bolt.Open(path, 0o600, options)
+		db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: lockTimeout})
 		if err != nil {
 			return openError(path, err)
 		}

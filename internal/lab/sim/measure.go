@@ -19,7 +19,6 @@ type Case struct {
 	Loss    float64
 	Split   time.Duration // how long the halves are apart
 	Changes int
-	Dir     string
 }
 
 // Row is what was measured, in virtual time.
@@ -45,7 +44,7 @@ const (
 // Measure makes one row. It is to be called in a synctest bubble.
 func Measure(c Case) (row Row, err error) {
 	deaths := new(atomic.Int64)
-	w, err := NewWorld(Options{Seed: c.Seed, Nodes: c.Nodes, Dir: c.Dir, Log: slog.New(silences{deaths})})
+	w, err := NewWorld(Options{Seed: c.Seed, Nodes: c.Nodes, Log: slog.New(silences{deaths})})
 	row.Case = c
 	if err == nil {
 		err = w.measure(&row, deaths)

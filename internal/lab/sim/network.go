@@ -46,6 +46,7 @@ type Network struct {
 	cut     map[[2]netip.Addr]bool // from, to
 	drawn   map[[2]netip.Addr]uint64
 	traffic Traffic
+	trace   uint64
 }
 
 // NewNetwork is a network without hosts, in good weather.
@@ -101,15 +102,28 @@ func (n *Network) Host(at netip.Addr) *Host {
 const leastLatency = time.Millisecond
 
 // draw is the source of what happens to the next packet between two hosts. The lock is held.
-func (n *Network) draw(from, to netip.Addr) *rand.Rand {
+func (n *Network) draw(from, to netip.Addr, size int) *rand.Rand {
 	way := [2]netip.Addr{from, to}
 	n.drawn[way]++
+	packet := mix(from.As16(), to.As16(), n.drawn[way])
+	n.trace = mix(from.As16(), to.As16(), n.trace^uint64(size)^uint64(time.Now().UnixNano()))
+	return rand.New(rand.NewPCG(n.seed, packet))
+}
+
+func mix(a, b [16]byte, n uint64) uint64 {
 	h := fnv.New64a()
-	a, b := from.As16(), to.As16()
 	h.Write(a[:])
 	h.Write(b[:])
-	h.Write(binary.LittleEndian.AppendUint64(nil, n.drawn[way]))
-	return rand.New(rand.NewPCG(n.seed, h.Sum64()))
+	h.Write(binary.LittleEndian.AppendUint64(nil, n))
+	return h.Sum64()
+}
+
+// Trace is a hash of which packets were sent so far, of what size, when and in which order: two runs
+// with one trace have, to all who can tell, done the same.
+func (n *Network) Trace() uint64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.trace
 }
 
 func (n *Network) open(from, to *Host) bool {
@@ -133,7 +147,7 @@ func (n *Network) post(from, to *Host, size int) []time.Duration {
 	defer n.mu.Unlock()
 	n.traffic.Packets++
 	n.traffic.Bytes += uint64(size + datagramHeader)
-	r := n.draw(from.addr, to.addr)
+	r := n.draw(from.addr, to.addr, size)
 	if !n.open(from, to) || r.Float64() < n.weather.Loss {
 		n.traffic.Dropped++
 		return nil
@@ -161,7 +175,7 @@ func (n *Network) carry(from, to *Host, size int) (time.Duration, bool) {
 	segments := max(1, (size+segmentSize-1)/segmentSize)
 	n.traffic.StreamPackets += uint64(segments)
 	n.traffic.StreamBytes += uint64(size + segments*segmentHeader)
-	r := n.draw(from.addr, to.addr)
+	r := n.draw(from.addr, to.addr, size)
 	if !n.open(from, to) || r.Float64() < n.weather.Loss {
 		return 0, false
 	}

@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -26,8 +24,8 @@ type Node struct {
 	world *World
 	at    netip.AddrPort
 	host  *Host
-	dir   string // of the present disk
-	disks int    // how many it had
+	disk  *agent.Medium
+	disks int // how many it lost
 	todo  chan func()
 
 	plane  atomic.Pointer[agent.Plane] // nil while no process runs
@@ -41,7 +39,7 @@ func newNode(w *World, i int) *Node {
 	addr = addr.Next() // .0 is none
 	return &Node{
 		Name: fmt.Sprintf("n%d", i), world: w, at: netip.AddrPortFrom(addr, gossipPort),
-		host: w.Net.Host(addr), todo: make(chan func(), 1000),
+		host: w.Net.Host(addr), todo: make(chan func(), 1000), disk: new(agent.Medium),
 	}
 }
 
@@ -85,15 +83,8 @@ func (n *Node) start(ctx context.Context) {
 }
 
 func (n *Node) open() (*agent.Plane, error) {
-	if n.dir == "" {
-		n.disks++
-		n.dir = filepath.Join(n.world.dir, fmt.Sprintf("%s.%d", n.Name, n.disks))
-		if err := os.MkdirAll(n.dir, 0o700); err != nil {
-			return nil, err
-		}
-	}
 	return agent.OpenPlane(agent.PlaneConfig{
-		Dir: n.dir, Name: n.Name, Gossip: n.at, Network: n.host, Now: n.now, Fault: n.fault, Log: n.world.log.With("node", n.Name),
+		Disk: n.disk, Name: n.Name, Gossip: n.at, Network: n.host, Now: n.now, Fault: n.fault, Log: n.world.log.With("node", n.Name),
 	})
 }
 
@@ -138,7 +129,8 @@ func (n *Node) powerOff() {
 // wipe kills the process and loses its disk.
 func (n *Node) wipe() {
 	n.crash()
-	n.dir = ""
+	n.disk = new(agent.Medium)
+	n.disks++
 }
 
 func (n *Node) pause() {

@@ -11,6 +11,7 @@ type Result struct {
 	Seen    time.Duration // until every node found all others alive
 	Records int
 	Traffic Traffic
+	Trace   uint64 // of the network, at the end
 }
 
 // Run plays a schedule in a world and tells what was wrong at the end. It is to be called in a
@@ -21,6 +22,7 @@ func Run(o Options, s Schedule, within time.Duration) (res Result, err error) {
 	if err == nil {
 		res, err = w.play(s, within)
 	}
+	res.Trace = w.Net.Trace()
 	if closed := w.Close(); err == nil {
 		err = closed
 	}

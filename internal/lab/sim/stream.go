@@ -92,7 +92,7 @@ func (c *conn) Read(b []byte) (int, error) {
 		if err := c.host.wait(c.closed); err != nil {
 			return 0, err
 		}
-		n, err, changed := c.in.take(b)
+		n, changed, err := c.in.take(b)
 		if n > 0 || err != nil || len(b) == 0 {
 			return n, err
 		}
@@ -114,7 +114,7 @@ func (c *conn) Write(b []byte) (int, error) {
 			return sent, net.ErrClosed
 		default:
 		}
-		n, err, changed := c.out.put(b[sent:])
+		n, changed, err := c.out.put(b[sent:])
 		if sent += n; err != nil {
 			return sent, err
 		}
@@ -264,7 +264,7 @@ func (w *way) note() {
 }
 
 // take gives what is there; changed is what to wait for where nothing is.
-func (w *way) take(b []byte) (n int, err error, changed <-chan struct{}) {
+func (w *way) take(b []byte) (n int, changed <-chan struct{}, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.ready.Len() > 0 {
@@ -273,22 +273,22 @@ func (w *way) take(b []byte) (n int, err error, changed <-chan struct{}) {
 		w.note()
 		return n, nil, nil
 	}
-	return 0, w.readEnd, w.changed
+	return 0, w.changed, w.readEnd
 }
 
 // put sends as much as the window lets through.
-func (w *way) put(b []byte) (n int, err error, changed <-chan struct{}) {
+func (w *way) put(b []byte) (n int, changed <-chan struct{}, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.writeEnd != nil {
-		return 0, w.writeEnd, nil
+		return 0, nil, w.writeEnd
 	}
 	n = min(len(b), streamWindow-w.ahead)
 	if n > 0 {
 		w.ahead += n
 		w.fly(piece{text: bytes.Clone(b[:n])})
 	}
-	return n, nil, w.changed
+	return n, w.changed, nil
 }
 
 // send sends what is no text.

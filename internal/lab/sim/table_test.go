@@ -31,7 +31,6 @@ func numbers(t *testing.T, list string) (all []int) {
 
 func measure(t *testing.T, c Case) (row Row) {
 	t.Helper()
-	c.Dir = t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		var err error
 		if row, err = Measure(c); err != nil {

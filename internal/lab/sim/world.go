@@ -18,7 +18,6 @@ type World struct {
 	Net   *Network
 	Nodes []*Node
 
-	dir    string
 	token  string
 	log    *slog.Logger
 	ctx    context.Context // ends when all is to end
@@ -35,13 +34,12 @@ type World struct {
 type Options struct {
 	Seed  uint64
 	Nodes int
-	Dir   string       // for the disks
 	Log   *slog.Logger // nil: nothing is logged
 }
 
 // NewWorld starts the nodes and makes them one cluster by the first.
 func NewWorld(o Options) (*World, error) {
-	w := &World{Net: NewNetwork(o.Seed), dir: o.Dir, log: o.Log, rand: rand.New(rand.NewPCG(o.Seed, 1)), book: newBook()}
+	w := &World{Net: NewNetwork(o.Seed), log: o.Log, rand: rand.New(rand.NewPCG(o.Seed, 1)), book: newBook()}
 	if w.log == nil {
 		w.log = quiet()
 	}
