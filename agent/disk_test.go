@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/sluice-mesh/sluice/internal/lab/scene"
-	"github.com/sluice-mesh/sluice/internal/trust"
 	"github.com/sluice-mesh/sluice/mesh"
 )
 
@@ -15,11 +14,11 @@ func TestMedium(t *testing.T) {
 	full, asked := errors.New("full"), 0
 	d := &mediumDisk{medium: &m, fault: func() error { return nil }}
 	first, err := m.open()
-	if err != nil || first.Secret != nil {
+	if err != nil || first.Member != nil {
 		t.Fatalf("an empty one holds %+v, %v", first, err)
 	}
 	w := scene.New(t, 3)
-	if err := d.putMembership(trust.NewSecret(), w.State.Records()); err != nil {
+	if err := d.putMembership(someMembership(t), w.State.Records()); err != nil {
 		t.Fatal(err)
 	}
 	for at, kept := range []bool{false, true} {
@@ -40,14 +39,14 @@ func TestMedium(t *testing.T) {
 		}
 	}
 	again, err := m.open()
-	if err != nil || again.ID != first.ID || again.Secret == nil || len(again.Records) != len(w.State.Records())+1 || len(again.Left) > 0 {
+	if err != nil || again.ID != first.ID || again.Member == nil || len(again.Records) != len(w.State.Records())+1 || len(again.Left) > 0 {
 		t.Fatalf("%d records of %d and %d left out came back, %v", len(again.Records), len(w.State.Records())+1, len(again.Left), err)
 	}
 	d.fault = func() error { return nil }
 	if err := d.dropMembership(); err != nil {
 		t.Fatal(err)
 	}
-	if last, err := m.open(); err != nil || last.ID != first.ID || last.Secret != nil || len(last.Records) > 0 {
+	if last, err := m.open(); err != nil || last.ID != first.ID || last.Member != nil || len(last.Records) > 0 {
 		t.Fatalf("after a leave it holds %+v, %v", last, err)
 	}
 }
