@@ -44,7 +44,7 @@ func (s *tokenServer) CreateToken(_ context.Context, req *sluicev1.CreateTokenRe
 
 // ListTokens lists those that can still be used.
 func (s *tokenServer) ListTokens(context.Context, *sluicev1.ListTokensRequest) (*sluicev1.ListTokensResponse, error) {
-	snap, err := s.api.member()
+	snap, err := s.member()
 	if err != nil {
 		return nil, err
 	}
