@@ -84,10 +84,12 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	if err != nil {
 		return err
 	}
-	api := &api{config: cfg, cluster: cluster, loop: loop, status: status, endpoints: endpoints, events: events, inspect: sys.inspect}
+	api := &api{
+		config: cfg, cluster: cluster, loop: loop, status: status, endpoints: endpoints, events: events, agreement: &agreement{cluster: cluster}, inspect: sys.inspect,
+	}
 	r := &reporter{supervisor: boss, own: own.ID, status: status, now: sys.now, check: checkAPI(cfg.Socket), log: cfg.Log}
 	cfg.Log.Info("the agent runs", "node", own.ID, "name", own.Name, "address", own.Addr, "socket", cfg.Socket, "balancer", picked.balancer, "why", picked.why)
-	return together(ctx, loop.run, loop.pulse.run, newMoves(cluster, machine, cfg.Log).run, newUnderlay(cluster, loop, cfg).run, cluster.renew, (&rotations{cluster: cluster}).run, r.run, func(ctx context.Context) error {
+	return together(ctx, loop.run, loop.pulse.run, newMoves(cluster, machine, cfg.Log).run, newUnderlay(cluster, loop, cfg).run, cluster.renew, (&rotations{cluster: cluster}).run, api.agreement.run, r.run, func(ctx context.Context) error {
 		return serve(ctx, api.server(cfg.Log), listener, stopLimit)
 	})
 }

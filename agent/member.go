@@ -125,7 +125,7 @@ func (c *cluster) begin() error {
 	defer c.mu.Unlock()
 	switch c.phase {
 	case inside:
-		return mesh.Refuse(InCluster, "stop the agent and start it with another --data-dir to begin anew", "this node is in a cluster")
+		return mesh.Refuse(InCluster, "run 'sluice leave' first", "this node is in a cluster")
 	case entering:
 		return mesh.Refuse(InCluster, "wait until it has ended", "another init or join is under way")
 	default:

@@ -34,6 +34,7 @@ type api struct {
 	status    *status
 	endpoints *endpoints
 	events    *events
+	agreement *agreement
 	inspect   func(kernel.Inspection) doctor.Facts
 }
 

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
+	"github.com/sluice-mesh/sluice/mesh"
 	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
 )
 
@@ -14,7 +15,7 @@ type statusServer struct {
 }
 
 // GetStatus returns the node's view of itself.
-func (s *statusServer) GetStatus(context.Context, *sluicev1.GetStatusRequest) (*sluicev1.GetStatusResponse, error) {
+func (s *statusServer) GetStatus(ctx context.Context, _ *sluicev1.GetStatusRequest) (*sluicev1.GetStatusResponse, error) {
 	snap, v := s.cluster.snapshot(), s.status.view()
 	resp := &sluicev1.GetStatusResponse{
 		Node: s.ownNode(snap), InCluster: snap.Node(s.cluster.own.ID) != nil,
@@ -22,6 +23,9 @@ func (s *statusServer) GetStatus(context.Context, *sluicev1.GetStatusRequest) (*
 		Objects: uint32(objects(v.plan)), Problems: toProblems(v.problems),
 		Balancer: string(s.loop.picked.balancer), BalancerReason: s.loop.picked.why, Version: s.config.Version,
 		Repairs: v.repairs,
+	}
+	if resp.GetInCluster() {
+		resp.Agreement = toAgreement(s.agreement.look(ctx), snap)
 	}
 	for _, n := range s.nodes(snap) {
 		if !n.GetSelf() {
@@ -34,6 +38,19 @@ func (s *statusServer) GetStatus(context.Context, *sluicev1.GetStatusRequest) (*
 		}
 	}
 	return resp, nil
+}
+
+func toAgreement(a agreed, snap *mesh.Snapshot) *sluicev1.Agreement {
+	names := func(ids []mesh.NodeID) []string {
+		var list []string
+		for _, id := range ids {
+			if n := snap.Node(id); n != nil {
+				list = append(list, n.Name)
+			}
+		}
+		return list
+	}
+	return &sluicev1.Agreement{Since: toTime(a.since), Differ: names(a.differ), Silent: names(a.silent)}
 }
 
 // objects counts what a plan holds.

@@ -49,7 +49,11 @@ func (s *State) expired(r Record) bool { return r.Deleted && r.Version.Time <= s
 
 // noteNode keeps up what the nodes say.
 func (s *State) noteNode(k Key) {
-	switch r, ok := s.records[k]; {
+	r, ok := s.records[k]
+	removal, out := s.records[Key{KindRemoval, k.ID}]
+	switch {
+	case out: // whatever it wrote since
+		s.say(k, synced{left: removal.Version.Time})
 	case !ok:
 		delete(s.synced, NodeID(k.ID))
 	case r.Deleted:

@@ -40,8 +40,8 @@ func (s *State) Merge(r Record) bool {
 	default:
 		return false // whoever still has it drops it too
 	}
-	if r.Kind == KindNode {
-		s.noteNode(k)
+	if r.Kind == KindNode || r.Kind == KindRemoval {
+		s.noteNode(Key{KindNode, r.ID})
 	}
 	s.rev++
 	return true

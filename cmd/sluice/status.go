@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -34,6 +35,9 @@ func statusPage(p *page, s *sluicev1.GetStatusResponse) {
 	p.row("Address:", node.GetAddress())
 	p.row("Cluster:", clusterText(s))
 	p.row("Revision:", convergence(s))
+	if a := s.GetAgreement(); a != nil {
+		p.row("Records:", agreementText(a))
+	}
 	p.row("Objects:", number(s.GetObjects()))
 	p.row("Repairs:", fmt.Sprint(s.GetRepairs()))
 	p.row("Balancer:", balancerText(s))
@@ -62,6 +66,18 @@ func statusPage(p *page, s *sluicev1.GetStatusResponse) {
 			p.row(b.GetName(), b.GetPath())
 		}
 	}
+}
+
+// agreementText says whether all nodes hold the same.
+func agreementText(a *sluicev1.Agreement) string {
+	text := "in agreement since " + moment(a.GetSince())
+	if a.GetSince() == nil {
+		text = "not in agreement: " + strings.Join(a.GetDiffer(), ", ") + " holds others, or did not answer"
+	}
+	if len(a.GetSilent()) > 0 {
+		text += "; not heard: " + strings.Join(a.GetSilent(), ", ")
+	}
+	return text
 }
 
 func balancerText(s *sluicev1.GetStatusResponse) string {

@@ -225,6 +225,7 @@ func TestStatus(t *testing.T) {
 		checkForms(t, map[string]any{"GetStatus": &sluicev1.GetStatusResponse{
 			Node: nodeOne(), InCluster: true, Peers: []*sluicev1.Node{nodeTwo()},
 			Revision: 12, AppliedRevision: 11, Applied: at(3), Objects: 321,
+			Agreement: &sluicev1.Agreement{Differ: []string{"n2"}, Silent: []string{"n3", "n4"}},
 			Problems: []*sluicev1.Problem{
 				{Object: "service web", Reason: "NoReadyEndpoint", Detail: "no endpoint of service \"web\" is ready", Since: at(4)},
 				{Object: "ingress-sbox: link x", Reason: "KernelRefused", Detail: "escape \x1b[2J and\nnew line"},
@@ -249,6 +250,7 @@ func TestStatus(t *testing.T) {
 	t.Run("converged", func(t *testing.T) {
 		checkForms(t, map[string]any{"GetStatus": &sluicev1.GetStatusResponse{
 			Node: nodeOne(), InCluster: true, Revision: 12, AppliedRevision: 12, Applied: at(3), Balancer: "ipvs", Version: "v0.1.0",
+			Agreement: &sluicev1.Agreement{Since: at(2)},
 		}}, "status")
 	})
 }

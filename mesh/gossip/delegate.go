@@ -55,7 +55,7 @@ func (d *delegate) NotifyMsg(msg []byte) {
 // foreignMessage tells whether a message is another program's that gossips with the same
 // key: serf's have a number and msgpack, and ours text after the number.
 func foreignMessage(msg []byte) bool {
-	return len(msg) > 1 && (msg[0] == wireVersion || msg[0] == overVersion) && msg[1] >= 0x80
+	return len(msg) > 1 && msg[0] >= wireVersion && msg[0] <= censusAnswer && msg[1] >= 0x80
 }
 
 // GetBroadcasts gives memberlist nothing: it would tell members that are no nodes. See spread.
@@ -145,11 +145,14 @@ func (g *Gossip) receive() {
 		case <-g.ctx.Done():
 			return
 		case msg := <-g.in.inbox:
-			if len(msg) > 0 && msg[0] == overVersion {
+			switch {
+			case len(msg) > 0 && msg[0] == overVersion:
 				g.in.over(msg)
-				continue
+			case len(msg) > 0 && (msg[0] == censusAsk || msg[0] == censusAnswer):
+				g.hearCensus(msg)
+			default:
+				g.in.merge(msg)
 			}
-			g.in.merge(msg)
 		}
 	}
 }

@@ -95,6 +95,7 @@ type Gossip struct {
 	small   *outbox // records on their way into packets
 	large   *outbox // records on their way into streams
 	entropy *entropy
+	census  census
 	link    *transport
 	list    *memberlist.Memberlist
 

@@ -167,6 +167,13 @@ func (m *members) ids() []mesh.NodeID {
 	return ids
 }
 
+// get is a living node other than self; nil where there is none of the ID.
+func (m *members) get(id mesh.NodeID) *memberlist.Node {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.alive[id]
+}
+
 // others are the living without self.
 func (m *members) others() []*memberlist.Node {
 	m.mu.Lock()

@@ -146,8 +146,10 @@ type GetStatusResponse struct {
 	Repairs uint64 `protobuf:"varint,12,opt,name=repairs,proto3" json:"repairs,omitempty"`
 	// Why it is this balancer: "auto: this kernel has IP_VS", "chosen by --balancer nft".
 	BalancerReason string `protobuf:"bytes,13,opt,name=balancer_reason,json=balancerReason,proto3" json:"balancer_reason,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Whether all nodes hold the same records; absent outside a cluster.
+	Agreement     *Agreement `protobuf:"bytes,14,opt,name=agreement,proto3" json:"agreement,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
@@ -271,6 +273,78 @@ func (x *GetStatusResponse) GetBalancerReason() string {
 	return ""
 }
 
+func (x *GetStatusResponse) GetAgreement() *Agreement {
+	if x != nil {
+		return x.Agreement
+	}
+	return nil
+}
+
+// Agreement is whether all nodes hold the same records: each was asked for the hash of all of
+// its own just now.
+type Agreement struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Since when all nodes that are heard agree, as far as it was looked every few seconds; absent: they do not.
+	Since *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=since,proto3" json:"since,omitempty"`
+	// Names of nodes that hold other records, or did not answer.
+	Differ []string `protobuf:"bytes,2,rep,name=differ,proto3" json:"differ,omitempty"`
+	// Names of nodes that gossip does not hear: nothing is known of their records.
+	Silent        []string `protobuf:"bytes,3,rep,name=silent,proto3" json:"silent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Agreement) Reset() {
+	*x = Agreement{}
+	mi := &file_sluice_v1_status_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Agreement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Agreement) ProtoMessage() {}
+
+func (x *Agreement) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_status_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Agreement.ProtoReflect.Descriptor instead.
+func (*Agreement) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_status_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Agreement) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Agreement) GetDiffer() []string {
+	if x != nil {
+		return x.Differ
+	}
+	return nil
+}
+
+func (x *Agreement) GetSilent() []string {
+	if x != nil {
+		return x.Silent
+	}
+	return nil
+}
+
 // Problem is an object that is not programmed, or not as wished.
 type Problem struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -288,7 +362,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_sluice_v1_status_proto_msgTypes[2]
+	mi := &file_sluice_v1_status_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -300,7 +374,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_status_proto_msgTypes[2]
+	mi := &file_sluice_v1_status_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -313,7 +387,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_status_proto_rawDescGZIP(), []int{2}
+	return file_sluice_v1_status_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Problem) GetObject() string {
@@ -357,7 +431,7 @@ type Sandbox struct {
 
 func (x *Sandbox) Reset() {
 	*x = Sandbox{}
-	mi := &file_sluice_v1_status_proto_msgTypes[3]
+	mi := &file_sluice_v1_status_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -369,7 +443,7 @@ func (x *Sandbox) String() string {
 func (*Sandbox) ProtoMessage() {}
 
 func (x *Sandbox) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_status_proto_msgTypes[3]
+	mi := &file_sluice_v1_status_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -382,7 +456,7 @@ func (x *Sandbox) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sandbox.ProtoReflect.Descriptor instead.
 func (*Sandbox) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_status_proto_rawDescGZIP(), []int{3}
+	return file_sluice_v1_status_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Sandbox) GetName() string {
@@ -410,7 +484,7 @@ type GetPlanRequest struct {
 
 func (x *GetPlanRequest) Reset() {
 	*x = GetPlanRequest{}
-	mi := &file_sluice_v1_status_proto_msgTypes[4]
+	mi := &file_sluice_v1_status_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -422,7 +496,7 @@ func (x *GetPlanRequest) String() string {
 func (*GetPlanRequest) ProtoMessage() {}
 
 func (x *GetPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_status_proto_msgTypes[4]
+	mi := &file_sluice_v1_status_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -435,7 +509,7 @@ func (x *GetPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPlanRequest.ProtoReflect.Descriptor instead.
 func (*GetPlanRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_status_proto_rawDescGZIP(), []int{4}
+	return file_sluice_v1_status_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetPlanRequest) GetDiff() bool {
@@ -458,7 +532,7 @@ type GetPlanResponse struct {
 
 func (x *GetPlanResponse) Reset() {
 	*x = GetPlanResponse{}
-	mi := &file_sluice_v1_status_proto_msgTypes[5]
+	mi := &file_sluice_v1_status_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -470,7 +544,7 @@ func (x *GetPlanResponse) String() string {
 func (*GetPlanResponse) ProtoMessage() {}
 
 func (x *GetPlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_status_proto_msgTypes[5]
+	mi := &file_sluice_v1_status_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -483,7 +557,7 @@ func (x *GetPlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPlanResponse.ProtoReflect.Descriptor instead.
 func (*GetPlanResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_status_proto_rawDescGZIP(), []int{5}
+	return file_sluice_v1_status_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetPlanResponse) GetText() string {
@@ -515,7 +589,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_sluice_v1_status_proto_msgTypes[6]
+	mi := &file_sluice_v1_status_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -527,7 +601,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_status_proto_msgTypes[6]
+	mi := &file_sluice_v1_status_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -540,7 +614,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_status_proto_rawDescGZIP(), []int{6}
+	return file_sluice_v1_status_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ExplainRequest) GetTarget() string {
@@ -572,7 +646,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_sluice_v1_status_proto_msgTypes[7]
+	mi := &file_sluice_v1_status_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -584,7 +658,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_status_proto_msgTypes[7]
+	mi := &file_sluice_v1_status_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -597,7 +671,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_status_proto_rawDescGZIP(), []int{7}
+	return file_sluice_v1_status_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ExplainResponse) GetHops() []*Hop {
@@ -650,7 +724,7 @@ type Hop struct {
 
 func (x *Hop) Reset() {
 	*x = Hop{}
-	mi := &file_sluice_v1_status_proto_msgTypes[8]
+	mi := &file_sluice_v1_status_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -662,7 +736,7 @@ func (x *Hop) String() string {
 func (*Hop) ProtoMessage() {}
 
 func (x *Hop) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_status_proto_msgTypes[8]
+	mi := &file_sluice_v1_status_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -675,7 +749,7 @@ func (x *Hop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hop.ProtoReflect.Descriptor instead.
 func (*Hop) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_status_proto_rawDescGZIP(), []int{8}
+	return file_sluice_v1_status_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Hop) GetPacket() string {
@@ -753,7 +827,7 @@ var File_sluice_v1_status_proto protoreflect.FileDescriptor
 const file_sluice_v1_status_proto_rawDesc = "" +
 	"\n" +
 	"\x16sluice/v1/status.proto\x12\tsluice.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17sluice/v1/cluster.proto\"\x12\n" +
-	"\x10GetStatusRequest\"\xf0\x03\n" +
+	"\x10GetStatusRequest\"\xa4\x04\n" +
 	"\x11GetStatusResponse\x12#\n" +
 	"\x04node\x18\x01 \x01(\v2\x0f.sluice.v1.NodeR\x04node\x12\x1d\n" +
 	"\n" +
@@ -769,7 +843,12 @@ const file_sluice_v1_status_proto_rawDesc = "" +
 	" \x01(\tR\bbalancer\x12\x18\n" +
 	"\aversion\x18\v \x01(\tR\aversion\x12\x18\n" +
 	"\arepairs\x18\f \x01(\x04R\arepairs\x12'\n" +
-	"\x0fbalancer_reason\x18\r \x01(\tR\x0ebalancerReason\"\x83\x01\n" +
+	"\x0fbalancer_reason\x18\r \x01(\tR\x0ebalancerReason\x122\n" +
+	"\tagreement\x18\x0e \x01(\v2\x14.sluice.v1.AgreementR\tagreement\"m\n" +
+	"\tAgreement\x120\n" +
+	"\x05since\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x16\n" +
+	"\x06differ\x18\x02 \x03(\tR\x06differ\x12\x16\n" +
+	"\x06silent\x18\x03 \x03(\tR\x06silent\"\x83\x01\n" +
 	"\aProblem\x12\x16\n" +
 	"\x06object\x18\x01 \x01(\tR\x06object\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
@@ -825,41 +904,44 @@ func file_sluice_v1_status_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_v1_status_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_sluice_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_sluice_v1_status_proto_goTypes = []any{
 	(HopState)(0),                 // 0: sluice.v1.HopState
 	(*GetStatusRequest)(nil),      // 1: sluice.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),     // 2: sluice.v1.GetStatusResponse
-	(*Problem)(nil),               // 3: sluice.v1.Problem
-	(*Sandbox)(nil),               // 4: sluice.v1.Sandbox
-	(*GetPlanRequest)(nil),        // 5: sluice.v1.GetPlanRequest
-	(*GetPlanResponse)(nil),       // 6: sluice.v1.GetPlanResponse
-	(*ExplainRequest)(nil),        // 7: sluice.v1.ExplainRequest
-	(*ExplainResponse)(nil),       // 8: sluice.v1.ExplainResponse
-	(*Hop)(nil),                   // 9: sluice.v1.Hop
-	(*Node)(nil),                  // 10: sluice.v1.Node
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*Agreement)(nil),             // 3: sluice.v1.Agreement
+	(*Problem)(nil),               // 4: sluice.v1.Problem
+	(*Sandbox)(nil),               // 5: sluice.v1.Sandbox
+	(*GetPlanRequest)(nil),        // 6: sluice.v1.GetPlanRequest
+	(*GetPlanResponse)(nil),       // 7: sluice.v1.GetPlanResponse
+	(*ExplainRequest)(nil),        // 8: sluice.v1.ExplainRequest
+	(*ExplainResponse)(nil),       // 9: sluice.v1.ExplainResponse
+	(*Hop)(nil),                   // 10: sluice.v1.Hop
+	(*Node)(nil),                  // 11: sluice.v1.Node
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
 }
 var file_sluice_v1_status_proto_depIdxs = []int32{
-	10, // 0: sluice.v1.GetStatusResponse.node:type_name -> sluice.v1.Node
-	10, // 1: sluice.v1.GetStatusResponse.peers:type_name -> sluice.v1.Node
-	11, // 2: sluice.v1.GetStatusResponse.applied:type_name -> google.protobuf.Timestamp
-	3,  // 3: sluice.v1.GetStatusResponse.problems:type_name -> sluice.v1.Problem
-	4,  // 4: sluice.v1.GetStatusResponse.sandboxes:type_name -> sluice.v1.Sandbox
-	11, // 5: sluice.v1.Problem.since:type_name -> google.protobuf.Timestamp
-	9,  // 6: sluice.v1.ExplainResponse.hops:type_name -> sluice.v1.Hop
-	0,  // 7: sluice.v1.Hop.state:type_name -> sluice.v1.HopState
-	1,  // 8: sluice.v1.StatusService.GetStatus:input_type -> sluice.v1.GetStatusRequest
-	5,  // 9: sluice.v1.StatusService.GetPlan:input_type -> sluice.v1.GetPlanRequest
-	7,  // 10: sluice.v1.StatusService.Explain:input_type -> sluice.v1.ExplainRequest
-	2,  // 11: sluice.v1.StatusService.GetStatus:output_type -> sluice.v1.GetStatusResponse
-	6,  // 12: sluice.v1.StatusService.GetPlan:output_type -> sluice.v1.GetPlanResponse
-	8,  // 13: sluice.v1.StatusService.Explain:output_type -> sluice.v1.ExplainResponse
-	11, // [11:14] is the sub-list for method output_type
-	8,  // [8:11] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	11, // 0: sluice.v1.GetStatusResponse.node:type_name -> sluice.v1.Node
+	11, // 1: sluice.v1.GetStatusResponse.peers:type_name -> sluice.v1.Node
+	12, // 2: sluice.v1.GetStatusResponse.applied:type_name -> google.protobuf.Timestamp
+	4,  // 3: sluice.v1.GetStatusResponse.problems:type_name -> sluice.v1.Problem
+	5,  // 4: sluice.v1.GetStatusResponse.sandboxes:type_name -> sluice.v1.Sandbox
+	3,  // 5: sluice.v1.GetStatusResponse.agreement:type_name -> sluice.v1.Agreement
+	12, // 6: sluice.v1.Agreement.since:type_name -> google.protobuf.Timestamp
+	12, // 7: sluice.v1.Problem.since:type_name -> google.protobuf.Timestamp
+	10, // 8: sluice.v1.ExplainResponse.hops:type_name -> sluice.v1.Hop
+	0,  // 9: sluice.v1.Hop.state:type_name -> sluice.v1.HopState
+	1,  // 10: sluice.v1.StatusService.GetStatus:input_type -> sluice.v1.GetStatusRequest
+	6,  // 11: sluice.v1.StatusService.GetPlan:input_type -> sluice.v1.GetPlanRequest
+	8,  // 12: sluice.v1.StatusService.Explain:input_type -> sluice.v1.ExplainRequest
+	2,  // 13: sluice.v1.StatusService.GetStatus:output_type -> sluice.v1.GetStatusResponse
+	7,  // 14: sluice.v1.StatusService.GetPlan:output_type -> sluice.v1.GetPlanResponse
+	9,  // 15: sluice.v1.StatusService.Explain:output_type -> sluice.v1.ExplainResponse
+	13, // [13:16] is the sub-list for method output_type
+	10, // [10:13] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_sluice_v1_status_proto_init() }
@@ -874,7 +956,7 @@ func file_sluice_v1_status_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_v1_status_proto_rawDesc), len(file_sluice_v1_status_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
