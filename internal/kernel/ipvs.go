@@ -19,7 +19,7 @@ import (
 
 // ipvsWait is how long the kernel may take for one question. The library itself
 // waits for ever when an answer is lost.
-const ipvsWait = 10 * time.Second
+const ipvsWait = time.Minute
 
 // foreignWeight stands for a backend that is not reached by masquerading, which
 // no plan has: any wanted weight differs from it, and so it is mended.
