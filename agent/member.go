@@ -199,7 +199,7 @@ func (c *cluster) startGossip(m *membership) (*gossip.Gossip, error) {
 	}
 	g, err := gossip.Start(gossip.Config{
 		ID: c.own.ID, Bind: c.listens(), Key: m.bundle.Gossip[0][:], State: c, Log: c.log,
-		Network: c.network, Secure: c.protect(m, creds), Verifier: c,
+		Network: c.network, Secure: c.protect(m, creds), Verifier: c, Signer: c.signer,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start gossip: %w", err)

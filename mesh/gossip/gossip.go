@@ -78,6 +78,7 @@ type Config struct {
 	Network  Network  // nil: the host's
 	Secure   Secure   // of exchanges; nil: they are sealed with Key, and who holds it may be any node
 	Verifier Verifier // looks at every record that comes in; nil: records are not signed
+	Signer   Signer   // of words that are no records; nil: they are not signed
 }
 
 // KeySize is the length of Config.Key.
@@ -96,6 +97,7 @@ type Gossip struct {
 	large   *outbox // records on their way into streams
 	entropy *entropy
 	census  census
+	signer  Signer
 	link    *transport
 	list    *memberlist.Memberlist
 
@@ -118,7 +120,7 @@ func Start(cfg Config) (*Gossip, error) {
 	}
 	g := &Gossip{
 		id: cfg.ID, self: cfg.Bind, state: cfg.State, book: newLogbook(cfg.Log),
-		members: newMembers(cfg.ID), small: newOutbox(), large: newOutbox(), entropy: newEntropy(cfg.secure()),
+		members: newMembers(cfg.ID), small: newOutbox(), large: newOutbox(), signer: cfg.Signer, entropy: newEntropy(cfg.secure()),
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.leaving, g.setLeaves = context.WithCancel(g.ctx)

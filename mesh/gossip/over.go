@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -22,7 +23,11 @@ const overVersion = 2
 // overTries is how often it is sent to a node whose stream fails.
 const overTries = 3
 
+// A word is signed as a record is, and its kind, which no record has, keeps the two apart.
+const overKind mesh.Kind = "over"
+
 type wireOver struct {
+	Kind    mesh.Kind    `json:"k"`
 	Node    mesh.NodeID  `json:"w"`
 	Senders []wireSender `json:"s"`
 }
@@ -37,7 +42,7 @@ type wireSender struct {
 func (g *Gossip) TellOver(ctx context.Context, over mesh.Over, nodes []mesh.NodeID) error {
 	var msgs [][]byte
 	for part := range slices.Chunk(over.Senders, mesh.OverLimit) {
-		msg, err := encodeOver(mesh.Over{Node: over.Node, Senders: part})
+		msg, err := encodeOver(mesh.Over{Node: over.Node, Senders: part}, g.signer)
 		if err != nil {
 			return err
 		}
@@ -85,11 +90,11 @@ func (g *Gossip) sendEach(n *memberlist.Node, msgs [][]byte) error {
 	return nil
 }
 
-func encodeOver(over mesh.Over) ([]byte, error) {
+func encodeOver(over mesh.Over, s Signer) ([]byte, error) {
 	if err := over.Validate(); err != nil {
 		return nil, err
 	}
-	w := wireOver{Node: over.Node, Senders: make([]wireSender, len(over.Senders))}
+	w := wireOver{Kind: overKind, Node: over.Node, Senders: make([]wireSender, len(over.Senders))}
 	for i, s := range over.Senders {
 		w.Senders[i] = wireSender(s)
 	}
@@ -97,13 +102,38 @@ func encodeOver(over mesh.Over) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode flows that are over: %w", err)
 	}
-	return append([]byte{overVersion}, text...), nil
+	msg := append([]byte{overVersion}, text...)
+	if s == nil {
+		return msg, nil
+	}
+	return signatureText().AppendEncode(append(msg, '\t'), s.Sign(text)), nil
 }
 
-func decodeOver(msg []byte) (mesh.Over, error) {
+func decodeOver(msg []byte, v Verifier) (mesh.Over, error) {
+	text, signature, signed := bytes.Cut(msg[1:], []byte{'\t'})
 	var w wireOver
-	if err := json.Unmarshal(msg[1:], &w); err != nil {
+	if err := json.Unmarshal(text, &w); err != nil {
 		return mesh.Over{}, fmt.Errorf("decode flows that are over: %w", err)
+	}
+	if w.Kind != overKind {
+		return mesh.Over{}, mesh.Refuse(mesh.BadRecord, "update the node that sent it", "a word on flows is of kind %.20q", string(w.Kind))
+	}
+	if v != nil {
+		var sig []byte
+		if signed {
+			var err error
+			if sig, err = decodeSignature(signature); err != nil {
+				return mesh.Over{}, err
+			}
+		}
+		// Who says it must be a member: it comes by the key of gossip alone.
+		err := v.Verify(w.Node, text, sig)
+		if err == nil {
+			err = v.Admit(mesh.Record{Version: mesh.Version{Writer: w.Node}})
+		}
+		if err != nil {
+			return mesh.Over{}, fmt.Errorf("verify flows that are over by %.40q: %w", string(w.Node), err)
+		}
 	}
 	over := mesh.Over{Node: w.Node, Senders: make([]mesh.Sender, len(w.Senders))}
 	for i, s := range w.Senders {
@@ -117,7 +147,7 @@ func decodeOver(msg []byte) (mesh.Over, error) {
 
 // over takes a message in.
 func (d *delegate) over(msg []byte) {
-	over, err := decodeOver(msg)
+	over, err := decodeOver(msg, d.verifier)
 	if err != nil {
 		d.book.Warn("gossip message refused", "err", err)
 		return

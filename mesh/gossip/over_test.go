@@ -48,10 +48,11 @@ func TestFlowsOverHostile(t *testing.T) {
 	if err := nodes[0].TellOver(t.Context(), mesh.Over{Node: "x", Senders: senders(1)}, nil); err == nil {
 		t.Error("a node without an ID has said something")
 	}
-	const node = `"w":"a000000000000001"`
+	const node = `"k":"over","w":"a000000000000001"`
 	for _, text := range []string{
+		`{"w":"a000000000000001","s":[{"x":"udp","c":"192.0.2.1:5"}]}`,
 		``, `{`, `[]`, `null`, `{}`, `{` + node + `}`, `{` + node + `,"s":[]}`,
-		`{"w":"../../x","s":[{"x":"udp","c":"192.0.2.1:5"}]}`,
+		`{"k":"over","w":"../../x","s":[{"x":"udp","c":"192.0.2.1:5"}]}`,
 		`{` + node + `,"s":[{"x":"icmp","c":"192.0.2.1:5"}]}`,
 		`{` + node + `,"s":[{"x":"udp","c":"192.0.2.1:0"}]}`,
 		`{` + node + `,"s":[{"x":"udp","c":"[::ffff:192.0.2.1]:5"}]}`,
@@ -59,7 +60,7 @@ func TestFlowsOverHostile(t *testing.T) {
 		`{` + node + `,"s":[{"x":"udp"}]}`,
 		`{` + node + `,"s":[` + strings.Repeat(`{"x":"udp","c":"192.0.2.1:5"},`, mesh.OverLimit) + `{"x":"udp","c":"192.0.2.1:5"}]}`,
 	} {
-		if over, err := decodeOver(append([]byte{overVersion}, text...)); err == nil {
+		if over, err := decodeOver(append([]byte{overVersion}, text...), nil); err == nil {
 			t.Errorf("%.80s is %+v", text, over)
 		}
 		nodes[0].in.over(append([]byte{overVersion}, text...))
@@ -69,22 +70,44 @@ func TestFlowsOverHostile(t *testing.T) {
 	}
 }
 
+// A word is its node's, as a record is its writer's.
+func TestFlowsOverAreSigned(t *testing.T) {
+	over := mesh.Over{Node: nodeID(1), Senders: senders(2)}
+	for name, c := range map[string]struct {
+		signer Signer
+		good   bool
+	}{
+		"its own":   {seals{nodeID(1)}, true},
+		"another's": {seals{nodeID(2)}, false},
+		"nobody's":  {nil, false},
+	} {
+		msg, err := encodeOver(over, c.signer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := decodeOver(msg, verifier{})
+		if (err == nil) != c.good || c.good && !reflect.DeepEqual(got, over) {
+			t.Errorf("%s signature: %+v, %v", name, got, err)
+		}
+	}
+}
+
 func FuzzDecodeOver(f *testing.F) {
 	f.Add([]byte{overVersion})
-	f.Add(append([]byte{overVersion}, `{"w":"a000000000000001","s":[{"x":"tcp","c":"192.0.2.1:5"},{"x":"udp","c":"[2001:db8::1]:6"}]}`...))
+	f.Add(append([]byte{overVersion}, `{"k":"over","w":"a000000000000001","s":[{"x":"tcp","c":"192.0.2.1:5"},{"x":"udp","c":"[2001:db8::1]:6"}]}`...))
 	f.Fuzz(func(t *testing.T, msg []byte) {
 		if len(msg) == 0 {
 			return
 		}
-		over, err := decodeOver(msg)
+		over, err := decodeOver(msg, nil)
 		if err != nil {
 			return
 		}
-		again, err := encodeOver(over)
+		again, err := encodeOver(over, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := decodeOver(again); err != nil || !reflect.DeepEqual(got, over) {
+		if got, err := decodeOver(again, nil); err != nil || !reflect.DeepEqual(got, over) {
 			t.Fatalf("%+v became %+v, %v", over, got, err)
 		}
 	})
