@@ -235,7 +235,7 @@ func (s *store) countStart() (n uint64, err error) {
 		return meta.Put([]byte(keyStarts), binary.BigEndian.AppendUint64(nil, n))
 	})
 	if err != nil {
-		return 0, fmt.Errorf("write store: %w", err)
+		return 0, s.writeError(err)
 	}
 	return n, nil
 }

@@ -16,6 +16,9 @@ const (
 	DataDirInUse   mesh.Reason = "DataDirInUse"   // another agent has the data directory
 	DataDamaged    mesh.Reason = "DataDamaged"    // the store cannot be read
 	DataVersion    mesh.Reason = "DataVersion"    // the store is of another version
+	DiskFull       mesh.Reason = "DiskFull"       // the store cannot grow
+	DiskReadOnly   mesh.Reason = "DiskReadOnly"   // the store cannot be written
+	DiskFailing    mesh.Reason = "DiskFailing"    // the store's disk gives errors
 	RunDirInUse    mesh.Reason = "RunDirInUse"    // another agent answers on the socket
 	BadConfig      mesh.Reason = "BadConfig"      // a setting of the agent
 	TunnelSilent   mesh.Reason = "TunnelSilent"   // gossip hears the node, its kernel does not answer through the tunnel

@@ -112,10 +112,35 @@ func openError(path string, err error) error {
 			holder = fmt.Sprintf(" (pid %d)", pid)
 		}
 		return mesh.Refuse(DataDirInUse, "stop it or give --data-dir", "another agent%s uses data directory %s", holder, filepath.Dir(path))
+	case diskError(path, err) != nil:
+		return diskError(path, err)
 	case inSystem:
 		return fmt.Errorf("open store: %w", err)
 	default:
 		return damaged(path, err)
+	}
+}
+
+// writeError says what is wrong with a disk, and what to do. What was written before is
+// there still: a transaction is on the disk as a whole or not at all.
+func (s *store) writeError(err error) error {
+	if refused := diskError(s.db.Path(), err); refused != nil {
+		return refused
+	}
+	return fmt.Errorf("write store: %w", err)
+}
+
+// diskError is nil where err is not a disk's.
+func diskError(path string, err error) error {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return mesh.Refuse(DiskFull, "free space there: the agent goes on by itself, and nothing that it had said to be done is lost", "there is no room for the store %s (%v)", path, err)
+	case errors.Is(err, syscall.EROFS), errors.Is(err, bolterrors.ErrDatabaseReadOnly):
+		return mesh.Refuse(DiskReadOnly, "mount it writable again (mount -o remount,rw) and look at dmesg for why it is not", "the store %s is on a disk that cannot be written (%v)", path, err)
+	case errors.Is(err, syscall.EIO):
+		return mesh.Refuse(DiskFailing, "look at dmesg, move the data directory to another disk, and start the agent there", "the disk of the store %s fails (%v)", path, err)
+	default:
+		return nil
 	}
 }
 
@@ -271,7 +296,7 @@ func (s *store) putRecords(records []mesh.Record, gone ...mesh.Key) error {
 		return putRecords(tx, records)
 	})
 	if err != nil {
-		return fmt.Errorf("write store: %w", err)
+		return s.writeError(err)
 	}
 	return nil
 }
@@ -280,7 +305,7 @@ func (s *store) putRecords(records []mesh.Record, gone ...mesh.Key) error {
 func (s *store) putCertificate(cert []byte) error {
 	err := s.db.Update(func(tx *bolt.Tx) error { return bucket(tx, bucketMeta).Put([]byte(keyCertificate), cert) })
 	if err != nil {
-		return fmt.Errorf("write store: %w", err)
+		return s.writeError(err)
 	}
 	return nil
 }
@@ -300,7 +325,7 @@ func (s *store) putMembership(m *membership, records []mesh.Record) error {
 		return putRecords(tx, records)
 	})
 	if err != nil {
-		return fmt.Errorf("write store: %w", err)
+		return s.writeError(err)
 	}
 	return nil
 }
@@ -328,7 +353,7 @@ func (s *store) putLifetime(id mesh.EndpointID, l lifetime) error {
 		err = s.db.Update(func(tx *bolt.Tx) error { return bucket(tx, bucketLifetimes).Put([]byte(id), text) })
 	}
 	if err != nil {
-		return fmt.Errorf("write store: %w", err)
+		return s.writeError(err)
 	}
 	return nil
 }
@@ -337,7 +362,7 @@ func (s *store) putLifetime(id mesh.EndpointID, l lifetime) error {
 func (s *store) dropLifetime(id mesh.EndpointID) error {
 	err := s.db.Update(func(tx *bolt.Tx) error { return bucket(tx, bucketLifetimes).Delete([]byte(id)) })
 	if err != nil {
-		return fmt.Errorf("write store: %w", err)
+		return s.writeError(err)
 	}
 	return nil
 }
@@ -358,7 +383,7 @@ func (s *store) dropMembership() error {
 		return errors.Join(meta.Delete([]byte(keyBundle)), meta.Delete([]byte(keyCertificate)), meta.Delete([]byte(keyLineage)))
 	})
 	if err != nil {
-		return fmt.Errorf("write store: %w", err)
+		return s.writeError(err)
 	}
 	return nil
 }
