@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/sluice-mesh/sluice/internal/trust"
@@ -68,9 +69,12 @@ func OpenPlane(cfg PlaneConfig) (*Plane, error) {
 	return p, nil
 }
 
-// run is the loop's rounds without a kernel.
+// run is the loop's rounds without a kernel, and beside it what follows the cluster's keys.
 func (p *Plane) run(ctx context.Context) {
 	defer close(p.ended)
+	var keys sync.WaitGroup
+	defer keys.Wait()
+	keys.Go(func() { _ = (&rotations{cluster: p.cluster}).run(ctx) }) // it ends with ctx, without an error
 	retry := time.NewTimer(0)
 	defer retry.Stop()
 	for {
@@ -98,6 +102,12 @@ func (p *Plane) ID() mesh.NodeID { return p.cluster.own.ID }
 // Init makes the node the first of a new cluster and returns its token.
 func (p *Plane) Init(ctx context.Context) (token string, err error) {
 	made, err := p.cluster.init(ctx, mesh.DefaultPool(), mesh.DefaultIngress())
+	return made.Text(), err
+}
+
+// Token makes a token for another node.
+func (p *Plane) Token() (string, error) {
+	made, err := p.cluster.makeToken(trust.RoleNode, tokenUsual)
 	return made.Text(), err
 }
 

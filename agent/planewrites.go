@@ -116,6 +116,12 @@ func (p *Plane) Detach(name string) (id mesh.EndpointID, err error) {
 	return id, err
 }
 
+// Remove puts another node out for good: the others go on with new keys.
+func (p *Plane) Remove(id mesh.NodeID) error {
+	_, err := p.cluster.removeNode(string(id))
+	return err
+}
+
 // Forget removes another node that will not come back, and its endpoints.
 func (p *Plane) Forget(id mesh.NodeID) error {
 	return p.write(func(snap *mesh.Snapshot) ([]mesh.Record, error) {

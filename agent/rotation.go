@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -27,9 +28,10 @@ import (
 
 const (
 	rotationLook  = 500 * time.Millisecond
-	rotationPause = time.Second      // for the record to reach the others while the old keys hold
-	rotationRank  = 10 * time.Second // the second node in the order of IDs waits so long for the first to rotate, and so on
-	returnPause   = 2 * time.Second  // between two tries to come back
+	rotationPause = time.Second            // for the record to reach the others while the old keys hold
+	rotationRank  = 10 * time.Second       // the second node in the order of IDs waits so long for the first to rotate, and so on
+	returnPause   = 500 * time.Millisecond // between two tries to come back
+	returnAsks    = 4                      // peers of a try: one may be as far behind as this node
 )
 
 // NodeRemoved is the reason of who was put out.
@@ -101,7 +103,9 @@ func (c *cluster) nextLocked(snap *mesh.Snapshot, out ...mesh.NodeID) (mesh.Reco
 		return mesh.Record{}, fmt.Errorf("make the next keys: %w", err)
 	}
 	pin := next.Authority.Pin()
-	return mesh.RotationRecord(&mesh.Rotation{ID: hex.EncodeToString(pin[:])[:mesh.IDLength], Data: data, Covers: out}), nil
+	return mesh.RotationRecord(&mesh.Rotation{
+		ID: hex.EncodeToString(pin[:])[:mesh.IDLength], From: authority.Certificate(), Data: data, Covers: out,
+	}), nil
 }
 
 // rotations follows the generations of the CA. It is for one goroutine.
@@ -125,10 +129,24 @@ func (r *rotations) run(ctx context.Context) error {
 				r.cluster.log.Error("the cluster's keys were not followed", "err", err)
 			}
 		case peer := <-r.cluster.refused:
-			if err := r.cluster.comeBack(ctx, peer); err != nil && ctx.Err() == nil {
-				r.cluster.log.Warn("this node is not let back in", "peer", peer, "err", err)
-			}
+			r.comeBack(ctx, peer)
 			rest(ctx, returnPause)
+		}
+	}
+}
+
+// comeBack asks who refused this node, and a few others where that one cannot help.
+func (r *rotations) comeBack(ctx context.Context, peer netip.AddrPort) {
+	peers := r.cluster.Peers()
+	rand.Shuffle(len(peers), func(i, j int) { peers[i], peers[j] = peers[j], peers[i] })
+	peers = append([]netip.AddrPort{peer}, peers[:min(len(peers), returnAsks-1)]...)
+	for _, peer := range peers {
+		came, err := r.cluster.comeBack(ctx, peer)
+		if came || ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			r.cluster.log.Warn("this node is not let back in", "peer", peer, "err", err)
 		}
 	}
 }
@@ -209,15 +227,29 @@ func (c *cluster) membership() (*membership, *mesh.Snapshot) {
 	return c.member, c.snapshotLocked()
 }
 
-// generations are the CAs that this node has believed, the oldest first, and what the
-// rotations of the state say to follow from them.
+// generations are the CAs that this node has believed, the oldest first, and those that the
+// rotations of the state say to come before or after them.
 func (m *membership) generations(snap *mesh.Snapshot) []*trust.Authority {
 	known := append(slices.Clone(m.lineage), m.bundle.Authority.Public())
-	for i := 0; i < len(known); i++ {
+	has := func(a *trust.Authority) bool {
+		return slices.ContainsFunc(known, func(b *trust.Authority) bool { return a.Pin() == b.Pin() })
+	}
+	for found := true; found; {
+		found = false
 		for _, r := range snap.Rotations {
-			next, err := known[i].ReadRotation(r.Data)
-			if err == nil && !slices.ContainsFunc(known, func(a *trust.Authority) bool { return a.Pin() == next.Authority.Pin() }) {
-				known = append(known, next.Authority)
+			from, err := trust.ParseAuthority(r.From)
+			if err != nil {
+				continue
+			}
+			to, err := from.ReadRotation(r.Data)
+			if err != nil {
+				continue
+			}
+			switch {
+			case has(from) && !has(to.Authority):
+				known, found = append(known, to.Authority), true
+			case has(to.Authority) && !has(from):
+				known, found = append(known, from), true
 			}
 		}
 	}
@@ -307,7 +339,7 @@ func (c *cluster) successions(node mesh.NodeID, from trust.Pin) ([][]byte, error
 	if m == nil {
 		return nil, noCluster()
 	}
-	if snap.Removed(node) || snap.Node(node) == nil {
+	if !c.mayReturn(node) {
 		return nil, mesh.Refuse(NodeRemoved, "reset it with 'sluice reset' and let it join by a new token", "node %s is none of this cluster", node)
 	}
 	known := m.generations(snap)
@@ -321,6 +353,16 @@ func (c *cluster) successions(node mesh.NodeID, from trust.Pin) ([][]byte, error
 		at = next.Authority.Pin()
 	}
 	return way, nil
+}
+
+// mayReturn tells whether a node is one of this cluster: neither removed, nor left by its own
+// word, nor never met. A record that another one deleted by mistake its node writes again.
+func (c *cluster) mayReturn(node mesh.NodeID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, removed := c.state.Get(mesh.Key{Kind: mesh.KindRemoval, ID: string(node)})
+	r, known := c.state.Get(mesh.Key{Kind: mesh.KindNode, ID: string(node)})
+	return known && !removed && (!r.Deleted || r.Version.Writer != node)
 }
 
 // follower is the greatest generation that follows that of a pin and is no greater than last.
@@ -339,11 +381,12 @@ func follower(known []*trust.Authority, snap *mesh.Snapshot, at trust.Pin, last 
 	return best
 }
 
-// comeBack asks a node that does not believe this one's certificate for the keys of now.
-func (c *cluster) comeBack(ctx context.Context, peer netip.AddrPort) error {
+// comeBack asks a node that does not believe this one's certificate for the keys of now, and
+// tells whether it got them.
+func (c *cluster) comeBack(ctx context.Context, peer netip.AddrPort) (came bool, err error) {
 	m, snap := c.membership()
 	if m == nil {
-		return nil
+		return false, nil
 	}
 	var fault error
 	known := m.generations(snap)
@@ -352,15 +395,15 @@ func (c *cluster) comeBack(ctx context.Context, peer netip.AddrPort) error {
 		bundle, err := c.returned(ctx, peer, a, snap)
 		switch {
 		case err == nil && bundle.Authority.Compare(m.bundle.Authority) > 0:
-			return c.adopt(ctx, m, bundle)
+			return true, c.adopt(ctx, m, bundle)
 		case err == nil:
-			return nil // it is the other one that is behind
+			return false, nil // it is the other one that is behind
 		case mesh.ReasonOf(err) != trust.WrongCluster:
-			return err
+			return false, err
 		}
 		fault = err
 	}
-	return fault
+	return false, fault
 }
 
 func (c *cluster) returned(ctx context.Context, peer netip.AddrPort, a *trust.Authority, snap *mesh.Snapshot) (trust.Bundle, error) {

@@ -16,6 +16,7 @@ type Removal struct {
 // removed have no part in.
 type Rotation struct {
 	ID     string   // the first hex digits of the new CA's pin
+	From   []byte   // the CA before, DER: who came later knows by it where the new one came from
 	Data   []byte   // as trust makes it; sealed to the nodes that remain
 	Covers []NodeID // that were removed by then, sorted
 }
@@ -50,7 +51,7 @@ func (r *Rotation) Validate() error {
 	if err := validID(r.ID); err != nil {
 		return err
 	}
-	if len(r.Data) == 0 || len(r.Data) > rotationLimit || len(r.Covers) > coversLimit {
+	if len(r.Data) == 0 || len(r.Data) > rotationLimit || len(r.From) > certLimit || len(r.Covers) > coversLimit {
 		return Refuse(BadRecord, do, "rotation %s has %d bytes for %d nodes", r.ID, len(r.Data), len(r.Covers))
 	}
 	for i, id := range r.Covers {

@@ -261,6 +261,7 @@ type (
 	}
 	wireRotation struct {
 		ID     string        `json:"i"`
+		From   []byte        `json:"f"` // base64
 		Data   []byte        `json:"d"` // base64
 		Covers []mesh.NodeID `json:"c,omitempty"`
 	}

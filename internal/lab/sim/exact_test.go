@@ -147,7 +147,7 @@ const exactTries = 100
 func replay(t *testing.T, seed uint64, draw uint32) (output string, err error) {
 	t.Helper()
 	args := []string{
-		"-test.run=^TestSchedules$", fmt.Sprint("-seed=", seed), fmt.Sprint("-least=", *least), fmt.Sprint("-most=", *most),
+		"-test.run=^TestSchedules$", fmt.Sprint("-seed=", seed), fmt.Sprint("-least=", *least), fmt.Sprint("-most=", *most), fmt.Sprint("-removals=", *removals),
 		fmt.Sprint("-log=", *logged), fmt.Sprint("-draw=", draw), fmt.Sprint("-test.v=", *logged),
 	}
 	for range exactTries {

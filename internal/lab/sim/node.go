@@ -97,11 +97,22 @@ func (n *Node) join(ctx context.Context) {
 			sleep(ctx, retryPause)
 			continue
 		}
-		if err := p.Join(ctx, seed.at, n.world.token); err != nil {
+		if err := p.Join(ctx, seed.at, seed.token()); err != nil {
 			n.world.note("not joined", "node", n.Name, "by", seed.Name, "err", err)
 			sleep(ctx, retryPause/2+rand.N(retryPause))
 		}
 	}
+}
+
+// token is one by which others join this node now: that of the beginning is of no use once
+// a node was removed.
+func (n *Node) token() string {
+	if p := n.plane.Load(); p != nil {
+		if token, err := p.Token(); err == nil {
+			return token
+		}
+	}
+	return n.world.token
 }
 
 // crash kills the process.

@@ -13,28 +13,36 @@ import (
 )
 
 var (
-	oneSeed = flag.Uint64("seed", 0, "play the schedule of this seed, and print it")
-	draw    = flag.Uint64("draw", 0, "begin with the number that the run to play again began with")
-	budget  = flag.Duration("budget", 20*time.Second, "for how long fresh schedules are played")
-	count   = flag.Int("count-seeds", 0, "how many fresh schedules are played; 0: as many as the budget allows")
-	least   = flag.Int("least", 3, "nodes of a schedule, at least")
-	most    = flag.Int("most", 25, "nodes of a schedule, at most")
-	logged  = flag.Bool("log", false, "print what the nodes log")
+	oneSeed  = flag.Uint64("seed", 0, "play the schedule of this seed, and print it")
+	draw     = flag.Uint64("draw", 0, "begin with the number that the run to play again began with")
+	budget   = flag.Duration("budget", 20*time.Second, "for how long fresh schedules are played")
+	count    = flag.Int("count-seeds", 0, "how many fresh schedules are played; 0: as many as the budget allows")
+	least    = flag.Int("least", 3, "nodes of a schedule, at least")
+	most     = flag.Int("most", 25, "nodes of a schedule, at most")
+	removals = flag.Bool("removals", false, "nodes that lost their disk are removed for good, and the others get new keys")
+	logged   = flag.Bool("log", false, "print what the nodes log")
 )
 
 // agreeWithin is how long after the last fault all nodes must hold the same bytes.
 const agreeWithin = 6 * time.Second
 
+// agreeRemoved is the same where nodes were removed on both sides of splits, several times: then
+// they have to find their way to the newest keys first, over nodes that have them.
+const agreeRemoved = 30 * time.Second
+
 // play plays a schedule in this process.
 func play(t *testing.T, seed uint64) (res Result, err error) {
 	t.Helper()
 	s := Plan(seed, *least, *most)
-	o := Options{}
+	o, within := Options{Removals: *removals}, agreeWithin
+	if *removals {
+		within = agreeRemoved
+	}
 	if *logged {
 		o.Log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
 	}
 	cryptotest.SetGlobalRandom(t, seed)
-	synctest.Test(t, func(*testing.T) { res, err = Run(o, s, agreeWithin) })
+	synctest.Test(t, func(*testing.T) { res, err = Run(o, s, within) })
 	if err != nil {
 		t.Errorf("%v\n%v", err, s)
 	}
@@ -49,7 +57,7 @@ func one(t *testing.T, seed uint64) {
 	var drew, trace uint64
 	fmt.Sscanf(output, "drew %d, trace %d", &drew, &trace)
 	if err != nil {
-		t.Errorf("%v\n%sreplay: CGO_ENABLED=0 go test ./internal/lab/sim -run '^TestSchedules$' -v -log -seed %d -draw %d -least %d -most %d", err, output, seed, drew, *least, *most)
+		t.Errorf("%v\n%sreplay: CGO_ENABLED=0 go test ./internal/lab/sim -run '^TestSchedules$' -v -log -seed %d -draw %d -least %d -most %d -removals=%v", err, output, seed, drew, *least, *most, *removals)
 		return
 	}
 	t.Logf("wall %v: %s", time.Since(began).Round(time.Millisecond), output)

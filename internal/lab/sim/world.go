@@ -18,11 +18,12 @@ type World struct {
 	Net   *Network
 	Nodes []*Node
 
-	token  string
-	log    *slog.Logger
-	ctx    context.Context // ends when all is to end
-	cancel context.CancelFunc
-	tasks  sync.WaitGroup
+	token    string
+	removals bool
+	log      *slog.Logger
+	ctx      context.Context // ends when all is to end
+	cancel   context.CancelFunc
+	tasks    sync.WaitGroup
 
 	mu     sync.Mutex // of what is below
 	rand   *rand.Rand
@@ -35,11 +36,15 @@ type Options struct {
 	Seed  uint64
 	Nodes int
 	Log   *slog.Logger // nil: nothing is logged
+
+	// Removals lets operators put nodes that lost their disk out for good, which gives all
+	// others new keys, instead of only deleting their records.
+	Removals bool
 }
 
 // NewWorld starts the nodes and makes them one cluster by the first.
 func NewWorld(o Options) (*World, error) {
-	w := &World{Net: NewNetwork(o.Seed), log: o.Log, rand: rand.New(rand.NewPCG(o.Seed, 1)), book: newBook()}
+	w := &World{Net: NewNetwork(o.Seed), log: o.Log, removals: o.Removals, rand: rand.New(rand.NewPCG(o.Seed, 1)), book: newBook()}
 	if w.log == nil {
 		w.log = quiet()
 	}

@@ -143,6 +143,9 @@ func (p *planner) forget() (string, write) {
 		if id == "" {
 			return nil
 		}
+		if n.world.removals {
+			return p.Remove(id)
+		}
 		return p.Forget(id)
 	}
 }
