@@ -31,8 +31,11 @@ type cluster struct {
 	network gossip.Network
 
 	certified certified
+	steps     steps
 	expelled  expelled
 	refused   chan netip.AddrPort // who does not believe this node; holds one
+
+	swapping sync.Mutex // held while gossip is ended or begun; taken before mu
 
 	mu      sync.Mutex
 	state   mesh.State
@@ -41,6 +44,7 @@ type cluster struct {
 	nothing *mesh.Snapshot              // what counts outside a cluster
 	member  *membership                 // nil outside a cluster
 	creds   *trust.Credentials          // of member; nil until gossip begins
+	outcast error                       // why the others take this node for none of theirs; nil: they do not
 	members *gossip.Gossip              // nil outside a cluster
 	snap    *mesh.Snapshot              // of state; nil after a change
 	dirty   map[mesh.Key]bool           // merged, not yet on disk
@@ -184,6 +188,9 @@ func (c *cluster) write(decide func(*mesh.Snapshot) ([]mesh.Record, error)) (uin
 	defer c.mu.Unlock()
 	if c.phase != inside {
 		return 0, nil, noCluster()
+	}
+	if c.parting {
+		return 0, nil, mesh.Refuse(NoCluster, "wait until it has ended", "this node leaves its cluster")
 	}
 	records, err := decide(c.snapshotLocked())
 	if err != nil {

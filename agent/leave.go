@@ -15,19 +15,35 @@ import (
 // untold says why no other node took the word, where none did: they then have it as a node that
 // is gone, until it is removed there. Where an error is returned the node is still a member.
 func (c *cluster) leaveCluster(ctx context.Context) (rev uint64, untold, err error) {
-	g, err := c.part()
+	began := false
+	_, err = c.update(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
+		// What is written now is the last that this node says, until it stays after all.
+		began, c.parting = true, true
+		return c.ownTombstones(snap)
+	})
 	if err != nil {
+		if began {
+			c.stay()
+		}
 		return 0, nil, err
 	}
-	defer c.stay()
-	if _, err := c.update(c.ownTombstones); err != nil {
-		return 0, nil, err
+	untold = c.sayGoodbye(ctx)
+	short, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
+	defer cancel()
+	err = c.hush(c.forgetLocked, func(g *gossip.Gossip) error { return g.Leave(short) })
+	c.stay()
+	if err != nil {
+		_, again := c.update(c.refreshOwn)
+		return 0, untold, errors.Join(err, again)
 	}
-	untold = c.sayGoodbye(ctx, g)
+	return c.snapshot().Rev, untold, nil
+}
+
+// stay ends leaving, whether the node has left or not.
+func (c *cluster) stay() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	err = c.forgetLocked()
-	return c.nothing.Rev, untold, err
+	c.parting = false
 }
 
 // forgetLocked forgets the cluster, on the disk first. The lock is held.
@@ -47,44 +63,20 @@ func (c *cluster) forgetLocked() error {
 	return nil
 }
 
-// part begins to leave: from here on the node does not write its own record again.
-func (c *cluster) part() (*gossip.Gossip, error) {
+// sayGoodbye brings the last records to one other node for certain.
+func (c *cluster) sayGoodbye(ctx context.Context) (untold error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case c.phase != inside:
-		return nil, noCluster()
-	case c.parting:
-		return nil, mesh.Refuse(InCluster, "wait until it has ended", "another leave is under way")
+	g := c.members
+	c.mu.Unlock()
+	peers := c.Peers()
+	if len(peers) == 0 {
+		return nil
 	}
-	c.parting = true
-	return c.members, nil
-}
-
-// stay ends leaving, whether the node has left or not.
-func (c *cluster) stay() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.parting = false
-}
-
-// sayGoodbye brings the last records to one other node for certain, and ends gossip.
-func (c *cluster) sayGoodbye(ctx context.Context, g *gossip.Gossip) (untold error) {
-	if g == nil { // it moves just now, or an earlier leave got so far
+	if g == nil { // it moves just now
 		return mesh.Refuse(gossip.Unreachable, "remove it there", "this node does not gossip")
 	}
-	if peers := c.Peers(); len(peers) > 0 {
-		bounded, cancel := context.WithTimeout(ctx, farewellLimit)
-		defer cancel()
-		_, untold = meetOne(bounded, g.Join, peers)
-	}
-	c.mu.Lock()
-	c.members = nil
-	c.mu.Unlock()
-	short, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
+	bounded, cancel := context.WithTimeout(ctx, farewellLimit)
 	defer cancel()
-	if err := errors.Join(g.Leave(short), g.Close()); err != nil {
-		c.log.Info("left without an answer", "err", err)
-	}
+	_, untold = meetOne(bounded, g.Join, peers)
 	return untold
 }

@@ -154,7 +154,7 @@ func (l *loop) round(ctx context.Context, heard []kernel.Drift) ended {
 		l.log.Info("repaired", "op", op.String(), "by", culprit(heard, op))
 		l.status.events.repaired(op, culprit(heard, op))
 	}
-	l.status.round(outcome{snap: snap, plan: p, report: report, refused: refused, left: l.cluster.leftOut(), peers: l.pulse.problems(), err: err, repaired: len(repaired)})
+	l.status.round(outcome{snap: snap, plan: p, report: report, refused: refused, left: l.cluster.leftOut(), peers: append(l.pulse.problems(), l.cluster.outcastProblem()...), err: err, repaired: len(repaired)})
 	return ended{complete: err == nil && len(report.Failed) == 0, worked: len(report.Done)+len(report.Failed) > 0}
 }
 

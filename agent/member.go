@@ -235,7 +235,7 @@ func (c *cluster) resume() error {
 // refreshOwn writes the node's record where the configuration has changed.
 func (c *cluster) refreshOwn(snap *mesh.Snapshot) ([]mesh.Record, error) {
 	have, own := snap.Node(c.own.ID), c.ownNode()
-	if c.parting || have != nil && have.Name == own.Name && have.Addr == own.Addr && have.MTU == own.MTU &&
+	if have != nil && have.Name == own.Name && have.Addr == own.Addr && have.MTU == own.MTU &&
 		have.GossipPort == own.GossipPort && have.VXLANPort == own.VXLANPort && bytes.Equal(have.Cert, own.Cert) {
 		return nil, nil
 	}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/sluice-mesh/sluice/internal/kernel"
 	"github.com/sluice-mesh/sluice/mesh"
-	"github.com/sluice-mesh/sluice/mesh/gossip"
 )
 
 // underlay follows this node's own address. The node stays who it is: its ID is not its
@@ -97,15 +96,9 @@ func (c *cluster) listens() netip.AddrPort {
 // move writes this node's record where its address or MTU is another than before, and
 // lets gossip listen at the address. Asked again after an error it goes on from there.
 func (c *cluster) move(ctx context.Context, addr netip.Addr, mtu int) error {
-	old, err := c.relocate(addr, mtu)
-	if err != nil {
+	// Without a word of farewell: it would be sent from an address that is gone.
+	if err := c.hush(func() error { return c.relocate(addr, mtu) }, nil); err != nil && !errors.Is(err, errStays) {
 		return err
-	}
-	if old != nil {
-		// Without a word of farewell: it would be sent from an address that is gone.
-		if err := old.Close(); err != nil {
-			c.log.Warn("gossip at the old address did not end well", "err", err)
-		}
 	}
 	if _, err := c.update(c.refreshOwn); err != nil {
 		if mesh.ReasonOf(err) == NoCluster {
@@ -116,65 +109,30 @@ func (c *cluster) move(ctx context.Context, addr netip.Addr, mtu int) error {
 	return c.regossip(ctx)
 }
 
-// relocate takes the address up and returns the gossip of the old one, which is to be closed.
-func (c *cluster) relocate(addr netip.Addr, mtu int) (*gossip.Gossip, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// relocate takes the address up; errStays where it is the same. The lock is held.
+func (c *cluster) relocate(addr netip.Addr, mtu int) error {
 	next := c.own
 	next.Addr, next.MTU = addr, mtu
 	if err := next.Validate(); err != nil {
-		return nil, err
+		return err
 	}
 	if addr == c.own.Addr {
 		c.own.MTU = mtu
-		return nil, nil
+		return errStays
 	}
 	if c.phase == entering {
-		return nil, mesh.Refuse(InCluster, "wait until it has ended", "an init or join is under way")
+		return mesh.Refuse(InCluster, "wait until it has ended", "an init or join is under way")
 	}
 	for _, n := range c.snapshotLocked().Networks {
 		if err := next.Outside(n.Subnet4, n.Subnet6); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	c.log.Info("this node moved", "from", c.own.Addr, "to", addr)
 	c.own.Addr, c.own.MTU = addr, mtu
 	c.gossip = netip.AddrPortFrom(addr, c.gossip.Port())
-	old := c.members
-	c.members = nil
-	return old, nil
+	return nil
 }
 
 // remeet is how long a node that moved looks for others before gossip goes on doing so.
 const remeet = 3 * time.Second
-
-// regossip begins to gossip where the node is in a cluster and does not, and looks for the
-// others at once: they do not know where it is now.
-func (c *cluster) regossip(ctx context.Context) error {
-	c.mu.Lock()
-	m := c.member
-	needed := c.phase == inside && c.members == nil
-	c.mu.Unlock()
-	if !needed {
-		return nil
-	}
-	g, err := c.startGossip(m)
-	if err != nil {
-		return err
-	}
-	c.mu.Lock()
-	stays := c.phase == inside
-	if stays {
-		c.members = g
-	}
-	c.mu.Unlock()
-	if !stays {
-		return g.Close()
-	}
-	ctx, cancel := context.WithTimeout(ctx, remeet)
-	defer cancel()
-	if met, err := g.Join(ctx, c.Peers()...); err != nil {
-		c.log.Warn("not all nodes were met from the new address", "met", met, "err", err)
-	}
-	return nil
-}

@@ -1,6 +1,8 @@
 package mesh
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"slices"
 	"strings"
 )
@@ -15,10 +17,16 @@ type Removal struct {
 // Rotation is another generation of the cluster's CA and keys of gossip, which nodes that were
 // removed have no part in.
 type Rotation struct {
-	ID     string   // the first hex digits of the new CA's pin
+	ID     string   // RotationID of Data: nobody can put something else in its place
 	From   []byte   // the CA before, DER: who came later knows by it where the new one came from
 	Data   []byte   // as trust makes it; sealed to the nodes that remain
 	Covers []NodeID // that were removed by then, sorted
+}
+
+// RotationID is the ID of the rotation that has this data.
+func RotationID(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])[:IDLength]
 }
 
 // RemovalRecord and RotationRecord wrap them.
@@ -53,6 +61,9 @@ func (r *Rotation) Validate() error {
 	}
 	if len(r.Data) == 0 || len(r.Data) > rotationLimit || len(r.From) > certLimit || len(r.Covers) > coversLimit {
 		return Refuse(BadRecord, do, "rotation %s has %d bytes for %d nodes", r.ID, len(r.Data), len(r.Covers))
+	}
+	if r.ID != RotationID(r.Data) {
+		return Refuse(BadRecord, do, "rotation %s has other data than its ID says", r.ID)
 	}
 	for i, id := range r.Covers {
 		if validID(string(id)) != nil || i > 0 && r.Covers[i-1] >= id {
