@@ -51,7 +51,7 @@ func (c *cluster) forgetLocked() error {
 	if err := c.store.dropMembership(); err != nil {
 		return err
 	}
-	c.phase, c.snap, c.member, c.creds, c.contacts = outside, nil, nil, nil, mesh.Contacts{}
+	c.phase, c.snap, c.member, c.creds, c.outcast, c.contacts = outside, nil, nil, nil, nil, mesh.Contacts{}
 	c.state.Clear()
 	c.nothing = c.state.Snapshot()
 	c.expelled.clear()

@@ -120,6 +120,16 @@ func (p *Plane) Join(ctx context.Context, seed netip.AddrPort, token string) err
 	return p.cluster.join(ctx, seed, parsed)
 }
 
+// Outcast tells whether the others take this node for none of theirs: it joined on one side of
+// a split, and the other side made new keys meanwhile. It has to leave and join again.
+func (p *Plane) Outcast() bool { return len(p.cluster.outcastProblem()) > 0 }
+
+// Leave ends the node's membership.
+func (p *Plane) Leave(ctx context.Context) error {
+	_, _, err := p.cluster.leaveCluster(ctx)
+	return err
+}
+
 // Snapshot is the newest view of the state.
 func (p *Plane) Snapshot() *mesh.Snapshot { return p.cluster.snapshot() }
 

@@ -18,6 +18,7 @@ func (c *cluster) Met(id mesh.NodeID, until uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.contacts.Met(id, until)
+	c.outcast = nil
 	if _, due := c.syncedLocked(); due && c.phase == inside {
 		c.wake()
 	}

@@ -104,6 +104,18 @@ func (n *Node) join(ctx context.Context) {
 	}
 }
 
+// again lets a process that is a member of nothing any more join anew.
+func (n *Node) again(ctx context.Context, p *agent.Plane) {
+	if n.plane.Load() != p || !p.Outcast() {
+		return
+	}
+	if err := p.Leave(ctx); err != nil {
+		n.world.note("not left", "node", n.Name, "err", err)
+		return
+	}
+	n.join(ctx)
+}
+
 // token is one by which others join this node now: that of the beginning is of no use once
 // a node was removed.
 func (n *Node) token() string {

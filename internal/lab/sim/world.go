@@ -18,12 +18,13 @@ type World struct {
 	Net   *Network
 	Nodes []*Node
 
-	token    string
-	removals bool
-	log      *slog.Logger
-	ctx      context.Context // ends when all is to end
-	cancel   context.CancelFunc
-	tasks    sync.WaitGroup
+	token     string
+	removals  bool
+	log       *slog.Logger
+	ctx       context.Context // ends when all is to end
+	cancel    context.CancelFunc
+	tasks     sync.WaitGroup
+	operators sync.WaitGroup // who give nodes something to do
 
 	mu     sync.Mutex // of what is below
 	rand   *rand.Rand
@@ -63,6 +64,9 @@ func NewWorld(o Options) (*World, error) {
 	if w.token, err = p.Init(w.ctx); err != nil {
 		return w, err
 	}
+	if w.removals {
+		w.operators.Go(w.readmit)
+	}
 	var joining sync.WaitGroup
 	for _, n := range w.Nodes[1:] {
 		joining.Go(func() {
@@ -74,12 +78,30 @@ func NewWorld(o Options) (*World, error) {
 	return w, nil
 }
 
+// readmit is the operator of nodes that the others do not take for theirs any more.
+func (w *World) readmit() {
+	for w.ctx.Err() == nil {
+		sleep(w.ctx, retryPause)
+		for _, n := range w.Nodes {
+			p := n.plane.Load()
+			if p == nil || !p.Outcast() {
+				continue
+			}
+			select {
+			case n.todo <- func() { n.again(w.ctx, p) }:
+			case <-w.ctx.Done():
+			}
+		}
+	}
+}
+
 // joinSpread is within which time the nodes of a new world join.
 const joinSpread = 500 * time.Millisecond
 
 // Close ends every node and waits until nothing of the world runs any more.
 func (w *World) Close() error {
 	w.cancel()
+	w.operators.Wait()
 	w.Net.Mend()
 	w.Net.SetWeather(Weather{})
 	for _, n := range w.Nodes {
