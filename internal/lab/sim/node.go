@@ -113,6 +113,7 @@ func (n *Node) again(ctx context.Context, p *agent.Plane) {
 		n.world.note("not left", "node", n.Name, "err", err)
 		return
 	}
+	n.disks++ // what it alone had is lost
 	n.join(ctx)
 }
 
