@@ -109,6 +109,9 @@ func (c *cluster) observe(id mesh.NodeID, o observation) {
 	}
 	o.since = c.now()
 	c.seen[id] = o
+	if _, known := c.state.Get(mesh.Key{Kind: mesh.KindNode, ID: string(id)}); !known && !o.alive {
+		delete(c.seen, id) // whoever has the key of gossip can invent any number
+	}
 	c.tellHeard(id, o)
 	signal(c.heard)
 	c.log.Info("a node changed", "node", id, "alive", o.alive)

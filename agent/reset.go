@@ -70,6 +70,11 @@ func reset(ctx context.Context, rc ResetConfig, open func(runDir string) (resett
 	switch {
 	case mesh.ReasonOf(err) == DataDirInUse:
 		return nil, err
+	case mesh.ReasonOf(err) == DataVersion:
+		// Nobody can be told in the name of a cluster whose keys cannot be read.
+		if err := report.removeStore(cfg); err != nil {
+			return report, err
+		}
 	case err != nil:
 		report.leave(cfg.DataDir, "it cannot be read (%v)", err)
 	case store != nil:
@@ -84,6 +89,15 @@ func reset(ctx context.Context, rc ResetConfig, open func(runDir string) (resett
 		return report, err
 	}
 	return report, report.clear(cfg)
+}
+
+func (r *ResetReport) removeStore(cfg Config) error {
+	file := filepath.Join(cfg.DataDir, storeName)
+	if err := os.Remove(file); err != nil {
+		return fmt.Errorf("remove the store: %w", err)
+	}
+	r.Files = append(r.Files, file)
+	return nil
 }
 
 func (r *ResetReport) leave(object, why string, args ...any) {
@@ -117,11 +131,7 @@ func (r *ResetReport) forget(ctx context.Context, cfg Config, s *store, content 
 		r.leave(file, "it holds nothing but this node's identity, for another join")
 		return s.dropMembership()
 	}
-	if err := os.Remove(file); err != nil {
-		return fmt.Errorf("remove the store: %w", err)
-	}
-	r.Files = append(r.Files, file)
-	return nil
+	return r.removeStore(cfg)
 }
 
 // farewellLimit is how long it may take to tell the other nodes.

@@ -23,7 +23,7 @@ func upgrade(tx *bolt.Tx) error {
 		return errors.New("a bucket is missing")
 	}
 	if meta.Get([]byte(keySecret)) != nil {
-		return mesh.Refuse(DataVersion, "run 'sluice reset', start the agent and join again with a token of 'sluice token create'",
+		return mesh.Refuse(DataVersion, "run 'sluice reset' on all nodes, start the agents, make a cluster with 'sluice init' on one and join the others: its networks and services are made again",
 			"the store is of a cluster without a CA, whose nodes only shared a secret")
 	}
 	if meta.Get([]byte(keyNode)) == nil { // its ID was a random number

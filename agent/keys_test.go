@@ -1,0 +1,234 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/sluice-mesh/sluice/internal/trust"
+	"github.com/sluice-mesh/sluice/mesh"
+	"github.com/sluice-mesh/sluice/mesh/gossip"
+)
+
+// pipes is a network of which every dial is answered by one function.
+type pipes func(net.Conn)
+
+func (pipes) ListenPacket(netip.AddrPort) (net.PacketConn, error) { return nil, net.ErrClosed }
+func (pipes) Listen(netip.AddrPort) (net.Listener, error)         { return nil, net.ErrClosed }
+func (p pipes) Dial(context.Context, netip.AddrPort) (net.Conn, error) {
+	near, far := net.Pipe()
+	go p(far)
+	return near, nil
+}
+
+func must[T any](value T, err error) T {
+	if err != nil {
+		panic(err) // of what a test needs and is not about
+	}
+	return value
+}
+
+// keyed is a node by its key, with a certificate of a CA.
+type keyed struct {
+	trust.Key
+	node *mesh.Node
+}
+
+func newKeyed(n int, by *trust.Authority) keyed {
+	key := trust.NewKey()
+	return keyed{key, &mesh.Node{
+		ID: key.ID(), Name: fmt.Sprintf("n%d", n), Addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(10 + n)}), GossipPort: 7956, VXLANPort: 4789, MTU: 1500,
+		Cert: must(by.Issue(trust.RoleNode, "", key.Public(), time.Now())),
+	}}
+}
+
+// writes is a record by this node.
+func (k keyed) writes(r mesh.Record) mesh.Record {
+	r.Version = mesh.Version{Time: mesh.Micros(time.Now()), Writer: k.ID()}
+	r.Claim = r.Version.Time
+	return must(gossip.Seal(r, mesh.Record{}, k.Key))
+}
+
+func (k keyed) self() mesh.Record { return k.writes(mesh.NodeRecord(k.node)) }
+
+// rotates makes the next generation and its record.
+func (k keyed) rotates(from trust.Bundle, to ...keyed) (trust.Bundle, mesh.Record) {
+	remaining := []trust.PublicKey{k.Public()}
+	for _, other := range to {
+		remaining = append(remaining, other.Public())
+	}
+	next, data, err := from.Rotate(k.Key, remaining, time.Now())
+	if err != nil {
+		panic(err)
+	}
+	return next, k.writes(mesh.RotationRecord(&mesh.Rotation{ID: mesh.RotationID(data), From: from.Authority.Certificate(), Data: data}))
+}
+
+// cluster is this node's, in a generation, with records.
+func (k keyed) cluster(t *testing.T, in trust.Bundle, network gossip.Network, records ...mesh.Record) *cluster {
+	t.Helper()
+	m := &membership{bundle: in, cert: must(in.Authority.Issue(trust.RoleNode, "", k.Public(), time.Now()))}
+	c := newCluster(clusterConfig{
+		Store: &mediumDisk{&Medium{key: k.Key, member: m}, func() error { return nil }}, Own: *k.node, Gossip: netip.AddrPortFrom(k.node.Addr, k.node.GossipPort),
+		Network: network, Key: k.Key, Now: time.Now, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	}, &saved{ID: k.ID(), Key: k.Key, Member: m, Records: append(records, k.self())})
+	t.Cleanup(func() {
+		if err := c.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// From the CA that a node knows a way is found to the present one, whatever other generations
+// there were beside.
+func TestWayBack(t *testing.T) {
+	first := must(trust.NewBundle(time.Now()))
+	a, d, f := newKeyed(1, first.Authority), newKeyed(2, first.Authority), newKeyed(3, first.Authority)
+	second, r2 := a.rotates(first, d, f)
+	beside, r2b := d.rotates(first, a, f)
+	third, r3 := a.rotates(second, d, f)
+	c := a.cluster(t, third, nil, d.self(), f.self(), r2, r2b, r3)
+	for from, want := range map[trust.Pin]int{first.Authority.Pin(): 2, second.Authority.Pin(): 1, third.Authority.Pin(): 0} {
+		if got, err := c.successions(f.ID(), from); err != nil || len(got) != want {
+			t.Errorf("a way of %d steps, %v, want %d", len(got), err, want)
+		}
+	}
+	if _, err := c.successions(f.ID(), beside.Authority.Pin()); mesh.ReasonOf(err) != trust.WrongCluster {
+		t.Errorf("from a generation beside: %v", err)
+	}
+	stranger := newKeyed(4, first.Authority)
+	if _, err := c.successions(stranger.ID(), first.Authority.Pin()); mesh.ReasonOf(err) != NodeRemoved {
+		t.Errorf("for a stranger: %v", err)
+	}
+	// It has a record, and was no node when the second generation was made.
+	c.Merge([]mesh.Record{stranger.self()})
+	if _, err := c.successions(stranger.ID(), first.Authority.Pin()); mesh.ReasonOf(err) != NodeRemoved {
+		t.Errorf("for one that came by whoever was removed: %v", err)
+	}
+}
+
+// A removed node that answers at another's address, with generations that it made by the old
+// CA's key under an invented name, leads nobody astray.
+func TestOldKeysLeadNobodyAstray(t *testing.T) {
+	first := must(trust.NewBundle(time.Now()))
+	a, b, removed, invented := newKeyed(1, first.Authority), newKeyed(2, first.Authority), newKeyed(3, first.Authority), newKeyed(4, first.Authority)
+	second, r2 := a.rotates(first, b)
+	evil2, e2 := invented.rotates(first)
+	evil3, e3 := invented.rotates(evil2)
+	creds := must(trust.NewCredentials(trust.CredentialsConfig{Key: invented.Key, Authority: evil3.Authority, Now: time.Now}))
+	door := &trust.Door{
+		Bundle: func() trust.Bundle { return evil3 }, Now: time.Now, Grant: func(trust.TokenID) (trust.Grant, bool) { return trust.Grant{}, false },
+		Return: func(_ mesh.NodeID, from trust.Pin) ([][]byte, error) {
+			if from != first.Authority.Pin() {
+				return nil, mesh.Refuse(trust.WrongCluster, "ask by another", "it is not known here")
+			}
+			return [][]byte{
+				must(first.Authority.ReadRotation(e2.Rotation.Data)).Succession, must(evil2.Authority.ReadRotation(e3.Rotation.Data)).Succession,
+			}, nil
+		},
+	}
+	served := make(chan struct{}, 8)
+	c := b.cluster(t, second, pipes(func(conn net.Conn) {
+		_, _ = door.Serve(context.Background(), tls.Server(conn, creds.Server(trust.ProtocolReturn))) // the client's error is what is looked at
+		conn.Close()
+		served <- struct{}{}
+	}), a.self(), a.writes(mesh.RemovalRecord(&mesh.Removal{Node: removed.ID(), Name: "n3"})), r2)
+	came, err := c.comeBack(t.Context(), netip.MustParseAddrPort("192.0.2.19:7956"))
+	if came || mesh.ReasonOf(err) != NodeRemoved {
+		t.Errorf("came back: %v, %v", came, err)
+	}
+	<-served
+	if c.member.bundle.Authority.Pin() != second.Authority.Pin() {
+		t.Error("it believes another CA now")
+	}
+}
+
+// Where gossip cannot begin by the new keys at once, it is tried again.
+func TestKeysAreTakenUpAgain(t *testing.T) {
+	first := must(trust.NewBundle(time.Now()))
+	b := newKeyed(1, first.Authority)
+	_, r2 := b.rotates(first)
+	c := b.cluster(t, first, pipes(func(conn net.Conn) { conn.Close() }), r2)
+	r := &rotations{cluster: c, since: time.Now().Add(-time.Minute)}
+	if err := r.follow(t.Context()); err == nil {
+		t.Error("gossip began where it cannot listen")
+	}
+	c.network = gossip.Host() // the address is back
+	if err := r.follow(t.Context()); err != nil || c.members == nil {
+		t.Errorf("gossip did not begin again: %v", err)
+	}
+}
+
+// A node that died while gossip was begun anew is not taken for alive.
+func TestNobodyStaysAliveUnheard(t *testing.T) {
+	first := must(trust.NewBundle(time.Now()))
+	b, dead := newKeyed(1, first.Authority), newKeyed(2, first.Authority)
+	next, _ := b.rotates(first, dead)
+	c := b.cluster(t, first, gossip.Host(), dead.self())
+	if err := c.resume(); err != nil {
+		t.Fatal(err)
+	}
+	c.MemberAlive(dead.ID())
+	if err := c.adopt(t.Context(), c.member, next); err != nil {
+		t.Fatal(err)
+	}
+	if c.liveness(dead.ID()).alive {
+		t.Error("it is alive, by the word of a gossip that has ended")
+	}
+}
+
+// New keys that come while a node leaves change nothing of it, and hold no port.
+func TestLeaveBesideNewKeys(t *testing.T) {
+	first := must(trust.NewBundle(time.Now()))
+	b := newKeyed(1, first.Authority)
+	next, _ := b.rotates(first)
+	c := b.cluster(t, first, gossip.Host())
+	if err := c.resume(); err != nil {
+		t.Fatal(err)
+	}
+	m, done := c.member, make(chan error, 1)
+	go func() { done <- c.adopt(t.Context(), m, next) }()
+	_, _, left := c.leaveCluster(t.Context())
+	if err := <-done; err != nil && mesh.ReasonOf(err) != NoCluster || left != nil {
+		t.Fatalf("left: %v, new keys: %v", left, err)
+	}
+	if _, err := c.init(t.Context(), mesh.DefaultPool(), mesh.DefaultIngress()); err != nil {
+		t.Errorf("a new cluster after it: %v", err)
+	}
+}
+
+// A data directory of a cluster without a CA is named, and reset leads out.
+func TestStoreOfFormat1(t *testing.T) {
+	a := agentIn(t, 1, t.TempDir())
+	s, _ := mustOpen(t, a.cfg.DataDir)
+	err := s.db.Update(func(tx *bolt.Tx) error {
+		meta := bucket(tx, bucketMeta)
+		if err := meta.Put([]byte(keyFormat), []byte("1")); err != nil {
+			return err
+		}
+		return meta.Put([]byte(keySecret), make([]byte, trust.SecretSize))
+	})
+	s.close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := openStore(a.cfg.DataDir); mesh.ReasonOf(err) != DataVersion {
+		t.Fatalf("it is opened: %v", err)
+	}
+	if _, err := a.reset(&resetMachine{}); err != nil {
+		t.Fatal(err)
+	}
+	again, content := mustOpen(t, a.cfg.DataDir)
+	defer again.close()
+	if content.Member != nil {
+		t.Error("it is in a cluster")
+	}
+}
