@@ -240,7 +240,8 @@ func (c *cluster) stamp(records []mesh.Record) ([]mesh.Record, error) {
 
 // tick is the time of the next write.
 func (c *cluster) tick() uint64 {
-	return mesh.Tick(c.state.Seen(), mesh.Micros(c.now()))
+	now := c.now()
+	return mesh.Tick(c.state.SeenBy(mesh.LatestBelieved(now)), mesh.Micros(now))
 }
 
 // mergeLocked returns those that changed the state.

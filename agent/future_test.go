@@ -3,6 +3,7 @@ package agent
 import (
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"testing"
 	"time"
 
@@ -85,4 +86,28 @@ func merged(records []mesh.Record) *mesh.Snapshot {
 		state.Merge(r)
 	}
 	return state.Snapshot()
+}
+
+// A clock that is a year ahead for a moment, and tells peers so, does not make later writes
+// ones of the future.
+func TestClockAheadForAMoment(t *testing.T) {
+	at := &clock{at: today()}
+	c, _ := member(t, scene.New(t, 2), at)
+	at.set(today().AddDate(1, 0, 0))
+	if told := c.Now(); told < mesh.Micros(today().AddDate(1, 0, 0)) {
+		t.Fatalf("told %d", told)
+	}
+	at.set(today())
+	if _, err := c.update(writes(service("web", 1))); err != nil {
+		t.Fatal(err)
+	}
+	r, ok := c.state.Get(service("web", 1).Key())
+	if err := r.WrittenBy(mesh.LatestBelieved(today())); !ok || err != nil {
+		t.Errorf("written: %v, %v", ok, err)
+	}
+	before := c.contacts
+	c.Met(scene.NodeID(2), mesh.Micros(today().AddDate(1, 0, 0)))
+	if !reflect.DeepEqual(before, c.contacts) {
+		t.Error("a peer of the future is believed to have told everything until then")
+	}
 }

@@ -17,6 +17,9 @@ func (c *cluster) Now() uint64 {
 func (c *cluster) Met(id mesh.NodeID, until uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if until > mesh.LatestBelieved(c.now()) {
+		return // its clock is wrong, and it will not keep to that
+	}
 	c.contacts.Met(id, until)
 	c.outcast = nil
 	if _, due := c.syncedLocked(); due && c.phase == inside {

@@ -40,8 +40,8 @@ func (s *State) Expire() []Key {
 // Now is what this node tells a peer, before it gives everything that it has, of its own
 // time: none of its later writes is at or before it.
 func (s *State) Now(wallMicros uint64) uint64 {
-	s.seen = max(s.seen, wallMicros)
-	return s.seen
+	s.told = max(s.Seen(), wallMicros)
+	return s.told
 }
 
 // expired tells whether r is a tombstone that nobody needs.

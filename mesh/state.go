@@ -12,7 +12,8 @@ type State struct {
 	records map[Key]Record
 	digest  [BucketCount]bucket // of records, kept up with them
 	rev     uint64
-	seen    uint64            // greatest Version.Time merged, or time told to a peer
+	seen    uint64            // greatest Version.Time merged
+	told    uint64            // greatest time that Now gave
 	synced  map[NodeID]synced // what the node records say
 	expiry  uint64            // by synced, as of the last Expire
 	dropped []Key             // since the last Expire
@@ -50,8 +51,17 @@ func (s *State) Merge(r Record) bool {
 // Clear forgets every record. The revision goes on counting.
 func (s *State) Clear() { *s = State{rev: s.rev + 1} }
 
-// Seen is the greatest Version.Time merged, or the time told to a peer: what Tick goes on from.
-func (s *State) Seen() uint64 { return s.seen }
+// Seen is the greatest Version.Time merged, or time told to a peer: what Tick goes on from.
+func (s *State) Seen() uint64 { return max(s.seen, s.told) }
+
+// SeenBy is Seen without what was told beyond latest, by a clock that was set back since:
+// nobody believed that, and it would make every later write one of the future.
+func (s *State) SeenBy(latest uint64) uint64 {
+	if s.told > latest {
+		return s.seen
+	}
+	return s.Seen()
+}
 
 // Get returns the record of a key, a tombstone included.
 func (s *State) Get(k Key) (Record, bool) {
