@@ -60,7 +60,7 @@ func (c *cluster) alone(pool, subnet netip.Prefix) bool {
 func (c *cluster) join(ctx context.Context, seed netip.AddrPort, token trust.JoinToken) error {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	return c.enter(func() (*membership, error) { return c.admitted(ctx, seed, token) }, func(g *gossip.Gossip) ([]mesh.Record, error) {
+	err := c.enter(func() (*membership, error) { return c.admitted(ctx, seed, token) }, func(g *gossip.Gossip) ([]mesh.Record, error) {
 		// The seed's records are in the state when Join returns.
 		_, err := g.Join(ctx, seed)
 		if errors.Is(err, context.DeadlineExceeded) {
@@ -71,6 +71,28 @@ func (c *cluster) join(ctx context.Context, seed netip.AddrPort, token trust.Joi
 		}
 		return nil, c.fits(seed)
 	})
+	if err != nil {
+		return err
+	}
+	return c.introduce(ctx, seed)
+}
+
+// introduce sees to it that the node by which this one came has its record. Where the cluster's
+// keys became others in between, nobody would take this node for one of theirs.
+func (c *cluster) introduce(ctx context.Context, seed netip.AddrPort) error {
+	c.mu.Lock()
+	g := c.members
+	c.mu.Unlock()
+	if g == nil {
+		return nil // it moves just now, and meets all others then
+	}
+	_, err := g.Join(ctx, seed)
+	if err == nil {
+		return nil
+	}
+	err = mesh.Refuse(JoinFailed, "try again; with a new token, if a node was removed meanwhile", "the node at %s let this one in and did not take its record: %v", seed, err)
+	_, _, left := c.leaveCluster(context.WithoutCancel(ctx))
+	return errors.Join(err, left)
 }
 
 // fits refuses a cluster that cannot be seen from seed, or that has a network around
