@@ -114,10 +114,7 @@ func (c *cluster) take(records []mesh.Record) {
 	for _, r := range records {
 		switch err := r.WrittenBy(limit); {
 		case err == nil:
-			c.state.Merge(r)
-			if r.Removal != nil {
-				c.expelled.add(r.Removal.Node)
-			}
+			c.absorb(r)
 		case r.Version.Writer == c.own.ID:
 			late = append(late, r)
 		default:
@@ -132,7 +129,7 @@ func (c *cluster) take(records []mesh.Record) {
 			c.leave(r.Key(), err)
 			continue
 		}
-		c.state.Merge(again)
+		c.absorb(again)
 		c.dirty[r.Key()] = true
 	}
 	c.noteDropped()
@@ -244,19 +241,25 @@ func (c *cluster) tick() uint64 {
 	return mesh.Tick(c.state.SeenBy(mesh.LatestBelieved(now)), mesh.Micros(now))
 }
 
+// absorb is the one way of a record into the state, and tells whether it changed it.
+func (c *cluster) absorb(r mesh.Record) bool {
+	fresh := c.state.Merge(r)
+	if fresh && r.Removal != nil {
+		c.expelled.add(r.Removal.Node)
+	}
+	return fresh
+}
+
 // mergeLocked returns those that changed the state.
 func (c *cluster) mergeLocked(records []mesh.Record) []mesh.Record {
 	var fresh []mesh.Record
 	for _, r := range records {
 		was, _ := c.state.Get(r.Key())
-		if c.state.Merge(r) {
+		if c.absorb(r) {
 			delete(c.left, r.Key())
 			c.merged(was, r)
 			fresh = append(fresh, r)
 			c.snap = nil
-			if r.Removal != nil {
-				c.expelled.add(r.Removal.Node)
-			}
 		}
 	}
 	c.noteDropped()

@@ -74,7 +74,7 @@ func (c *cluster) comeBack(ctx context.Context, peer netip.AddrPort) (came bool,
 	known := m.generations(c.steps.of(snap))
 	slices.Reverse(known)
 	for _, a := range known {
-		bundle, err := c.returned(ctx, peer, a, snap)
+		bundle, err := c.returned(ctx, peer, a)
 		switch {
 		case err == nil && bundle.Authority.Compare(m.bundle.Authority) > 0:
 			return true, c.adopt(ctx, m, bundle)
@@ -88,7 +88,7 @@ func (c *cluster) comeBack(ctx context.Context, peer netip.AddrPort) (came bool,
 	return false, fault
 }
 
-func (c *cluster) returned(ctx context.Context, peer netip.AddrPort, a *trust.Authority, snap *mesh.Snapshot) (trust.Bundle, error) {
+func (c *cluster) returned(ctx context.Context, peer netip.AddrPort, a *trust.Authority) (trust.Bundle, error) {
 	dialling, cancel := context.WithTimeout(ctx, returnDial)
 	defer cancel()
 	conn, err := c.network.Dial(dialling, peer)
@@ -97,7 +97,7 @@ func (c *cluster) returned(ctx context.Context, peer netip.AddrPort, a *trust.Au
 	}
 	defer conn.Close()
 	return trust.Return(ctx, conn, trust.Returning{Key: c.key, Authority: a, Now: c.now, Believed: func(maker mesh.NodeID) error {
-		if !c.isMember(snap, maker) {
+		if !c.isMember(maker) {
 			return mesh.Refuse(NodeRemoved, "run 'sluice leave' and join again with a new token",
 				"the new keys were made by node %s, which was removed or is not known here", maker)
 		}
@@ -137,11 +137,8 @@ func notOfThis(node mesh.NodeID) error {
 // mayReturn tells whether a node is one of this cluster: neither removed, nor left by its own
 // word, nor never met. A record that another one deleted by mistake its node writes again.
 func (c *cluster) mayReturn(node mesh.NodeID) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	_, removed := c.state.Get(mesh.Key{Kind: mesh.KindRemoval, ID: string(node)})
-	r, known := c.state.Get(mesh.Key{Kind: mesh.KindNode, ID: string(node)})
-	return known && !removed && (!r.Deleted || r.Version.Writer != node)
+	r, ok := c.nodeRecord(node)
+	return ok && (!r.Deleted || r.Version.Writer != node)
 }
 
 // watchedConn notices that the other side does not believe this node's certificate: TLS 1.3

@@ -28,9 +28,7 @@ func (c *cluster) leaveCluster(ctx context.Context) (rev uint64, untold, err err
 		return 0, nil, err
 	}
 	untold = c.sayGoodbye(ctx)
-	short, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
-	defer cancel()
-	err = c.hush(c.forgetLocked, func(g *gossip.Gossip) error { return g.Leave(short) })
+	err = c.hush(c.forgetLocked, leave)
 	c.stay()
 	if err != nil {
 		_, again := c.update(c.refreshOwn)

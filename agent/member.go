@@ -201,8 +201,15 @@ func (c *cluster) ownNode() *mesh.Node {
 	return &own
 }
 
-// believe takes up what m says: who this node is, and whom it believes.
+// believe takes up what m says: who this node is, and whom it believes. Credentials of the
+// same CA stay: they may have a newer certificate than m.
 func (c *cluster) believe(m *membership) (*trust.Credentials, error) {
+	c.mu.Lock()
+	have := c.creds
+	c.mu.Unlock()
+	if have != nil && have.Authority().Pin() == m.bundle.Authority.Pin() {
+		return have, nil
+	}
 	creds, err := c.credentials(m)
 	if err != nil {
 		return nil, err
@@ -273,12 +280,17 @@ func (c *cluster) close() error {
 	c.mu.Unlock()
 	var left, closed error
 	if g != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
-		defer cancel()
-		if left = g.Leave(ctx); left != nil {
+		if left = leave(g); left != nil {
 			c.log.Info("left without an answer", "err", left)
 		}
 		closed = g.Close()
 	}
 	return errors.Join(closed, c.flush())
+}
+
+// leave tells the other nodes that gossip ends here, and waits for no one of them for long.
+func leave(g *gossip.Gossip) error {
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	return g.Leave(ctx)
 }

@@ -163,7 +163,7 @@ func (r *rotations) follow(ctx context.Context) error {
 		return c.putOut()
 	}
 	all := c.steps.of(snap)
-	next := c.newer(m, snap, all)
+	next := c.newer(m, all)
 	if next == nil {
 		r.since = time.Time{}
 		return errors.Join(r.cover(snap, m, all), c.regossip(ctx))
@@ -185,7 +185,7 @@ func (r *rotations) follow(ctx context.Context) error {
 
 // newer is the step to the greatest generation after the present one that is for this node
 // too, by a node that is one; nil where there is none.
-func (c *cluster) newer(m *membership, snap *mesh.Snapshot, all []*step) *step {
+func (c *cluster) newer(m *membership, all []*step) *step {
 	known := m.generations(all)
 	var best *step
 	for _, s := range all {
@@ -194,20 +194,28 @@ func (c *cluster) newer(m *membership, snap *mesh.Snapshot, all []*step) *step {
 			than = best.Authority
 		}
 		follows := slices.ContainsFunc(known, func(a *trust.Authority) bool { return a.Pin() == s.from.Pin() })
-		if follows && s.Authority.Compare(than) > 0 && s.sealedTo(c.own.ID) && c.isMember(snap, s.Maker) {
+		if follows && s.Authority.Compare(than) > 0 && s.sealedTo(c.own.ID) && c.isMember(s.Maker) {
 			best = s
 		}
 	}
 	return best
 }
 
-// isMember tells whether a node is, or was until it left, one that this node knows: its word
-// counts where that of somebody who was removed, or whom nobody knows, does not.
-func (c *cluster) isMember(snap *mesh.Snapshot, id mesh.NodeID) bool {
+// nodeRecord is the record of a node that this one knows and that was not removed, a tombstone
+// included.
+func (c *cluster) nodeRecord(id mesh.NodeID) (mesh.Record, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_, known := c.state.Get(mesh.Key{Kind: mesh.KindNode, ID: string(id)})
-	return known && !snap.Removed(id)
+	_, removed := c.state.Get(mesh.Key{Kind: mesh.KindRemoval, ID: string(id)})
+	r, known := c.state.Get(mesh.Key{Kind: mesh.KindNode, ID: string(id)})
+	return r, known && !removed
+}
+
+// isMember tells whether a node is, or was until it left, one that this node knows: its word
+// counts where that of somebody who was removed, or whom nobody knows, does not.
+func (c *cluster) isMember(id mesh.NodeID) bool {
+	_, ok := c.nodeRecord(id)
+	return ok
 }
 
 // cover makes a rotation where a removal has none: after two halves of a cluster have met

@@ -117,20 +117,28 @@ func pinned(certs []*x509.Certificate, pin Pin, now time.Time) (*Authority, erro
 func sendRequest(session *tls.Conn, j Joining) error {
 	tokenKey, key := j.Token.key(), j.Key.Public()
 	tokenPublic := tokenKey.Public()
-	request, err := encode(wireRequest{
+	request := wireRequest{
 		Version: formatVersion, Token: j.Token.ID, TokenKey: tokenPublic[:], Key: key[:], Role: j.Token.Role, Name: j.Name,
+	}
+	return ask(session, request, func(message []byte) []byte {
+		return append(tokenKey.signed(purposeToken, message), j.Key.signed(purposeJoin, message)...)
 	})
+}
+
+// ask sends a request and the signatures over it and the connection: what readAsked takes.
+func ask(session *tls.Conn, request any, prove func(message []byte) []byte) error {
+	text, err := encode(request)
 	if err != nil {
 		return err
 	}
-	message, err := bound(session.ConnectionState(), request)
+	message, err := bound(session.ConnectionState(), text)
 	if err != nil {
 		return err
 	}
-	if err := writeMessage(session, request); err != nil {
+	if err := writeMessage(session, text); err != nil {
 		return err
 	}
-	return writeMessage(session, append(tokenKey.signed(purposeToken, message), j.Key.signed(purposeJoin, message)...))
+	return writeMessage(session, prove(message))
 }
 
 // admission takes the answer for what the token promised, or refuses it.

@@ -105,18 +105,9 @@ func (r Returning) ask(ctx context.Context, conn net.Conn) (Bundle, error) {
 
 func (r Returning) send(session *tls.Conn) error {
 	key, pin := r.Key.Public(), r.Authority.Pin()
-	request, err := encode(wireReturn{Version: formatVersion, Key: key[:], Pin: pin[:]})
-	if err != nil {
-		return err
-	}
-	message, err := bound(session.ConnectionState(), request)
-	if err != nil {
-		return err
-	}
-	if err := writeMessage(session, request); err != nil {
-		return err
-	}
-	return writeMessage(session, r.Key.signed(purposeReturn, message))
+	return ask(session, wireReturn{Version: formatVersion, Key: key[:], Pin: pin[:]}, func(message []byte) []byte {
+		return r.Key.signed(purposeReturn, message)
+	})
 }
 
 // judge follows the successions to the CA that the server stands under.

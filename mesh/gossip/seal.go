@@ -65,7 +65,7 @@ func Seal(r, was mesh.Record, s Signer) (mesh.Record, error) {
 
 // unknownFields are those of the noun of was that no field here has the name of.
 func unknownFields(r, was mesh.Record) map[string]json.RawMessage {
-	name := nounField(r)
+	name, _ := toWire(r).noun()
 	if name == "" || r.Kind != was.Kind || was.Deleted || was.Body == nil {
 		return nil
 	}
@@ -73,58 +73,28 @@ func unknownFields(r, was mesh.Record) map[string]json.RawMessage {
 	if plain, err := json.Marshal(w); err != nil || bytes.Equal(plain, was.Body) {
 		return nil
 	}
+	_, had := w.noun()
 	var whole, noun map[string]json.RawMessage
 	if json.Unmarshal(was.Body, &whole) != nil || json.Unmarshal(whole[name], &noun) != nil {
 		return nil
 	}
-	known := fieldNames(w.noun())
+	known := fieldNames(had)
 	maps.DeleteFunc(noun, func(k string, _ json.RawMessage) bool {
 		return slices.ContainsFunc(known, func(have string) bool { return strings.EqualFold(have, k) })
 	})
 	return noun
 }
 
-// nounField is the name of the noun's field; "" in a tombstone.
-func nounField(r mesh.Record) string {
-	switch {
-	case r.Node != nil:
-		return "node"
-	case r.Network != nil:
-		return "net"
-	case r.Service != nil:
-		return "svc"
-	case r.Endpoint != nil:
-		return "ep"
-	case r.Token != nil:
-		return "tok"
-	case r.Removal != nil:
-		return "rm"
-	case r.Rotation != nil:
-		return "rot"
-	default:
-		return ""
+// noun is the one that a record has, and the name of its field; none in a tombstone. The
+// nouns are the pointers among the fields.
+func (w wireRecord) noun() (name string, noun any) {
+	v := reflect.ValueOf(w)
+	for i := range v.NumField() {
+		if f := v.Field(i); f.Kind() == reflect.Pointer && !f.IsNil() {
+			return jsonName(v.Type().Field(i)), f.Elem().Interface()
+		}
 	}
-}
-
-func (w wireRecord) noun() any {
-	switch {
-	case w.Node != nil:
-		return *w.Node
-	case w.Network != nil:
-		return *w.Network
-	case w.Service != nil:
-		return *w.Service
-	case w.Endpoint != nil:
-		return *w.Endpoint
-	case w.Token != nil:
-		return *w.Token
-	case w.Removal != nil:
-		return *w.Removal
-	case w.Rotation != nil:
-		return *w.Rotation
-	default:
-		return nil
-	}
+	return "", nil
 }
 
 // fieldNames are the JSON names of a struct's fields.
@@ -132,9 +102,14 @@ func fieldNames(value any) []string {
 	t := reflect.TypeOf(value)
 	names := make([]string, t.NumField())
 	for i := range names {
-		names[i], _, _ = strings.Cut(t.Field(i).Tag.Get("json"), ",")
+		names[i] = jsonName(t.Field(i))
 	}
 	return names
+}
+
+func jsonName(f reflect.StructField) string {
+	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+	return name
 }
 
 // withFields adds fields, in the order of their names, to the noun, which is what a body
