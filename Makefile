@@ -101,12 +101,12 @@ bench-mesh: go ## requests per second of the mesh beside what it is made of, whe
 	@SLUICE_BIN=$(CURDIR)/.build/sluice $(RUNNER) -1 -t 2400 .build/bench stages
 
 .PHONY: bench-scale
-bench-scale: go ## a node with 10,000 services: load, change, memory, new connections; natively, then 2,000 with both balancers in a VM
+bench-scale: go ## a node with 10,000 services: load, change, memory, new connections; natively with nft, then with both balancers in a VM
 	@hack/deps run
 	@$(MAKE) runner
 	@$(GO_BUILD) -o .build/benchscale ./internal/lab/cmd/benchscale
 	@.build/benchscale
-	@$(RUNNER) -t 2400 .build/benchscale -services 2000 -changes 3 -connections 300
+	@$(RUNNER) -t 2400 .build/benchscale -services 10000 -changes 3 -connections 300
 
 .PHONY: sim
 sim: go ## 10 and 100 simulated nodes at 0, 5 and 20 % loss: what a change, a death and a split cost (10 minutes)
