@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +29,7 @@ const (
 var (
 	errForged    = errors.New("too many messages that answer nothing")
 	errTruncated = errors.New("answer is truncated")
+	errBroken    = errors.New("answer is not what its header says")
 	errMismatch  = errors.New("answer is to another question")
 )
 
@@ -158,12 +160,16 @@ func accept(wire []byte, m *dns.Msg) (*dns.Msg, error) {
 	err := msg.Unpack(wire)
 	asked := m.Question[0]
 	switch {
-	case len(msg.Question) == 0 && msg.Rcode == dns.RcodeFormatError: // who cannot read it cannot repeat it
-		return msg, nil
+	case len(msg.Question) == 0 && msg.Rcode != dns.RcodeSuccess && msg.Rcode != dns.RcodeNameError:
+		return msg, nil // who refuses or cannot read a question need not repeat it
 	case len(msg.Question) != 1 || msg.Opcode != dns.OpcodeQuery || !same(msg.Question[0], asked):
 		return nil, errMismatch
-	case err != nil && !msg.Truncated: // a cut one may end anywhere
+	case msg.Truncated: // it may end anywhere, and nothing is taken from it
+		return msg, nil
+	case err != nil:
 		return nil, fmt.Errorf("unpack answer: %w", err)
+	case !honest(wire, msg) || slices.ContainsFunc(slices.Concat(msg.Answer, msg.Ns), isOPT):
+		return nil, errBroken
 	}
 	return msg, nil
 }
@@ -171,3 +177,5 @@ func accept(wire []byte, m *dns.Msg) (*dns.Msg, error) {
 func same(a, b dns.Question) bool {
 	return a.Qtype == b.Qtype && a.Qclass == b.Qclass && strings.EqualFold(a.Name, b.Name)
 }
+
+func isOPT(rr dns.RR) bool { return rr.Header().Rrtype == dns.TypeOPT }

@@ -244,7 +244,7 @@ func (f *Forwarder) fly(key flightKey, fl *flight) {
 // clean leaves of an answer what concerns more than this hop.
 func clean(msg *dns.Msg) {
 	msg.Extra = slices.DeleteFunc(msg.Extra, func(rr dns.RR) bool {
-		return rr.Header().Rrtype == dns.TypeOPT || rr.Header().Rrtype == dns.TypeTSIG
+		return isOPT(rr) || rr.Header().Rrtype == dns.TypeTSIG
 	})
 	msg.Compress = true
 }

@@ -146,7 +146,7 @@ func (q *query) room() int {
 func pack(m *dns.Msg, size int) ([]byte, error) {
 	m.Compress = true
 	if m.Len() > size && len(m.Answer) > 0 {
-		m.Extra = slices.DeleteFunc(m.Extra, func(rr dns.RR) bool { return rr.Header().Rrtype != dns.TypeOPT })
+		m.Extra = slices.DeleteFunc(m.Extra, func(rr dns.RR) bool { return !isOPT(rr) })
 	}
 	m.Truncate(size)
 	m.Compress = true // Truncate turns it off where it is not needed; without it a message of 64 KiB may not fit

@@ -111,12 +111,12 @@ func (f *Forwarder) try(u *upstream, k lookup, outcomes chan<- outcome) {
 		switch {
 		case o.err != nil && f.ctx.Err() == nil:
 			u.shun(time.Now())
-		case o.err == nil && time.Since(began) < stagger:
-			u.welcome()
-		}
-		// What a server says of itself or of one name is no reason to ask it last.
-		if o.err == nil && o.msg.Rcode != dns.RcodeSuccess && o.msg.Rcode != dns.RcodeNameError {
+		case o.err != nil:
+		case o.msg.Rcode != dns.RcodeSuccess && o.msg.Rcode != dns.RcodeNameError:
+			// What a server says of one name is no reason to ask it last, nor to ask it first again.
 			o.err = fmt.Errorf("%w: %s says %s", errServer, u.addr, dns.RcodeToString[o.msg.Rcode])
+		case time.Since(began) < stagger:
+			u.welcome()
 		}
 		outcomes <- o
 	})
