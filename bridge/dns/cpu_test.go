@@ -8,11 +8,11 @@ import (
 )
 
 // cpu is what this process has used.
-func cpu(t testing.TB) time.Duration {
-	t.Helper()
+func cpu(tb testing.TB) time.Duration {
+	tb.Helper()
 	var u unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

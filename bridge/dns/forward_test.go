@@ -23,8 +23,9 @@ func servfail(_ string, q *dns.Msg) *dns.Msg {
 func silence(string, *dns.Msg) *dns.Msg { return nil }
 
 // unused is a port where nobody listens.
-func unused(t testing.TB) string {
-	packets, listener := sockets(t, "127.0.0.1:0")
+func unused(tb testing.TB) string {
+	tb.Helper()
+	packets, listener := sockets(tb, "127.0.0.1:0")
 	defer packets.Close()
 	defer listener.Close()
 	return listener.Addr().String()
@@ -33,7 +34,7 @@ func unused(t testing.TB) string {
 // Each kind of upstream, alone and before one that answers.
 func TestUpstreams(t *testing.T) {
 	wrong := func(change func(*dns.Msg)) func(string, *dns.Msg) *dns.Msg {
-		return func(network string, q *dns.Msg) *dns.Msg {
+		return func(_ string, q *dns.Msg) *dns.Msg {
 			m := give(q, "203.0.113.66", 60)
 			change(m)
 			return m
@@ -44,38 +45,37 @@ func TestUpstreams(t *testing.T) {
 		why    string
 		answer func(string, *dns.Msg) *dns.Msg
 		alone  string
-		before string        // before a good one
-		atMost time.Duration // before a good one
+		before string // before a good one
 	}{
-		{"good", good, "192.0.2.1", "192.0.2.1", time.Second},
-		{"silent", silence, "", "192.0.2.2", time.Second},
-		{"failing", servfail, "SERVFAIL", "192.0.2.2", 140 * time.Millisecond},
-		{"refusing", func(_ string, q *dns.Msg) *dns.Msg { m := new(dns.Msg); return m.SetRcode(q, dns.RcodeRefused) }, "SERVFAIL", "192.0.2.2", 140 * time.Millisecond},
-		{"wrong ID", wrong(func(m *dns.Msg) { m.Id++ }), "", "192.0.2.2", time.Second},
-		{"wrong name", wrong(func(m *dns.Msg) { m.Question[0].Name = "evil.example." }), "", "192.0.2.2", time.Second},
-		{"wrong type", wrong(func(m *dns.Msg) { m.Question[0].Qtype = dns.TypeTXT }), "", "192.0.2.2", time.Second},
-		{"a question in return", wrong(func(m *dns.Msg) { m.Response = false }), "", "192.0.2.2", time.Second},
+		{"good", good, "192.0.2.1", "192.0.2.1"},
+		{"silent", silence, "", "192.0.2.2"},
+		{"failing", servfail, "SERVFAIL", "192.0.2.2"},
+		{"refusing", func(_ string, q *dns.Msg) *dns.Msg { m := new(dns.Msg); return m.SetRcode(q, dns.RcodeRefused) }, "SERVFAIL", "192.0.2.2"},
+		{"wrong ID", wrong(func(m *dns.Msg) { m.Id++ }), "", "192.0.2.2"},
+		{"wrong name", wrong(func(m *dns.Msg) { m.Question[0].Name = "evil.example." }), "", "192.0.2.2"},
+		{"wrong type", wrong(func(m *dns.Msg) { m.Question[0].Qtype = dns.TypeTXT }), "", "192.0.2.2"},
+		{"a question in return", wrong(func(m *dns.Msg) { m.Response = false }), "", "192.0.2.2"},
 		{"cut by UDP", func(network string, q *dns.Msg) *dns.Msg {
 			m := good(network, q)
 			if network == "udp" {
 				m.Truncated, m.Answer = true, nil
 			}
 			return m
-		}, "192.0.2.1", "192.0.2.1", time.Second},
+		}, "192.0.2.1", "192.0.2.1"},
 		{"silent by UDP", func(network string, q *dns.Msg) *dns.Msg {
 			if network == "udp" {
 				return nil
 			}
 			return good(network, q)
-		}, "192.0.2.1", "192.0.2.2", time.Second},
+		}, "192.0.2.1", "192.0.2.2"},
 		{"without EDNS", func(network string, q *dns.Msg) *dns.Msg {
 			if q.IsEdns0() != nil {
 				m := new(dns.Msg)
 				return m.SetRcode(q, dns.RcodeFormatError)
 			}
 			return good(network, q)
-		}, "192.0.2.1", "192.0.2.1", time.Second},
-		{"no such name", func(_ string, q *dns.Msg) *dns.Msg { m := new(dns.Msg); return m.SetRcode(q, dns.RcodeNameError) }, "NXDOMAIN", "NXDOMAIN", time.Second},
+		}, "192.0.2.1", "192.0.2.1"},
+		{"no such name", func(_ string, q *dns.Msg) *dns.Msg { m := new(dns.Msg); return m.SetRcode(q, dns.RcodeNameError) }, "NXDOMAIN", "NXDOMAIN"},
 	} {
 		t.Run(tt.why, func(t *testing.T) {
 			t.Parallel()
@@ -88,14 +88,10 @@ func TestUpstreams(t *testing.T) {
 				}
 			}
 			s := serve(t, resolver(t, ForwarderConfig{}, up.addr, second.addr), here())
-			began := time.Now()
 			m := ask("Example.org", dns.TypeA)
 			got := exchange(t, "udp", s.addr, m)
 			if address(got) != tt.before {
 				t.Errorf("before a good one: %s, want %s", address(got), tt.before)
-			}
-			if took := time.Since(began); took > tt.atMost && raceless {
-				t.Errorf("before a good one: after %v", took)
 			}
 			if got.Id != m.Id || got.Question[0] != m.Question[0] {
 				t.Errorf("%v", got)

@@ -29,31 +29,31 @@ type served struct {
 }
 
 // serve starts a server for a on a port of its own.
-func serve(t testing.TB, r *Resolver, a Asker) *served {
-	t.Helper()
-	return serveAt(t, r, a, "127.0.0.1:0")
+func serve(tb testing.TB, r *Resolver, a Asker) *served {
+	tb.Helper()
+	return serveAt(tb, r, a, "127.0.0.1:0")
 }
 
-func serveAt(t testing.TB, r *Resolver, a Asker, addr string) *served {
-	t.Helper()
-	packets, listener := sockets(t, addr)
+func serveAt(tb testing.TB, r *Resolver, a Asker, addr string) *served {
+	tb.Helper()
+	packets, listener := sockets(tb, addr)
 	s := &served{Server: NewServer(r, a), addr: listener.Addr().String()}
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(tb.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, packets, listener) }()
 	s.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
-			t.Errorf("serve: %v", err)
+			tb.Errorf("serve: %v", err)
 		}
 	})
-	t.Cleanup(s.stop)
+	tb.Cleanup(s.stop)
 	return s
 }
 
 // sockets opens both transports on one port.
-func sockets(t testing.TB, addr string) (net.PacketConn, net.Listener) {
-	t.Helper()
+func sockets(tb testing.TB, addr string) (net.PacketConn, net.Listener) {
+	tb.Helper()
 	var err error
 	for range 20 {
 		var listener net.Listener
@@ -66,18 +66,18 @@ func sockets(t testing.TB, addr string) (net.PacketConn, net.Listener) {
 		}
 		listener.Close()
 	}
-	t.Fatal(err)
+	tb.Fatal(err)
 	return nil, nil
 }
 
 // resolver makes one with town's names and the upstreams.
-func resolver(t testing.TB, cfg ForwarderConfig, upstreams ...string) *Resolver {
-	t.Helper()
+func resolver(tb testing.TB, cfg ForwarderConfig, upstreams ...string) *Resolver {
+	tb.Helper()
 	if cfg.Dialer == nil {
 		cfg.Dialer = &net.Dialer{}
 	}
 	f := NewForwarder(cfg)
-	t.Cleanup(f.Close)
+	tb.Cleanup(f.Close)
 	f.SetUpstreams(ports(upstreams...))
 	r := NewResolver(f)
 	r.SetZone(NewZone(town()))
@@ -99,12 +99,12 @@ func ask(name string, qtype uint16) *dns.Msg {
 }
 
 // exchange sends m as a client would that does not retry.
-func exchange(t testing.TB, network, addr string, m *dns.Msg) *dns.Msg {
-	t.Helper()
+func exchange(tb testing.TB, network, addr string, m *dns.Msg) *dns.Msg {
+	tb.Helper()
 	c := dns.Client{Net: network, Timeout: 10 * time.Second, UDPSize: 8192}
 	got, _, err := c.Exchange(m, addr)
 	if err != nil {
-		t.Fatalf("%s by %s: %v", m.Question[0].String(), network, err)
+		tb.Fatalf("%s by %s: %v", m.Question[0].String(), network, err)
 	}
 	return got
 }
@@ -118,9 +118,9 @@ type fake struct {
 }
 
 // upstreamOf starts an upstream that answers with answer; nil: it is silent.
-func upstreamOf(t testing.TB, answer func(network string, q *dns.Msg) *dns.Msg) *fake {
-	t.Helper()
-	packets, listener := sockets(t, "127.0.0.1:0")
+func upstreamOf(tb testing.TB, answer func(network string, q *dns.Msg) *dns.Msg) *fake {
+	tb.Helper()
+	packets, listener := sockets(tb, "127.0.0.1:0")
 	u := &fake{addr: listener.Addr().String()}
 	handler := func(network string, n *atomic.Int64) dns.Handler {
 		return dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
@@ -137,10 +137,10 @@ func upstreamOf(t testing.TB, answer func(network string, q *dns.Msg) *dns.Msg) 
 		done := make(chan error, 1)
 		go func() { done <- s.ActivateAndServe() }()
 		<-started
-		t.Cleanup(func() {
+		tb.Cleanup(func() {
 			s.Shutdown()
 			if err := <-done; err != nil && !errors.Is(err, net.ErrClosed) {
-				t.Error(err)
+				tb.Error(err)
 			}
 		})
 	}
@@ -154,7 +154,7 @@ func give(q *dns.Msg, address string, ttl uint32) *dns.Msg {
 	if q.Question[0].Qtype == dns.TypeA {
 		m.Answer = []dns.RR{&dns.A{
 			Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: ttl},
-			A:   net.ParseIP(address),
+			A:   ip(address).AsSlice(),
 		}}
 	}
 	if opt := q.IsEdns0(); opt != nil {

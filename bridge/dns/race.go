@@ -12,6 +12,7 @@ import (
 var (
 	errNoUpstream = errors.New("the host has no upstream resolver")
 	errServer     = errors.New("every upstream resolver failed to resolve it")
+	errPanic      = errors.New("the message made us fail")
 	errSockets    = errors.New("too many sockets are open")
 )
 
@@ -107,7 +108,11 @@ func (f *Forwarder) try(u *upstream, k lookup, outcomes chan<- outcome) {
 	f.work.Go(func() {
 		defer func() { <-f.sockets }()
 		o, began := outcome{up: u}, time.Now()
-		o.msg, o.err = f.exchange(f.ctx, u, k)
+		o.err = errPanic // unless exchange returns
+		func() {
+			defer f.count.caught()
+			o.msg, o.err = f.exchange(f.ctx, u, k)
+		}()
 		switch {
 		case o.err != nil && f.ctx.Err() == nil:
 			u.shun(time.Now())

@@ -69,12 +69,13 @@ func (s *Server) Serve(ctx context.Context, packets net.PacketConn, listener net
 // sender takes the packed answer to one message.
 type sender func(wire []byte)
 
-// handle answers one message. room is how long the answer may be. What has to wait for an
+// handle answers one message. What has to wait for an
 // upstream is done in a goroutine of work's; everything else before handle returns.
-func (s *Server) handle(ctx context.Context, work *sync.WaitGroup, wire []byte, tcp room, send sender) {
-	q, m, wait := s.safely(wire)
+func (s *Server) handle(ctx context.Context, work *sync.WaitGroup, wire []byte, size room, send sender) {
+	defer s.resolver.count.caught()
+	q, m, wait := s.resolver.answer(s.asker.Load(), wire)
 	if m != nil {
-		s.deliver(q, m, tcp, send)
+		s.deliver(q, m, size, send)
 	}
 	if wait == nil {
 		return
@@ -83,23 +84,12 @@ func (s *Server) handle(ctx context.Context, work *sync.WaitGroup, wire []byte, 
 	case s.forwards <- struct{}{}:
 		work.Go(func() {
 			defer func() { <-s.forwards }()
-			s.deliver(q, wait(ctx), tcp, send)
+			defer s.resolver.count.caught()
+			s.deliver(q, wait(ctx), size, send)
 		})
 	default:
-		s.deliver(q, s.resolver.busy(q), tcp, send)
+		s.deliver(q, s.resolver.busy(q), size, send)
 	}
-}
-
-// safely keeps one asker's message from ending the names of all: what makes the code fail is
-// counted and not answered.
-func (s *Server) safely(wire []byte) (q *query, m *dns.Msg, wait later) {
-	defer func() {
-		if recover() != nil {
-			s.resolver.count.panics.Add(1)
-			q, m, wait = nil, nil, nil
-		}
-	}()
-	return s.resolver.answer(s.asker.Load(), wire)
 }
 
 // room is how long an answer may be.

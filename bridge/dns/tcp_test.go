@@ -3,6 +3,7 @@ package dns
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"runtime"
@@ -15,36 +16,36 @@ import (
 	"github.com/miekg/dns"
 )
 
-func framed(t testing.TB, messages ...*dns.Msg) []byte {
-	t.Helper()
+func framed(tb testing.TB, messages ...*dns.Msg) []byte {
+	tb.Helper()
 	var out []byte
 	for _, m := range messages {
 		wire, err := m.Pack()
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		out = append(binary.BigEndian.AppendUint16(out, uint16(len(wire))), wire...)
 	}
 	return out
 }
 
-func readFramed(t testing.TB, conn net.Conn) *dns.Msg {
-	t.Helper()
+func readFramed(tb testing.TB, conn net.Conn) *dns.Msg {
+	tb.Helper()
 	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
 	m, err := (&dns.Conn{Conn: conn}).ReadMsg()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return m
 }
 
-func dialTCP(t testing.TB, addr string) net.Conn {
-	t.Helper()
+func dialTCP(tb testing.TB, addr string) net.Conn {
+	tb.Helper()
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close() })
+	tb.Cleanup(func() { conn.Close() })
 	return conn
 }
 
@@ -75,7 +76,7 @@ func TestPipelining(t *testing.T) {
 	if got := readFramed(t, conn); got.Id != slow.Id || address(got) != "192.0.2.1" {
 		t.Fatalf("%v", got)
 	}
-	if _, err := conn.Read(make([]byte, 1)); err != io.EOF {
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("after the last answer: %v", err)
 	}
 }
@@ -254,16 +255,16 @@ func memory() int64 {
 }
 
 // p99 is what 500 local questions by UDP take, but the slowest five.
-func p99(t testing.TB, addr string) time.Duration {
-	t.Helper()
+func p99(tb testing.TB, addr string) time.Duration {
+	tb.Helper()
 	conn, err := net.Dial("udp", addr)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer conn.Close()
 	wire, err := ask("db", dns.TypeA).Pack()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	buf := make([]byte, 4096)
 	var took []time.Duration
@@ -271,14 +272,14 @@ func p99(t testing.TB, addr string) time.Duration {
 		conn.SetDeadline(time.Now().Add(5 * time.Second))
 		began := time.Now()
 		if _, err := conn.Write(wire); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		n, err := conn.Read(buf)
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		if !bytes.Equal(buf[:2], wire[:2]) || n < 40 {
-			t.Fatalf("%x", buf[:n])
+			tb.Fatalf("%x", buf[:n])
 		}
 		took = append(took, time.Since(began))
 	}

@@ -70,10 +70,10 @@ type pointer struct {
 func NewZone(n Names) *Zone {
 	z := &Zone{
 		ttl:      uint32(max(0, n.TTL) / time.Second),
-		networks: map[mesh.NetworkID]Network{},
-		named:    map[string]mesh.NetworkID{},
-		names:    map[key][]bearer{},
-		reverse:  map[netip.Addr][]pointer{},
+		networks: make(map[mesh.NetworkID]Network, len(n.Networks)),
+		named:    make(map[string]mesh.NetworkID, len(n.Networks)),
+		names:    make(map[key][]bearer, 2*len(n.Services)+len(n.Endpoints)),
+		reverse:  make(map[netip.Addr][]pointer, len(n.Services)+len(n.Endpoints)),
 	}
 	for _, network := range n.Networks {
 		network.Subnets = slices.Clone(network.Subnets)

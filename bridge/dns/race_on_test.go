@@ -1,6 +1,0 @@
-//go:build race
-
-package dns
-
-// raceless is false where the race detector makes times mean little.
-const raceless = false
