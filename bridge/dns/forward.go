@@ -152,7 +152,7 @@ func (f *Forwarder) looped(opt *dns.OPT) bool {
 		return false
 	}
 	for _, u := range *f.set.Load() {
-		if u.addr == addr {
+		if u.addr.Port() == addr.Port() && u.addr.Addr().WithZone("") == addr.Addr() {
 			u.shun(time.Now())
 		}
 	}

@@ -47,10 +47,15 @@ func TestLocalBesideDead(t *testing.T) {
 		}
 		return took
 	}
-	with, without := under(dead), under(alive)
-	t.Logf("p99 %v beside dead upstreams, %v beside ones that answer", with, without)
-	if with > 5*without+5*time.Millisecond {
-		t.Errorf("p99 %v beside dead upstreams, %v beside ones that answer", with, without)
+	for try := range 5 { // others use this machine too
+		with, without := under(dead), under(alive)
+		t.Logf("p99 %v beside dead upstreams, %v beside ones that answer", with, without)
+		if with < 3*without+time.Millisecond {
+			return
+		}
+		if try == 4 {
+			t.Error("dead upstreams make local answers slow")
+		}
 	}
 }
 

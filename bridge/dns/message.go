@@ -149,6 +149,9 @@ func pack(m *dns.Msg, size int) ([]byte, error) {
 		m.Extra = slices.DeleteFunc(m.Extra, func(rr dns.RR) bool { return !isOPT(rr) })
 	}
 	m.Truncate(size)
+	if size == dns.MaxMsgSize {
+		m.Truncated = false // by TCP there is nowhere to ask for more: that much of a list has to do
+	}
 	m.Compress = true // Truncate turns it off where it is not needed; without it a message of 64 KiB may not fit
 	return m.Pack()
 }

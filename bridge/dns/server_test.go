@@ -226,9 +226,15 @@ func TestTruncation(t *testing.T) {
 			t.Errorf("%+v: OPT %v", tt, got.IsEdns0())
 		}
 	}
+	// More than a message can hold: by TCP as many as fit, and no client is sent elsewhere.
+	r.SetZone(NewZone(crowd(5000)))
+	got := exchange(t, "tcp", s.addr, ask("many", dns.TypeA))
+	if got.Truncated || len(got.Answer) < 4090 || len(got.Answer) > 4096 {
+		t.Errorf("TC %v, %d of 5,000 records", got.Truncated, len(got.Answer))
+	}
 	// Addresses beside the answer may go without TC, since nobody asked for them.
 	r.SetZone(NewZone(crowd(14)))
-	got := exchange(t, "udp", s.addr, ask("_http._tcp.many", dns.TypeSRV))
+	got = exchange(t, "udp", s.addr, ask("_http._tcp.many", dns.TypeSRV))
 	if got.Truncated || len(got.Answer) != 14 || len(got.Extra) != 0 {
 		t.Errorf("SRV: TC %v, %d records, %d beside", got.Truncated, len(got.Answer), len(got.Extra))
 	}

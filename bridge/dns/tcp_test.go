@@ -241,7 +241,12 @@ func TestIdleConnections(t *testing.T) {
 	if c.Evicted < crowd-200 {
 		t.Errorf("%d of %d were evicted", c.Evicted, crowd)
 	}
-	if loud := p99(t, good.addr); loud > 5*quiet+5*time.Millisecond {
+	loud := p99(t, good.addr)
+	for try := 0; loud > 3*quiet+time.Millisecond && try < 5; try++ { // others use this machine too
+		loud = min(loud, p99(t, good.addr))
+	}
+	t.Logf("p99 of another asker: %v, %v without them", loud, quiet)
+	if loud > 3*quiet+time.Millisecond {
 		t.Errorf("p99 of another asker: %v, %v without them", loud, quiet)
 	}
 }
