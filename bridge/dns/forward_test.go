@@ -89,11 +89,12 @@ func TestUpstreams(t *testing.T) {
 			}
 			s := serve(t, resolver(t, ForwarderConfig{}, up.addr, second.addr), here())
 			m := ask("Example.org", dns.TypeA)
+			m.AuthenticatedData = true
 			got := exchange(t, "udp", s.addr, m)
 			if address(got) != tt.before {
 				t.Errorf("before a good one: %s, want %s", address(got), tt.before)
 			}
-			if got.Id != m.Id || got.Question[0] != m.Question[0] {
+			if got.Id != m.Id || got.Question[0] != m.Question[0] || got.AuthenticatedData {
 				t.Errorf("%v", got)
 			}
 		})
@@ -472,10 +473,16 @@ func TestHostileTCP(t *testing.T) {
 		{"no header", func([]byte) []byte { return []byte{0, 1, 7} }},
 		{"zeros", func([]byte) []byte { return make([]byte, 200) }},
 		{"the question", func(q []byte) []byte { return append(binary.BigEndian.AppendUint16(nil, uint16(len(q))), q...) }},
-		{"a broken answer", func(q []byte) []byte {
+		{"an answer with less than it counts", func(q []byte) []byte {
 			q = slices.Clone(q)
 			q[2] |= 0x80
-			q[7] = 9
+			q[11] = 9
+			return append(binary.BigEndian.AppendUint16(nil, uint16(len(q))), q...)
+		}},
+		{"an answer that is an OPT", func(q []byte) []byte {
+			q = slices.Clone(q)
+			q[2] |= 0x80
+			q[7], q[11] = 1, 0
 			return append(binary.BigEndian.AppendUint16(nil, uint16(len(q))), q...)
 		}},
 	} {

@@ -114,6 +114,7 @@ func TestLookup(t *testing.T) {
 		{"not on its network", blog, "web", dns.TypeA, "not ours"},
 		{"nor by its full name", blog, "web.shop", dns.TypeA, "not ours"},
 		{"nor by its network", blog, "web.shop-net", dns.TypeA, "not ours"},
+		{"nor what is in no stack, by its network", blog, "lone.inner", dns.TypeA, "not ours"},
 		{"on the internal network only", inner, "lone", dns.TypeA, "found 10.4.0.77"},
 		{"on no network", nobody, "lone", dns.TypeA, "not ours"},
 		{"an operator sees all", operator, "db.shop", dns.TypeA, "found 10.1.0.100 10.3.0.100"},
@@ -272,7 +273,7 @@ func TestLookupProperties(t *testing.T) {
 		z := NewZone(names)
 		a := Asker{Stack: rapid.SampledFrom(stacks).Draw(t, "asker"), Networks: rapid.SliceOfDistinct(rapid.SampledFrom(networks), rapid.ID).Draw(t, "on")}
 		for _, word := range words {
-			for _, said := range []string{"", "s1", "s2"} {
+			for _, said := range []string{"", "s1", "s2", "n1", "n2", "s1.n3"} {
 				name := strings.TrimSuffix(word+"."+said, ".") + "."
 				got := z.Lookup(&a, dns.Question{Name: name, Qtype: dns.TypeA}, 0)
 				for _, rr := range got.Records {
@@ -281,7 +282,14 @@ func TestLookupProperties(t *testing.T) {
 					if !slices.Contains(a.Networks, o.network) {
 						t.Fatalf("%s gives %s on %s to %+v", name, at, o.network, a)
 					}
-					if said == "" && o.stack != "" && o.stack != a.Stack || said != "" && o.stack != said {
+					stack, network, _ := strings.Cut(said, ".")
+					if strings.HasPrefix(stack, "n") {
+						stack, network = "", stack
+					}
+					if network != "" && string(o.network) != network {
+						t.Fatalf("%s gives %s on %s", name, at, o.network)
+					}
+					if stack == "" && o.stack != "" && o.stack != a.Stack || stack != "" && o.stack != stack {
 						t.Fatalf("%s gives %s of stack %q to %+v", name, at, o.stack, a)
 					}
 				}
