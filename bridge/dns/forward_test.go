@@ -233,9 +233,7 @@ func TestJoin(t *testing.T) {
 			}
 		})
 	}
-	for r.Counts().Joined < 49 {
-		time.Sleep(time.Millisecond)
-	}
+	eventually(t, "49 wait for the first", func() bool { return r.Counts().Joined == 49 })
 	close(release)
 	work.Wait()
 	if n := up.udp.Load(); n != 1 {
@@ -276,9 +274,7 @@ func TestForwardLimits(t *testing.T) {
 	if n := flood(other, "b"); n < 20 {
 		t.Errorf("another: %d of 30 failed at once, want 20 to 25", n)
 	}
-	for r.Counts().Overloaded != 45 { // five more that had a place with their server but not with all
-		time.Sleep(time.Millisecond)
-	}
+	eventually(t, "five more had a place with their server but not with all", func() bool { return r.Counts().Overloaded == 45 })
 }
 
 // What concerns validation goes through and is kept apart; a client subnet does not.
@@ -404,9 +400,7 @@ func TestSetUpstreams(t *testing.T) {
 		t.Error(got)
 	}
 	work.Go(func() { get("slow.example.org") })
-	for r.Counts().Forwarded < 2 {
-		time.Sleep(time.Millisecond)
-	}
+	eventually(t, "the slow one is under way", func() bool { return r.Counts().Forwarded == 2 })
 	r.forward.SetUpstreams(ports(next.addr))
 	for _, name := range []string{"example.org", "slow.example.org"} {
 		if got := get(name); got != "192.0.2.2" {

@@ -172,3 +172,13 @@ func address(m *dns.Msg) string {
 	}
 	return dns.RcodeToString[m.Rcode]
 }
+
+// eventually waits for what comes by itself.
+func eventually(tb testing.TB, what string, is func() bool) {
+	tb.Helper()
+	for end := time.Now().Add(10 * time.Second); !is(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			tb.Fatalf("not so in 10 s: %s", what)
+		}
+	}
+}

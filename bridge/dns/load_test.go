@@ -36,9 +36,10 @@ func TestLocalBesideDead(t *testing.T) {
 				time.Sleep(time.Millisecond)
 			}
 		})
-		for c := r.Counts(); c.Overloaded == 0 && c.Forwarded < 100; c = r.Counts() { // the asker is at its limit, or was served
-			time.Sleep(time.Millisecond)
-		}
+		eventually(t, "the asker is at its limit, or was served", func() bool {
+			c := r.Counts()
+			return c.Overloaded > 0 || c.Forwarded >= 100
+		})
 		took := p99(t, s.addr) // fails where one is lost
 		cancel()
 		work.Wait()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -105,8 +106,9 @@ func TestHalfMessages(t *testing.T) {
 	}
 	long := dialTCP(t, s.addr)
 	long.Write([]byte{0xff, 0xff})
-	if _, err := long.Read(make([]byte, 1)); err == nil {
-		t.Error("a length of 65,535 is waited for")
+	long.SetReadDeadline(time.Now().Add(tcpMessage / 2))
+	if _, err := long.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a length of 65,535 is waited for: %v", err)
 	}
 	if got := exchange(t, "tcp", s.addr, ask("db", dns.TypeA)); len(got.Answer) != 2 {
 		t.Errorf("%v", got)
@@ -248,6 +250,37 @@ func TestIdleConnections(t *testing.T) {
 	t.Logf("p99 of another asker: %v, %v without them", loud, quiet)
 	if loud > 3*quiet+time.Millisecond {
 		t.Errorf("p99 of another asker: %v, %v without them", loud, quiet)
+	}
+}
+
+// A newer connection takes the place of the longest idle, which is not the oldest.
+func TestEviction(t *testing.T) {
+	r := resolver(t, ForwarderConfig{Limits: Limits{AskerConns: 3}})
+	s := serve(t, r, here())
+	whole := framed(t, ask("db", dns.TypeA))
+	works := func(conn net.Conn) bool {
+		if _, err := conn.Write(whole); err != nil {
+			return false
+		}
+		conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_, err := (&dns.Conn{Conn: conn}).ReadMsg()
+		return err == nil
+	}
+	var conns []net.Conn
+	for range 3 {
+		conns = append(conns, dialTCP(t, s.addr))
+		if !works(conns[len(conns)-1]) {
+			t.Fatal("a new connection does not work")
+		}
+	}
+	if !works(conns[0]) || !works(dialTCP(t, s.addr)) {
+		t.Fatal("one of them does not work")
+	}
+	if !works(conns[0]) || works(conns[1]) || !works(conns[2]) {
+		t.Error("the wrong one was closed")
+	}
+	if c := r.Counts(); c.Evicted != 1 {
+		t.Errorf("counts: %+v", c)
 	}
 }
 
