@@ -44,7 +44,7 @@ type cluster struct {
 	nothing *mesh.Snapshot              // what counts outside a cluster
 	member  *membership                 // nil outside a cluster
 	creds   *trust.Credentials          // of member; nil until gossip begins
-	outcast error                       // why the others take this node for none of theirs; nil: they do not
+	outcast *outcast                    // who takes this node for none of the cluster; nil: nobody does
 	members *gossip.Gossip              // nil outside a cluster
 	snap    *mesh.Snapshot              // of state; nil after a change
 	dirty   map[mesh.Key]bool           // merged, not yet on disk

@@ -71,6 +71,11 @@ func (k keyed) rotates(from trust.Bundle, to ...keyed) (trust.Bundle, mesh.Recor
 	return next, k.writes(mesh.RotationRecord(&mesh.Rotation{ID: mesh.RotationID(data), From: from.Authority.Certificate(), Data: data}))
 }
 
+// succession is what a rotation's record has of it.
+func succession(from trust.Bundle, r mesh.Record) []byte {
+	return must(from.Authority.ReadRotation(r.Rotation.Data)).Succession
+}
+
 // cluster is this node's, in a generation, with records.
 func (k keyed) cluster(t *testing.T, in trust.Bundle, network gossip.Network, records ...mesh.Record) *cluster {
 	t.Helper()
@@ -96,22 +101,29 @@ func TestWayBack(t *testing.T) {
 	beside, r2b := d.rotates(first, a, f)
 	third, r3 := a.rotates(second, d, f)
 	c := a.cluster(t, third, nil, d.self(), f.self(), r2, r2b, r3)
-	for from, want := range map[trust.Pin]int{first.Authority.Pin(): 2, second.Authority.Pin(): 1, third.Authority.Pin(): 0} {
-		if got, err := c.successions(f.ID(), from); err != nil || len(got) != want {
+	for from, want := range map[trust.Pin]int{first.Authority.Pin(): 2, second.Authority.Pin(): 1} {
+		if _, got, err := c.successions(f.ID(), []trust.Pin{from}); err != nil || len(got) != want {
 			t.Errorf("a way of %d steps, %v, want %d", len(got), err, want)
 		}
 	}
-	if _, err := c.successions(f.ID(), beside.Authority.Pin()); mesh.ReasonOf(err) != trust.WrongCluster {
+	if _, _, err := c.successions(f.ID(), []trust.Pin{beside.Authority.Pin()}); mesh.ReasonOf(err) != trust.WrongCluster {
 		t.Errorf("from a generation beside: %v", err)
 	}
+	if from, got, err := c.successions(f.ID(), []trust.Pin{beside.Authority.Pin(), first.Authority.Pin()}); err != nil || len(got) != 2 || from != first.Authority.Pin() {
+		t.Errorf("from what is known beside it: %v, %d steps, %v", from, len(got), err)
+	}
 	stranger := newKeyed(4, first.Authority)
-	if _, err := c.successions(stranger.ID(), first.Authority.Pin()); mesh.ReasonOf(err) != NodeRemoved {
+	if _, _, err := c.successions(stranger.ID(), []trust.Pin{first.Authority.Pin()}); mesh.ReasonOf(err) != NodeRemoved {
 		t.Errorf("for a stranger: %v", err)
 	}
 	// It has a record, and was no node when the second generation was made.
 	c.Merge([]mesh.Record{stranger.self()})
-	if _, err := c.successions(stranger.ID(), first.Authority.Pin()); mesh.ReasonOf(err) != NodeRemoved {
+	if _, _, err := c.successions(stranger.ID(), []trust.Pin{first.Authority.Pin()}); mesh.ReasonOf(err) != NodeRemoved {
 		t.Errorf("for one that came by whoever was removed: %v", err)
+	}
+	// The present CA's certificate is shown to everybody: to know it proves nothing.
+	if _, _, err := c.successions(stranger.ID(), []trust.Pin{third.Authority.Pin()}); err == nil {
+		t.Error("who came by a removed node gets the keys for a CA's pin")
 	}
 }
 
@@ -126,11 +138,8 @@ func TestOldKeysLeadNobodyAstray(t *testing.T) {
 	creds := must(trust.NewCredentials(trust.CredentialsConfig{Key: invented.Key, Authority: evil3.Authority, Now: time.Now}))
 	door := &trust.Door{
 		Bundle: func() trust.Bundle { return evil3 }, Now: time.Now, Grant: func(trust.TokenID) (trust.Grant, bool) { return trust.Grant{}, false },
-		Return: func(_ mesh.NodeID, from trust.Pin) ([][]byte, error) {
-			if from != first.Authority.Pin() {
-				return nil, mesh.Refuse(trust.WrongCluster, "ask by another", "it is not known here")
-			}
-			return [][]byte{
+		Return: func(mesh.NodeID, []trust.Pin) (trust.Pin, [][]byte, error) {
+			return first.Authority.Pin(), [][]byte{
 				must(first.Authority.ReadRotation(e2.Rotation.Data)).Succession, must(evil2.Authority.ReadRotation(e3.Rotation.Data)).Succession,
 			}, nil
 		},
@@ -171,13 +180,13 @@ func TestKeysAreTakenUpAgain(t *testing.T) {
 func TestNobodyStaysAliveUnheard(t *testing.T) {
 	first := must(trust.NewBundle(time.Now()))
 	b, dead := newKeyed(1, first.Authority), newKeyed(2, first.Authority)
-	next, _ := b.rotates(first, dead)
+	next, r2 := b.rotates(first, dead)
 	c := b.cluster(t, first, gossip.Host(), dead.self())
 	if err := c.resume(); err != nil {
 		t.Fatal(err)
 	}
 	c.MemberAlive(dead.ID())
-	if err := c.adopt(t.Context(), c.member, next); err != nil {
+	if err := c.adopt(t.Context(), c.member, trust.Returned{Bundle: next, From: first.Authority, Successions: [][]byte{succession(first, r2)}}); err != nil {
 		t.Fatal(err)
 	}
 	if c.liveness(dead.ID()).alive {
@@ -189,13 +198,15 @@ func TestNobodyStaysAliveUnheard(t *testing.T) {
 func TestLeaveBesideNewKeys(t *testing.T) {
 	first := must(trust.NewBundle(time.Now()))
 	b := newKeyed(1, first.Authority)
-	next, _ := b.rotates(first)
+	next, r2 := b.rotates(first)
 	c := b.cluster(t, first, gossip.Host())
 	if err := c.resume(); err != nil {
 		t.Fatal(err)
 	}
 	m, done := c.member, make(chan error, 1)
-	go func() { done <- c.adopt(t.Context(), m, next) }()
+	go func() {
+		done <- c.adopt(t.Context(), m, trust.Returned{Bundle: next, From: first.Authority, Successions: [][]byte{succession(first, r2)}})
+	}()
 	_, _, left := c.leaveCluster(t.Context())
 	if err := <-done; err != nil && mesh.ReasonOf(err) != NoCluster || left != nil {
 		t.Fatalf("left: %v, new keys: %v", left, err)

@@ -180,7 +180,7 @@ func (r *rotations) follow(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open the cluster's new keys: %w", err)
 	}
-	return c.adopt(ctx, m, bundle)
+	return c.adopt(ctx, m, trust.Returned{Bundle: bundle, From: next.from, Successions: [][]byte{next.Succession}})
 }
 
 // newer is the step to the greatest generation after the present one that is for this node
@@ -282,8 +282,13 @@ func (c *cluster) membership() (*membership, *mesh.Snapshot) {
 
 // adopt goes on with another generation: a certificate by it, gossip by its key. On the
 // disk it is before it is used.
-func (c *cluster) adopt(ctx context.Context, m *membership, bundle trust.Bundle) error {
-	next := &membership{bundle: bundle, lineage: append(slices.Clone(m.lineage), m.bundle.Authority.Public())}
+func (c *cluster) adopt(ctx context.Context, m *membership, to trust.Returned) error {
+	bundle := to.Bundle
+	trail, err := m.trail.Extend(to.From, to.Successions...)
+	if err != nil {
+		return fmt.Errorf("note how the new keys came to be: %w", err)
+	}
+	next := &membership{bundle: bundle, lineage: append(slices.Clone(m.lineage), m.bundle.Authority.Public()), trail: trail}
 	creds, err := c.credentials(next)
 	if err != nil {
 		return err
