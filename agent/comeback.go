@@ -94,12 +94,19 @@ func (m *membership) known(all []*step) []*trust.Authority {
 // believes: they may have missed something themselves, and hear of it soon.
 const outcastAfter = 3 * time.Second
 
+// outcastFor is how long that is told after the last time. That others, who are as far behind,
+// agree with this node says nothing.
+const outcastFor = time.Minute
+
 // outcast is who does not take this node for one of the cluster.
 type outcast struct {
 	by    netip.AddrPort // where the keys of now are
 	since time.Time
+	last  time.Time
 	err   error // why; nil: it may yet be led back
 }
+
+func (o *outcast) over(now time.Time) bool { return o == nil || now.Sub(o.last).Abs() > outcastFor }
 
 // shutOut notes that a node of a later CA did not let this one back in. Where that is its word, or
 // stays so, this node has to join again.
@@ -113,11 +120,12 @@ func (c *cluster) shutOut(m *membership, by netip.AddrPort, err error) {
 	if c.member != m {
 		return
 	}
-	if c.outcast == nil {
-		c.outcast = &outcast{since: c.now()}
+	now := c.now()
+	if c.outcast.over(now) {
+		c.outcast = &outcast{since: now}
 	}
-	c.outcast.by = by
-	if reason == NodeRemoved || c.now().Sub(c.outcast.since) >= outcastAfter {
+	c.outcast.by, c.outcast.last = by, now
+	if reason == NodeRemoved || now.Sub(c.outcast.since) >= outcastAfter {
 		c.outcast.err = err
 	}
 }
@@ -216,7 +224,7 @@ func (c *cluster) refuses(peer net.Addr) {
 func (c *cluster) outcastProblem() []problem {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.outcast == nil || c.outcast.err == nil || c.phase != inside {
+	if c.phase != inside || c.outcast.over(c.now()) || c.outcast.err == nil {
 		return nil
 	}
 	return []problem{{problemKey: problemKey{"cluster", string(NodeRemoved)}, detail: fmt.Sprintf("%v; the node at %s has the keys of now", c.outcast.err, c.outcast.by)}}

@@ -111,10 +111,12 @@ func (n *Node) again(ctx context.Context, p *agent.Plane) {
 	if n.plane.Load() != p || !out {
 		return
 	}
+	n.world.note("leaves to join again", "node", n.Name, "by", by)
 	if err := p.Leave(ctx); err != nil {
 		n.world.note("not left", "node", n.Name, "err", err)
 		return
 	}
+	n.world.note("joins again", "node", n.Name, "by", by)
 	n.disks++ // what it alone had is lost
 	n.join(ctx, by)
 }
