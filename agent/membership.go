@@ -121,7 +121,7 @@ func (p protection) Accept(ctx context.Context, conn net.Conn) (net.Conn, mesh.N
 // protect is how the members of m meet.
 func (c *cluster) protect(m *membership, creds *trust.Credentials) protection {
 	return protection{creds: creds, log: c.log, refused: c.refuses, door: &trust.Door{
-		Grant: c.grant, Bundle: func() trust.Bundle { return m.bundle }, Now: c.now, Return: c.successions,
+		Grant: c.grant, Bundle: func() trust.Bundle { return c.sharedBundle(m) }, Now: c.now, Return: c.successions,
 		Admit: c.expelled.admit, Trail: m.trail,
 	}}
 }

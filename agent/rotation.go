@@ -132,6 +132,7 @@ type rotations struct {
 func (r *rotations) run(ctx context.Context) error {
 	var returning sync.WaitGroup // a peer that does not answer holds up nothing else
 	returning.Go(func() { r.cluster.comeBacks(ctx) })
+	returning.Go(func() { r.cluster.rekeys(ctx) })
 	defer returning.Wait()
 	look := time.NewTicker(rotationLook)
 	defer look.Stop()
@@ -166,7 +167,7 @@ func (r *rotations) follow(ctx context.Context) error {
 	next := c.newer(m, all)
 	if next == nil {
 		r.since = time.Time{}
-		return errors.Join(r.cover(snap, m, all), c.regossip(ctx))
+		return errors.Join(r.cover(snap, m, all), c.refresh(snap, m), c.regossip(ctx))
 	}
 	if r.since.IsZero() {
 		r.since = c.now()
@@ -229,13 +230,7 @@ func (r *rotations) cover(snap *mesh.Snapshot, m *membership, all []*step) error
 	if r.bare.IsZero() {
 		r.bare = c.now()
 	}
-	rank := 0
-	for _, n := range snap.Nodes { // sorted by ID
-		if n.ID < c.own.ID && c.liveness(n.ID).alive {
-			rank++
-		}
-	}
-	if snap.Node(c.own.ID) == nil || c.now().Sub(r.bare) < rotationPause+time.Duration(rank)*rotationRank {
+	if snap.Node(c.own.ID) == nil || c.now().Sub(r.bare) < rotationPause+c.rankWait(snap) {
 		return nil
 	}
 	_, err := c.update(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
@@ -243,6 +238,17 @@ func (r *rotations) cover(snap *mesh.Snapshot, m *membership, all []*step) error
 		return []mesh.Record{rotation}, err
 	})
 	return err
+}
+
+// rankWait is how long this node leaves to those before it what one node is to do.
+func (c *cluster) rankWait(snap *mesh.Snapshot) time.Duration {
+	rank := 0
+	for _, n := range snap.Nodes { // sorted by ID
+		if n.ID < c.own.ID && c.liveness(n.ID).alive {
+			rank++
+		}
+	}
+	return time.Duration(rank) * rotationRank
 }
 
 // rotation is the record by which the present generation came; nil for the first.

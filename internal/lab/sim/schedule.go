@@ -91,6 +91,7 @@ func (p *planner) plan() {
 		}
 	}
 	p.writes()
+	p.keys()
 }
 
 func (p *planner) between(least, most time.Duration) time.Duration {
