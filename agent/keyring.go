@@ -29,10 +29,11 @@ const (
 	keyMost = 8 // that are read by at a time; the newest stay
 )
 
-// gossipKeys are the keys of gossip of one generation, in the course of time. Not safe for
+// gossipKeys are the keys of gossip of one membership, in the course of time: who joins the same
+// generation again begins with the keys of then. Not safe for
 // concurrent use.
 type gossipKeys struct {
-	pin    trust.Pin
+	of     *membership
 	nonce  string // that newest is derived from; "": it came with the generation
 	newest trust.Secret
 	turn   time.Time // from when newest is sent by
@@ -47,9 +48,10 @@ type oldKey struct {
 
 // follow takes up what a record says, nil where there is none, which was written so long ago.
 // now is monotonic.
-func (k *gossipKeys) follow(b trust.Bundle, r *mesh.Keyring, age time.Duration, now time.Time) error {
-	if pin := b.Authority.Pin(); k.pin != pin {
-		*k = gossipKeys{pin: pin, newest: b.Gossip[0], send: b.Gossip[0], turn: now}
+func (k *gossipKeys) follow(m *membership, r *mesh.Keyring, age time.Duration, now time.Time) error {
+	b := m.bundle
+	if k.of != m {
+		*k = gossipKeys{of: m, newest: b.Gossip[0], send: b.Gossip[0], turn: now}
 		for _, key := range b.Gossip[1:] {
 			k.keep(key, now)
 		}
@@ -136,7 +138,7 @@ func (c *cluster) gossipKeysOf(m *membership) ([]trust.Secret, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r, written := c.keyringLocked(m)
-	err := c.keyed.follow(m.bundle, r, c.now().Sub(written), time.Now())
+	err := c.keyed.follow(m, r, c.now().Sub(written), time.Now())
 	return c.keyed.keys(), err
 }
 
@@ -153,8 +155,8 @@ func (c *cluster) sharedBundle(m *membership) trust.Bundle {
 	return b
 }
 
-// rotateKeys gives the cluster another key of gossip, and tells the ID of its nonce.
-func (c *cluster) rotateKeys() (id string, err error) {
+// rotateKeys gives the cluster another key of gossip, and tells its name.
+func (c *cluster) rotateKeys() (name string, err error) {
 	_, err = c.update(func(*mesh.Snapshot) ([]mesh.Record, error) {
 		nonce := make([]byte, mesh.NonceLength/2)
 		rand.Read(nonce) // never fails: it ends the program where there is no randomness
@@ -162,10 +164,11 @@ func (c *cluster) rotateKeys() (id string, err error) {
 		if have, _ := c.keyringLocked(c.member); have != nil {
 			k.Before = have.Nonce
 		}
-		id = k.Nonce[:mesh.IDLength]
-		return []mesh.Record{mesh.KeyringRecord(k)}, nil
+		key, err := gossipKey(c.member.bundle, k.Nonce)
+		name = key.Name()
+		return []mesh.Record{mesh.KeyringRecord(k)}, err
 	})
-	return id, err
+	return name, err
 }
 
 // rekeys keeps gossip's keys at what the records say, until ctx ends.
@@ -230,4 +233,29 @@ func (c *cluster) refresh(snap *mesh.Snapshot, m *membership) error {
 		return nil // it leaves
 	}
 	return err
+}
+
+// shownKey is what may be seen of a key.
+type shownKey struct {
+	id            string
+	sends, newest bool
+}
+
+// shownKeys are the keys that this node reads by, the CA's generation, and when the newest was made.
+func (c *cluster) shownKeys() (shown []shownKey, generation uint32, made time.Time, err error) {
+	m, _ := c.membership()
+	if m == nil {
+		return nil, 0, made, noCluster()
+	}
+	keys, err := c.gossipKeysOf(m)
+	if err != nil {
+		return nil, 0, made, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, made = c.keyringLocked(m)
+	for i, key := range keys {
+		shown = append(shown, shownKey{key.Name(), i == 0, key == c.keyed.newest})
+	}
+	return shown, m.bundle.Authority.Generation(), made, nil
 }

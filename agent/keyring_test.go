@@ -18,6 +18,7 @@ func nonce(c string) string { return strings.Repeat(c, mesh.NonceLength) }
 // another time, as long as that is within keyTurn; and what is over is gone.
 func TestKeysOverlap(t *testing.T) {
 	bundle := must(trust.NewBundle(time.Now()))
+	m := &membership{bundle: bundle}
 	began := time.Now()
 	records := []struct {
 		at time.Duration
@@ -37,7 +38,7 @@ func TestKeysOverlap(t *testing.T) {
 					have, age = r.k, now-r.at
 				}
 			}
-			if err := k.follow(bundle, have, age, began.Add(now)); err != nil {
+			if err := k.follow(m, have, age, began.Add(now)); err != nil {
 				t.Fatal(err)
 			}
 			return k.keys()
@@ -62,10 +63,11 @@ func TestKeysOverlap(t *testing.T) {
 func TestKeysAreFew(t *testing.T) {
 	bundle, now := must(trust.NewBundle(time.Now())), time.Now()
 	var k gossipKeys
+	m := &membership{bundle: bundle}
 	before := ""
 	for i := range 100 {
 		next := nonce(string("0123456789abcdef"[i%16]))
-		if err := k.follow(bundle, &mesh.Keyring{Nonce: next, Before: before}, 0, now); err != nil {
+		if err := k.follow(m, &mesh.Keyring{Nonce: next, Before: before}, 0, now); err != nil {
 			t.Fatal(err)
 		}
 		before, now = next, now.Add(10*time.Millisecond)
@@ -75,6 +77,18 @@ func TestKeysAreFew(t *testing.T) {
 	}
 	if _, err := (trust.Bundle{Authority: bundle.Authority, Gossip: k.keys()}).Marshal(); err != nil {
 		t.Errorf("nobody can join: %v", err)
+	}
+}
+
+// Who joins the same generation again has the keys that it was given then, and not those of its
+// former time.
+func TestKeysOfAnotherTime(t *testing.T) {
+	first := must(trust.NewBundle(time.Now()))
+	c := newKeyed(1, first.Authority).cluster(t, first, gossip.Host())
+	before := must(c.gossipKeysOf(c.member))
+	again := &membership{bundle: trust.Bundle{Authority: first.Authority, Gossip: []trust.Secret{trust.NewSecret()}}}
+	if keys := must(c.gossipKeysOf(again)); !slices.Equal(keys, again.bundle.Gossip) || slices.Contains(keys, before[0]) {
+		t.Error("it gossips by a key that nobody has any more")
 	}
 }
 

@@ -66,6 +66,7 @@ func (a *api) server(log *slog.Logger) *grpc.Server {
 	s := grpc.NewServer(grpc.ChainUnaryInterceptor(survive(log), refuse), grpc.ChainStreamInterceptor(surviveStream(log), refuseStream))
 	sluicev1.RegisterClusterServiceServer(s, &clusterServer{api: a})
 	sluicev1.RegisterTokenServiceServer(s, &tokenServer{api: a})
+	sluicev1.RegisterKeyServiceServer(s, &keyServer{api: a})
 	sluicev1.RegisterNetworkServiceServer(s, &networkServer{api: a})
 	sluicev1.RegisterServiceServiceServer(s, &serviceServer{api: a})
 	sluicev1.RegisterEndpointServiceServer(s, &endpointServer{api: a})
