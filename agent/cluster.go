@@ -49,6 +49,7 @@ type cluster struct {
 	creds   *trust.Credentials          // of member; nil until gossip begins
 	outcast *outcast                    // who takes this node for none of the cluster; nil: nobody does
 	members *gossip.Gossip              // nil outside a cluster
+	late    late                        // who came in beside a removal
 	keyed   gossipKeys                  // of the last membership that gossiped
 	snap    *mesh.Snapshot              // of state; nil after a change
 	dirty   map[mesh.Key]bool           // merged, not yet on disk
@@ -267,6 +268,7 @@ func (c *cluster) mergeLocked(records []mesh.Record) []mesh.Record {
 		if c.absorb(r) {
 			delete(c.left, r.Key())
 			c.merged(was, r)
+			c.noteLate(was, r)
 			fresh = append(fresh, r)
 			c.snap = nil
 		}

@@ -127,6 +127,36 @@ func TestWayBack(t *testing.T) {
 	}
 }
 
+// Who came in by a node while that was removed gets none of the next keys, though its certificate
+// is good: not where another node is removed before the first new keys are taken up, either.
+func TestLateComersGetNoKeys(t *testing.T) {
+	first := must(trust.NewBundle(time.Now()))
+	a, b, out, other := newKeyed(1, first.Authority), newKeyed(2, first.Authority), newKeyed(3, first.Authority), newKeyed(4, first.Authority)
+	before, after := newKeyed(5, first.Authority), newKeyed(6, first.Authority)
+	c := a.cluster(t, first, nil, b.self(), out.self(), other.self())
+	c.Merge([]mesh.Record{before.self()})
+	if _, err := c.removeNode("n3"); err != nil {
+		t.Fatal(err)
+	}
+	c.Merge([]mesh.Record{after.self(), b.self()})
+	if _, err := c.removeNode("n4"); err != nil {
+		t.Fatal(err)
+	}
+	_, snap := c.membership()
+	all := c.steps.of(snap)
+	if len(all) != 2 {
+		t.Fatalf("%d rotations", len(all))
+	}
+	for _, s := range all {
+		if s.sealedTo(after.ID()) {
+			t.Error("who came by the removed node gets the next keys")
+		}
+		if !s.sealedTo(b.ID()) || !s.sealedTo(before.ID()) {
+			t.Error("a node of before gets no keys")
+		}
+	}
+}
+
 // A removed node that answers at another's address, with generations that it made by the old
 // CA's key under an invented name, leads nobody astray.
 func TestOldKeysLeadNobodyAstray(t *testing.T) {

@@ -84,10 +84,10 @@ func (c *cluster) nextLocked(snap *mesh.Snapshot, out ...mesh.NodeID) (mesh.Reco
 	authority, present := c.member.bundle.Authority, c.member.present(c.steps.of(snap))
 	remaining := []trust.PublicKey{c.key.Public()}
 	for _, n := range snap.Nodes {
-		if n.ID == c.own.ID || slices.Contains(out, n.ID) {
+		// Not whoever has a record: one that the removed node let in a moment ago would get the keys.
+		if n.ID == c.own.ID || slices.Contains(out, n.ID) || c.isLate(n.ID) {
 			continue
 		}
-		// Not whoever has a record: one that the removed node let in a moment ago would get the keys.
 		if present != nil && present.sealedTo(n.ID) || certifiedBy(authority, n) {
 			if key, ok := c.keyLocked(n.ID); ok {
 				remaining = append(remaining, key)
