@@ -273,3 +273,84 @@ func TestStoreOfFormat1(t *testing.T) {
 		t.Error("it is in a cluster")
 	}
 }
+
+// A store keeps the trail of its CA, and one of before there were any is read.
+func TestStoreKeepsTrail(t *testing.T) {
+	first := must(trust.NewBundle(time.Now()))
+	n := newKeyed(1, first.Authority)
+	next, r2 := n.rotates(first)
+	dir := t.TempDir()
+	s, _ := mustOpen(t, dir)
+	m := &membership{
+		bundle: next, cert: must(next.Authority.Issue(trust.RoleNode, "", n.Public(), time.Now())), lineage: []*trust.Authority{first.Authority.Public()},
+		trail: must(trust.Trail{}.Extend(first.Authority, succession(first, r2))),
+	}
+	if err := s.putMembership(m, nil); err != nil {
+		t.Fatal(err)
+	}
+	s.close()
+	s, content := mustOpen(t, dir)
+	if steps := content.Member.trail.Steps(); len(steps) != 1 || steps[0].Maker != n.ID() {
+		t.Errorf("the trail has %d steps", len(steps))
+	}
+	err := s.db.Update(func(tx *bolt.Tx) error { return bucket(tx, bucketMeta).Delete([]byte(keyTrail)) })
+	s.close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, content = mustOpen(t, dir)
+	defer s.close()
+	if content.Member == nil || content.Member.trail.End() != nil || len(content.Member.lineage) != 1 {
+		t.Errorf("a store without a trail is read as %+v", content.Member)
+	}
+}
+
+// A way leads over a step that only the trail has, but not first: it does not tell for whom the
+// keys were.
+func TestWayOverTrail(t *testing.T) {
+	first := must(trust.NewBundle(time.Now()))
+	a, d := newKeyed(1, first.Authority), newKeyed(2, first.Authority)
+	second, r2 := a.rotates(first, d)
+	third, r3 := a.rotates(second, d)
+	c := a.cluster(t, third, nil, d.self(), r2)
+	c.member.trail = must(trust.Trail{}.Extend(second.Authority, succession(second, r3)))
+	if _, got, err := c.successions(d.ID(), []trust.Pin{first.Authority.Pin()}); err != nil || len(got) != 2 {
+		t.Errorf("%d steps, %v", len(got), err)
+	}
+	if _, _, err := c.successions(d.ID(), []trust.Pin{second.Authority.Pin()}); mesh.ReasonOf(err) != trust.WrongCluster {
+		t.Errorf("by the trail alone: %v", err)
+	}
+}
+
+// A refusal counts where it comes from later keys, and that others agree takes it back no more.
+func TestShutOut(t *testing.T) {
+	first := must(trust.NewBundle(time.Now()))
+	a, b := newKeyed(1, first.Authority), newKeyed(2, first.Authority)
+	second, r2 := a.rotates(first) // not for b
+	third, _ := a.rotates(second)
+	at := netip.MustParseAddrPort("192.0.2.19:7956")
+	answering := func(k keyed, in trust.Bundle, served chan<- struct{}, records ...mesh.Record) pipes {
+		other := k.cluster(t, in, nil, records...)
+		creds := must(other.credentials(other.member))
+		return func(conn net.Conn) {
+			_, _ = other.protect(other.member, creds).door.Serve(context.Background(), tls.Server(conn, creds.Server(trust.ProtocolReturn))) // the client's error is what is looked at
+			conn.Close()
+			served <- struct{}{}
+		}
+	}
+	served := make(chan struct{}, 8)
+	ahead := b.cluster(t, third, answering(a, second, served, b.self(), r2), a.self())
+	if came, err := ahead.comeBack(t.Context(), at); came || err != nil || len(ahead.outcastProblem()) != 0 {
+		t.Errorf("by one that is behind: %v, %v, %v", came, err, ahead.outcastProblem())
+	}
+	behind := b.cluster(t, first, answering(a, second, served, b.self(), r2), a.self())
+	if came, err := behind.comeBack(t.Context(), at); came || mesh.ReasonOf(err) != NodeRemoved {
+		t.Errorf("by later keys that are not for it: %v, %v", came, err)
+	}
+	behind.Met(a.ID(), 1)
+	if len(behind.outcastProblem()) != 1 {
+		t.Error("one that is as far behind has taken it back")
+	}
+	<-served
+	<-served
+}
