@@ -46,8 +46,8 @@ func layers() []layer {
 			why: "the agent wires the product together; the lab is for tests",
 		},
 		{
-			path: "cmd/sluice", ours: []string{"agent", "mesh", "proto/...", "internal/kernel", "internal/trace", "internal/login"},
-			why: "the command line speaks to an agent by its API, and starts one; kernel.Spawn alone is for sluice run, mesh for refusals",
+			path: "cmd/sluice", ours: []string{"agent", "mesh", "proto/...", "internal/kernel", "internal/trace", "internal/login", "internal/trust"},
+			why: "the command line speaks to an agent by its API, and starts one; kernel.Spawn alone is for sluice run, mesh and trust for refusals and logins",
 		},
 	}
 }
