@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -425,5 +426,33 @@ func TestCallsAreBounded(t *testing.T) {
 	refused(t, getStatus(t.Context(), a.remoteFor(creds)), TooManyCalls, codes.ResourceExhausted)
 	if err := getStatus(t.Context(), a.remoteFor(a.credsFor(trust.RoleViewer))); err != nil {
 		t.Error(err)
+	}
+}
+
+// The manual's table of roles is that of the program.
+func TestManualOfRoles(t *testing.T) {
+	text := string(must(os.ReadFile("../docs/API.md")))
+	told := map[string]trust.Role{}
+	for _, role := range []trust.Role{trust.RoleViewer, trust.RoleOperator, trust.RoleNode} {
+		_, row, _ := strings.Cut(text, "\n| "+string(role)+" | ")
+		row, _, _ = strings.Cut(row, "\n")
+		for i, part := range strings.Split(row, "`") {
+			if i%2 == 1 {
+				told[part] = role
+			}
+		}
+	}
+	served := map[string]bool{}
+	for method, role := range leastRoles() {
+		name := method[strings.LastIndex(method, "/")+1:]
+		served[name] = true
+		if told[name] != role {
+			t.Errorf("%s is for %s, and the manual says %q", name, role, told[name])
+		}
+	}
+	for name := range told {
+		if !served[name] {
+			t.Errorf("the manual has %s, and it is not served", name)
+		}
 	}
 }
