@@ -113,14 +113,13 @@ func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, n
 }
 
 func (g *gate) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	ctx := stream.Context()
+	ctx, by := stream.Context(), g.cluster.authority() // before the caller is judged by it, or a later one
 	id, err := g.enter(ctx, info.FullMethod)
 	if err != nil {
 		return err
 	}
 	return next(srv, &judgedStream{
-		ServerStream: stream, ctx: context.WithValue(ctx, callerKey{}, id),
-		judge: func() error { _, err := g.judge(ctx, info.FullMethod); return err },
+		ServerStream: stream, ctx: context.WithValue(ctx, callerKey{}, id), gate: g, method: info.FullMethod, id: id, by: by,
 	})
 }
 
@@ -128,8 +127,22 @@ func (g *gate) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServer
 // membership.
 type judgedStream struct {
 	grpc.ServerStream
-	ctx   context.Context //nolint:containedctx // the interface asks for it
-	judge func() error
+	ctx    context.Context //nolint:containedctx // the interface asks for it
+	gate   *gate
+	method string
+	id     trust.Identity   // who calls
+	by     *trust.Authority // by whom that is known; nil: by none of now
+}
+
+// judge reads the certificate again, which takes a third of a millisecond, only where the answer
+// could have become another one.
+func (s *judgedStream) judge() error {
+	c := s.gate.cluster
+	if now := c.authority(); now == nil || now != s.by || c.now().After(s.id.NotAfter) {
+		_, err := s.gate.judge(s.ctx, s.method)
+		return err
+	}
+	return c.expelled.admit(s.id)
 }
 
 // Context is the call's.
@@ -158,6 +171,15 @@ func (c *cluster) identify(state tls.ConnectionState) (trust.Identity, error) {
 		return trust.Identity{}, noCluster()
 	}
 	return creds.Peer(state)
+}
+
+// authority is the CA that is believed; nil outside a cluster.
+func (c *cluster) authority() *trust.Authority {
+	creds, _ := c.believed()
+	if creds == nil {
+		return nil
+	}
+	return creds.Authority()
 }
 
 // believed is what this node proves itself with and the membership that it is of; nil outside a cluster.

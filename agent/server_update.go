@@ -64,7 +64,7 @@ func (s *serviceServer) fromUpdate(req *sluicev1.UpdateServiceRequest) (c servic
 	c = serviceChange{
 		networks: req.GetNetworks(), scheduler: mesh.Scheduler(req.GetScheduler()),
 		reserved: func(snap *mesh.Snapshot, ports []mesh.PublishedPort) error {
-			return mesh.CheckReserved(ports, ownPorts(snap)...)
+			return mesh.CheckReserved(ports, s.ownPorts(snap)...)
 		},
 	}
 	if req.GetAffinity() != nil {
