@@ -18,9 +18,14 @@ func (s *serviceServer) CreateService(ctx context.Context, req *sluicev1.CreateS
 	if err != nil {
 		return nil, err
 	}
+	if !req.GetForce() {
+		if err := s.notTheAPI(ports); err != nil {
+			return nil, err
+		}
+	}
 	id := newID[mesh.ServiceID]()
 	err = s.write(ctx, func(snap *mesh.Snapshot) ([]mesh.Record, error) {
-		service, err := s.newService(snap, id, req, ports)
+		service, err := newService(snap, id, req, ports)
 		if err != nil {
 			return nil, err
 		}
@@ -50,13 +55,17 @@ func parsePorts(specs []string) ([]mesh.PublishedPort, error) {
 	return ports, nil
 }
 
-// ownPorts are those of sluice itself on any node, as far as they are known here: a published
-// port is taken on all of them.
-func (a *api) ownPorts(snap *mesh.Snapshot) []uint16 {
-	var ports []uint16
-	if at := a.config.API; at.IsValid() {
-		ports = append(ports, at.Port())
+// notTheAPI refuses the port at which the API is called here.
+func (a *api) notTheAPI(ports []mesh.PublishedPort) error {
+	if !a.config.API.IsValid() {
+		return nil
 	}
+	return mesh.CheckReserved(ports, a.config.API.Port())
+}
+
+// ownPorts are those of sluice itself on any node: a published port is taken on all of them.
+func ownPorts(snap *mesh.Snapshot) []uint16 {
+	var ports []uint16
 	for _, n := range snap.Nodes {
 		ports = append(ports, n.GossipPort, n.VXLANPort)
 	}
@@ -64,7 +73,7 @@ func (a *api) ownPorts(snap *mesh.Snapshot) []uint16 {
 }
 
 // newService is the service that a request means, or why it may not be.
-func (a *api) newService(snap *mesh.Snapshot, id mesh.ServiceID, req *sluicev1.CreateServiceRequest, ports []mesh.PublishedPort) (*mesh.Service, error) {
+func newService(snap *mesh.Snapshot, id mesh.ServiceID, req *sluicev1.CreateServiceRequest, ports []mesh.PublishedPort) (*mesh.Service, error) {
 	service := &mesh.Service{ID: id, Name: req.GetName(), Publish: ports, Scheduler: mesh.Scheduler(req.GetScheduler())}
 	if service.Scheduler == "" {
 		service.Scheduler = mesh.RoundRobin
@@ -80,7 +89,7 @@ func (a *api) newService(snap *mesh.Snapshot, id mesh.ServiceID, req *sluicev1.C
 		return nil, err
 	}
 	if !req.GetForce() {
-		if err := mesh.CheckReserved(ports, a.ownPorts(snap)...); err != nil {
+		if err := mesh.CheckReserved(ports, ownPorts(snap)...); err != nil {
 			return nil, err
 		}
 	}
