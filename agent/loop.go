@@ -89,7 +89,7 @@ func (l *loop) run(ctx context.Context) error {
 		case !done.complete:
 			next.Reset(retryAfter)
 		// Work says nothing of what looking takes; and who has a held port may let it go.
-		case done.worked || len(l.held.now) > 0:
+		case done.worked || done.held:
 			next.Reset(fullLook)
 		default:
 			next.Reset(lookPause(l.cluster.now().Sub(began)))
@@ -120,6 +120,7 @@ func (l *loop) overheard() []kernel.Drift {
 type ended struct {
 	complete bool // all of it could be done
 	worked   bool // there was something to do
+	held     bool // somebody else has a published port
 }
 
 // round makes the kernel equal to the newest snapshot once. heard is what was
@@ -155,7 +156,7 @@ func (l *loop) round(ctx context.Context, heard []kernel.Drift) ended {
 		l.status.events.repaired(op, culprit(heard, op))
 	}
 	l.status.round(outcome{snap: snap, plan: p, report: report, refused: refused, left: l.cluster.leftOut(), peers: append(l.pulse.problems(), l.cluster.outcastProblem()...), err: err, repaired: len(repaired)})
-	return ended{complete: err == nil && len(report.Failed) == 0, worked: len(report.Done)+len(report.Failed) > 0}
+	return ended{complete: err == nil && len(report.Failed) == 0, worked: len(report.Done)+len(report.Failed) > 0, held: len(l.held.now) > 0}
 }
 
 // compile is called with the machine in hand.

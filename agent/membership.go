@@ -120,10 +120,15 @@ func (p protection) Accept(ctx context.Context, conn net.Conn) (net.Conn, mesh.N
 
 // protect is how the members of m meet.
 func (c *cluster) protect(m *membership, creds *trust.Credentials) protection {
-	return protection{creds: creds, log: c.log, refused: c.refuses, door: &trust.Door{
+	return protection{creds: creds, log: c.log, refused: c.refuses, door: c.door(m)}
+}
+
+// door is by which others become members of m.
+func (c *cluster) door(m *membership) *trust.Door {
+	return &trust.Door{
 		Grant: c.grant, Bundle: func() trust.Bundle { return c.sharedBundle(m) }, Now: c.now, Return: c.successions,
 		Admit: c.expelled.admit, Trail: m.trail,
-	}}
+	}
 }
 
 // Verify refuses a record that its writer did not sign. Whoever holds the key is the writer,

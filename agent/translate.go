@@ -17,9 +17,16 @@ import (
 // The functions below are all that turns mesh types into those of the API and back.
 
 func toNode(n *mesh.Node, snap *mesh.Snapshot, seen standing, self mesh.NodeID) *sluicev1.Node {
+	out := toLoneNode(n, seen, self)
+	out.Endpoints = uint32(len(snap.Local(n.ID)))
+	return out
+}
+
+// toLoneNode is toNode without the number of its endpoints.
+func toLoneNode(n *mesh.Node, seen standing, self mesh.NodeID) *sluicev1.Node {
 	return &sluicev1.Node{
 		Id: string(n.ID), Name: n.Name, Address: n.Addr.String(), VxlanPort: uint32(n.VXLANPort), Mtu: uint32(n.MTU),
-		Slot: uint32(n.Slot), State: toNodeState(seen.presence), Self: n.ID == self, GossipPort: uint32(n.GossipPort), Endpoints: uint32(len(snap.Local(n.ID))), Since: toTime(seen.since),
+		Slot: uint32(n.Slot), State: toNodeState(seen.presence), Self: n.ID == self, GossipPort: uint32(n.GossipPort), Since: toTime(seen.since),
 		Held: toHeld(n),
 	}
 }
@@ -82,6 +89,16 @@ func usersOf(snap *mesh.Snapshot, id mesh.NetworkID) []*mesh.Service {
 }
 
 func toService(s *mesh.Service, snap *mesh.Snapshot) *sluicev1.Service {
+	out := toLoneService(s, snap)
+	for _, e := range snap.EndpointsOf(s.ID) {
+		out.Endpoints = append(out.Endpoints, toEndpoint(e, snap))
+	}
+	sortByName(out.Endpoints)
+	return out
+}
+
+// toLoneService is toService without its endpoints.
+func toLoneService(s *mesh.Service, snap *mesh.Snapshot) *sluicev1.Service {
 	out := &sluicev1.Service{
 		Id: string(s.ID), Name: s.Name, Scheduler: string(s.Scheduler),
 		Conflicts: conflicts(snap, mesh.KindService, string(s.ID)),
@@ -100,10 +117,6 @@ func toService(s *mesh.Service, snap *mesh.Snapshot) *sluicev1.Service {
 		}
 		out.Ports = append(out.Ports, port)
 	}
-	for _, e := range snap.EndpointsOf(s.ID) {
-		out.Endpoints = append(out.Endpoints, toEndpoint(e, snap))
-	}
-	sortByName(out.Endpoints)
 	for _, h := range snap.HeldOf(s) {
 		out.Held = append(out.Held, toHeldPort(h))
 	}

@@ -94,6 +94,12 @@ func TestTokenCreate(t *testing.T) {
 	if got := f.sluice(t, "token", "create", "--role", "viewer"); strings.Contains(got.stdout, "join") || !strings.Contains(got.stdout, "sluice-2-secret") {
 		t.Errorf("for a viewer: %q", got.stdout)
 	}
+	for api, want := range map[string]string{"": "sluice login ADDR[:PORT] --token sluice-2-secret\n\nADDR is that of a node", "192.0.2.1:7957": "sluice login 192.0.2.1:7957 --token sluice-2-secret\n"} {
+		f := startAgent(t, map[string]any{"CreateToken": &sluicev1.CreateTokenResponse{Token: viewer, Text: "sluice-2-secret", ApiAddress: api}})
+		if got := f.sluice(t, "token", "create", "--role", "viewer"); !strings.Contains(got.stdout, want) {
+			t.Errorf("where the API is at %q: %q", api, got.stdout)
+		}
+	}
 }
 
 func TestTokenList(t *testing.T) {
