@@ -200,7 +200,16 @@ func (m *members) addrs() []netip.AddrPort {
 }
 
 // at tells whether a living member has the address.
-func (m *members) at(a netip.AddrPort) bool { return slices.Contains(m.addrs(), a) }
+func (m *members) at(a netip.AddrPort) bool { return len(m.missing([]netip.AddrPort{a})) == 0 }
+
+// missing are those of the addresses that no living member has.
+func (m *members) missing(of []netip.AddrPort) []netip.AddrPort {
+	living := map[netip.AddrPort]bool{}
+	for _, a := range m.addrs() {
+		living[a] = true
+	}
+	return slices.DeleteFunc(slices.Clone(of), func(a netip.AddrPort) bool { return living[a] })
+}
 
 // signal wakes the receiver once, however often it is called before.
 func signal(c chan<- struct{}) {
