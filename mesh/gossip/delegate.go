@@ -16,7 +16,11 @@ type delegate struct {
 	queue    *queue
 	book     *logbook
 	inbox    chan []byte // messages that came by packet or stream
-	heard    *heard      // of the goroutine that merges them
+	stay     stay
+
+	// Of the goroutine that takes messages in.
+	heard *heard
+	words words
 
 	gate   sync.RWMutex // held for reading while State is called
 	closed bool
@@ -31,11 +35,14 @@ const inboxSize = 256
 const relayLimit = 64
 
 func newDelegate(cfg Config, q *queue, book *logbook) *delegate {
-	return &delegate{self: cfg.ID, state: cfg.State, verifier: cfg.Verifier, queue: q, book: book, inbox: make(chan []byte, inboxSize), heard: newHeard()}
+	return &delegate{
+		self: cfg.ID, state: cfg.State, verifier: cfg.Verifier, queue: q, book: book, inbox: make(chan []byte, inboxSize),
+		stay: newStay(), heard: newHeard(), words: words{},
+	}
 }
 
-// NodeMeta tells the others that this is a node of sluice.
-func (d *delegate) NodeMeta(int) []byte { return []byte(memberMark) }
+// NodeMeta tells the others that this is a node of sluice, and since when it is here.
+func (d *delegate) NodeMeta(int) []byte { return d.stay.meta() }
 
 // NotifyMsg must not block, and msg is memberlist's own buffer.
 func (d *delegate) NotifyMsg(msg []byte) {

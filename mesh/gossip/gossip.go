@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -34,6 +35,7 @@ const (
 	Busy           mesh.Reason = "Busy"
 	BadFrame       mesh.Reason = "BadFrame"
 	TooManyMembers mesh.Reason = "TooManyMembers"
+	Replayed       mesh.Reason = "Replayed"
 )
 
 // State is what gossip carries and tells. Implementations are safe for concurrent
@@ -98,6 +100,7 @@ type Gossip struct {
 	entropy *entropy
 	census  census
 	signer  Signer
+	said    atomic.Uint64 // number of the last word; greater than those of before the start
 	link    *transport
 	list    *memberlist.Memberlist
 
@@ -126,6 +129,7 @@ func Start(cfg Config) (*Gossip, error) {
 	g.leaving, g.setLeaves = context.WithCancel(g.ctx)
 	g.queue = newQueue(g.members.count)
 	g.in = newDelegate(cfg, g.queue, g.book)
+	g.said.Store(cfg.State.Now())
 	var err error
 	if g.link, err = listen(g.ctx, cfg.network(), cfg.Bind, g.book, g.serve); err != nil {
 		g.cancel()

@@ -46,7 +46,7 @@ const (
 // NotifyJoin, NotifyUpdate and NotifyLeave are memberlist.EventDelegate.
 func (m *members) NotifyJoin(n *memberlist.Node) {
 	c := *n
-	c.Addr, c.Meta = slices.Clone(n.Addr), nil
+	c.Addr, c.Meta = slices.Clone(n.Addr), slices.Clone(n.Meta)
 	ours := isNode(n)
 	m.change(n, func(id mesh.NodeID) {
 		if ours {
@@ -172,6 +172,15 @@ func (m *members) get(id mesh.NodeID) *memberlist.Node {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.alive[id]
+}
+
+// stay is what a living node told of itself.
+func (m *members) stay(id mesh.NodeID) stay {
+	n := m.get(id)
+	if n == nil {
+		return ""
+	}
+	return stayOf(n.Meta)
 }
 
 // others are the living without self.
