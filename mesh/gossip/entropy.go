@@ -57,7 +57,6 @@ func (g *Gossip) compare() {
 	}
 	regular := time.NewTimer(jitter(entropyPeriod))
 	defer regular.Stop()
-	g.link.door.expect(g.state.Peers())
 	for {
 		select {
 		case <-g.leaving.Done():
@@ -90,11 +89,17 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// expect reads from the records who is to be let in, and returns where they are.
+func (g *Gossip) expect() []netip.AddrPort {
+	peers := slices.Clone(g.state.Peers())
+	g.link.door.expect(peers)
+	g.members.expect(g.state.Nodes())
+	return peers
+}
+
 // known are the nodes of the records and the members, without this node.
 func (g *Gossip) known() []netip.AddrPort {
-	peers := g.state.Peers()
-	g.link.door.expect(peers)
-	peers = append(slices.Clone(peers), g.members.addrs()...)
+	peers := append(g.expect(), g.members.addrs()...)
 	slices.SortFunc(peers, netip.AddrPort.Compare)
 	return slices.DeleteFunc(slices.Compact(peers), func(a netip.AddrPort) bool { return a == g.self })
 }

@@ -67,6 +67,9 @@ type State interface {
 	// Peers returns the gossip addresses of nodes that should be members. Those that
 	// are not are tried again, so that a split that has healed ends.
 	Peers() []netip.AddrPort
+	// Nodes returns the IDs of the nodes of the records. They become members, whoever else
+	// there is.
+	Nodes() []mesh.NodeID
 }
 
 // Config is what Start needs. All fields of the first part are required.
@@ -135,6 +138,7 @@ func Start(cfg Config) (*Gossip, error) {
 		g.cancel()
 		return nil, err
 	}
+	g.expect()
 	if g.list, err = memberlist.Create(g.settings(cfg, g.link)); err != nil {
 		g.cancel()
 		_ = g.link.Shutdown() // the first error is the one to tell

@@ -22,6 +22,7 @@ type members struct {
 	alive   map[mesh.NodeID]*memberlist.Node // nodes without self; never changed once in
 	foreign map[string]bool                  // living members that are no node of sluice
 	told    map[mesh.NodeID]bool             // what State knows to be alive
+	nodes   map[mesh.NodeID]bool             // of the records; replaced, never changed
 	news    chan struct{}
 }
 
@@ -76,8 +77,20 @@ func isNode(n *memberlist.Node) bool {
 	return mesh.NodeID(n.Name).Validate() == nil && bytes.HasPrefix(n.Meta, []byte("sluice/"))
 }
 
+// expect says which nodes are let in even where there are too many members.
+func (m *members) expect(nodes []mesh.NodeID) {
+	known := make(map[mesh.NodeID]bool, len(nodes))
+	for _, id := range nodes {
+		known[id] = true
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.nodes = known
+}
+
 // NotifyAlive refuses a member with a name that is no name, since it goes into logs and
-// look-ups from here on, and those that are too many. It is memberlist.AliveDelegate.
+// look-ups from here on, and those that are too many, unless the records know the node. It is
+// memberlist.AliveDelegate.
 func (m *members) NotifyAlive(n *memberlist.Node) error {
 	if !isName(n.Name) {
 		return mesh.Refuse(mesh.BadRecord, "remove the member", "a member is named %.40q", n.Name)
@@ -85,7 +98,7 @@ func (m *members) NotifyAlive(n *memberlist.Node) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	id := mesh.NodeID(n.Name)
-	if id == m.self || m.alive[id] != nil || m.foreign[n.Name] {
+	if id == m.self || m.alive[id] != nil || m.foreign[n.Name] || m.nodes[id] {
 		return nil
 	}
 	if have, limit := m.room(n); have >= limit {
