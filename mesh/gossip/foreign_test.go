@@ -166,6 +166,7 @@ func TestNodeTurnsForeign(t *testing.T) {
 // until a node restarts: it gets in all the same, and knows the others.
 func TestInventedMembersKeepNobodyOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(3 * time.Minute) // memberlist's probes run on after Close
 		network := newMemnet()
 		knows := func(others ...int) func(*Config) {
 			return func(c *Config) {

@@ -79,6 +79,7 @@ func TestFlowsOverAreNotReplayed(t *testing.T) {
 		return func(c *Config) { c.Signer, c.Verifier = seals{nodeID(n)}, verifier{} }
 	}
 	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(3 * time.Minute) // memberlist's probes run on after Close
 		nodes := []*node{startIn(t, network, 1, sign(1)), startIn(t, network, 2, sign(2)), startIn(t, network, 3, sign(3))}
 		defer func() {
 			for _, n := range nodes {
