@@ -80,6 +80,8 @@ type Config struct {
 	State State
 	Log   *slog.Logger
 
+	Detection Detection // zero: Fast
+
 	Network  Network  // nil: the host's
 	Secure   Secure   // of exchanges; nil: they are sealed with Key, and who holds it may be any node
 	Verifier Verifier // looks at every record that comes in; nil: records are not signed
@@ -187,9 +189,6 @@ const (
 	packetBytes    = 1400                  // of UDP payload, the seal included
 	memberPeriod   = 30 * time.Second      // between two exchanges of members; see also align
 	reclaimAfter   = 10 * time.Millisecond // see settings
-	probePeriod    = time.Second / 5       // with probeTimeout and suspicionMult: dead in 1 to 2.3 s
-	probeTimeout   = time.Second / 10      // of a direct probe; others are asked afterwards
-	suspicionMult  = 3
 	gossipPeriod   = 50 * time.Millisecond // same traffic as the usual 200 ms, a quarter of the delay
 )
 
@@ -205,8 +204,8 @@ func (g *Gossip) settings(cfg Config, link *transport) *memberlist.Config {
 	// Serf's numbers: memberlist lets nobody in whose numbers do not meet those of all
 	// others, and our own version is in each message.
 	c.DelegateProtocolMin, c.DelegateProtocolVersion, c.DelegateProtocolMax = 2, 4, 5
-	c.GossipInterval, c.ProbeInterval, c.ProbeTimeout = gossipPeriod, probePeriod, probeTimeout
-	c.SuspicionMult, c.RetransmitMult = suspicionMult, retransmitMult
+	cfg.Detection.set(c)
+	c.RetransmitMult = retransmitMult
 	c.TCPTimeout, c.UDPBufferSize = streamTimeout, packetBytes
 	c.PushPullInterval = memberPeriod
 	// A node that comes back with another address is refused until it was dead for so long.

@@ -107,4 +107,3 @@ func differ(ours, theirs []mesh.Head) (give, want []mesh.Key) {
 	}
 	return give, want
 }
-
