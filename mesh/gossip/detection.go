@@ -15,16 +15,17 @@ type Detection struct {
 	Helpers   int
 	Suspicion int           // a node that answers nobody is suspected for at least Suspicion·log10(nodes) periods
 	Gossip    time.Duration // between two rounds of news about members
+	Repeats   int           // each node sends a piece of such news Repeats·log10(nodes+1) times
 }
 
 // Fast finds a dead node in 1 to 2.5 seconds.
 func Fast() Detection {
-	return Detection{Period: time.Second / 5, Timeout: time.Second / 10, Helpers: 3, Suspicion: 3, Gossip: gossipPeriod}
+	return Detection{Period: time.Second / 4, Timeout: time.Second / 10, Helpers: 3, Suspicion: 3, Gossip: gossipPeriod, Repeats: 8}
 }
 
 // LAN is what memberlist proposes for one: a dead node is found in 5 to 15 seconds.
 func LAN() Detection {
-	return Detection{Period: time.Second, Timeout: time.Second / 2, Helpers: 3, Suspicion: 4, Gossip: time.Second / 5}
+	return Detection{Period: time.Second, Timeout: time.Second / 2, Helpers: 3, Suspicion: 4, Gossip: time.Second / 5, Repeats: 4}
 }
 
 func (d Detection) set(c *memberlist.Config) {
@@ -32,5 +33,5 @@ func (d Detection) set(c *memberlist.Config) {
 		d = Fast()
 	}
 	c.ProbeInterval, c.ProbeTimeout, c.IndirectChecks = d.Period, d.Timeout, d.Helpers
-	c.SuspicionMult, c.GossipInterval = d.Suspicion, d.Gossip
+	c.SuspicionMult, c.GossipInterval, c.RetransmitMult = d.Suspicion, d.Gossip, d.Repeats
 }

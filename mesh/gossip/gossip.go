@@ -205,7 +205,6 @@ func (g *Gossip) settings(cfg Config, link *transport) *memberlist.Config {
 	// others, and our own version is in each message.
 	c.DelegateProtocolMin, c.DelegateProtocolVersion, c.DelegateProtocolMax = 2, 4, 5
 	cfg.Detection.set(c)
-	c.RetransmitMult = retransmitMult
 	c.TCPTimeout, c.UDPBufferSize = streamTimeout, packetBytes
 	c.PushPullInterval = memberPeriod
 	// A node that comes back with another address is refused until it was dead for so long.

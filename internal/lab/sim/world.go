@@ -145,18 +145,16 @@ func (w *World) part(of time.Duration) time.Duration {
 
 // another is a member to join by, or nil.
 func (w *World) another(than *Node) *Node {
-	var members []*Node
-	for _, n := range w.Nodes {
+	w.mu.Lock()
+	order := w.rand.Perm(len(w.Nodes))
+	w.mu.Unlock()
+	for _, i := range order {
+		n := w.Nodes[i]
 		if p := n.plane.Load(); n != than && p != nil && !n.paused.Load() && p.Snapshot().Node(p.ID()) != nil {
-			members = append(members, n)
+			return n
 		}
 	}
-	if len(members) == 0 {
-		return nil
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return members[w.rand.IntN(len(members))]
+	return nil
 }
 
 // heal ends every fault: what is down starts again. Clocks stay as wrong as they are.
