@@ -20,7 +20,7 @@ type Detection struct {
 
 // Fast finds a dead node in 1 to 2.5 seconds.
 func Fast() Detection {
-	return Detection{Period: time.Second / 4, Timeout: time.Second / 10, Helpers: 3, Suspicion: 3, Gossip: gossipPeriod, Repeats: 8}
+	return Detection{Period: time.Second / 4, Timeout: time.Second / 10, Helpers: 6, Suspicion: 3, Gossip: gossipPeriod, Repeats: 8}
 }
 
 // LAN is what memberlist proposes for one: a dead node is found in 5 to 15 seconds.
