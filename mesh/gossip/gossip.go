@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -34,6 +35,7 @@ const (
 	Busy           mesh.Reason = "Busy"
 	BadFrame       mesh.Reason = "BadFrame"
 	TooManyMembers mesh.Reason = "TooManyMembers"
+	Replayed       mesh.Reason = "Replayed"
 )
 
 // State is what gossip carries and tells. Implementations are safe for concurrent
@@ -65,6 +67,9 @@ type State interface {
 	// Peers returns the gossip addresses of nodes that should be members. Those that
 	// are not are tried again, so that a split that has healed ends.
 	Peers() []netip.AddrPort
+	// Nodes returns the IDs of the nodes of the records. They become members, whoever else
+	// there is.
+	Nodes() []mesh.NodeID
 }
 
 // Config is what Start needs. All fields of the first part are required.
@@ -75,7 +80,10 @@ type Config struct {
 	State State
 	Log   *slog.Logger
 
-	Read     [][]byte // keys that others may still, or already, send with
+	Read [][]byte // keys that others may still, or already, send with
+
+	Detection Detection // zero: Fast
+
 	Network  Network  // nil: the host's
 	Secure   Secure   // of exchanges; nil: they are sealed with Key, and who holds it may be any node
 	Verifier Verifier // looks at every record that comes in; nil: records are not signed
@@ -99,6 +107,7 @@ type Gossip struct {
 	entropy *entropy
 	census  census
 	signer  Signer
+	said    atomic.Uint64 // number of the last word; greater than those of before the start
 	link    *transport
 	list    *memberlist.Memberlist
 	ring    *memberlist.Keyring
@@ -133,10 +142,12 @@ func Start(cfg Config) (*Gossip, error) {
 	g.leaving, g.setLeaves = context.WithCancel(g.ctx)
 	g.queue = newQueue(g.members.count)
 	g.in = newDelegate(cfg, g.queue, g.book)
+	g.said.Store(cfg.State.Now())
 	if g.link, err = listen(g.ctx, cfg.network(), cfg.Bind, g.book, g.serve); err != nil {
 		g.cancel()
 		return nil, err
 	}
+	g.expect()
 	if g.list, err = memberlist.Create(g.settings(cfg, g.link)); err != nil {
 		g.cancel()
 		_ = g.link.Shutdown() // the first error is the one to tell
@@ -182,9 +193,6 @@ const (
 	packetBytes    = 1400                  // of UDP payload, the seal included
 	memberPeriod   = 30 * time.Second      // between two exchanges of members; see also align
 	reclaimAfter   = 10 * time.Millisecond // see settings
-	probePeriod    = time.Second / 5       // with probeTimeout and suspicionMult: dead in 1 to 2.3 s
-	probeTimeout   = time.Second / 10      // of a direct probe; others are asked afterwards
-	suspicionMult  = 3
 	gossipPeriod   = 50 * time.Millisecond // same traffic as the usual 200 ms, a quarter of the delay
 )
 
@@ -200,8 +208,7 @@ func (g *Gossip) settings(cfg Config, link *transport) *memberlist.Config {
 	// Serf's numbers: memberlist lets nobody in whose numbers do not meet those of all
 	// others, and our own version is in each message.
 	c.DelegateProtocolMin, c.DelegateProtocolVersion, c.DelegateProtocolMax = 2, 4, 5
-	c.GossipInterval, c.ProbeInterval, c.ProbeTimeout = gossipPeriod, probePeriod, probeTimeout
-	c.SuspicionMult, c.RetransmitMult = suspicionMult, retransmitMult
+	cfg.Detection.set(c)
 	c.TCPTimeout, c.UDPBufferSize = streamTimeout, packetBytes
 	c.PushPullInterval = memberPeriod
 	// A node that comes back with another address is refused until it was dead for so long.

@@ -101,7 +101,7 @@ func (g *Gossip) rejoin() {
 		if !sleep(g.leaving, jitter(rejoinPeriod)) {
 			return
 		}
-		missing := slices.DeleteFunc(slices.Clone(g.state.Peers()), func(a netip.AddrPort) bool { return a == g.self || g.members.at(a) })
+		missing := slices.DeleteFunc(g.members.missing(g.state.Peers()), func(a netip.AddrPort) bool { return a == g.self })
 		if len(missing) == 0 {
 			continue
 		}
