@@ -88,11 +88,12 @@ func (p *Plane) RemoveService(name string) (id mesh.ServiceID, err error) {
 	return id, err
 }
 
-// Attach makes an endpoint of a service on this node, and tells which one had the name.
-func (p *Plane) Attach(service, name string) (of mesh.ServiceID, id mesh.EndpointID, err error) {
+// Attach makes an endpoint of a service on this node, with these addresses if any are given, and
+// tells which service had the name.
+func (p *Plane) Attach(service, name string, fixed ...netip.Addr) (of mesh.ServiceID, id mesh.EndpointID, err error) {
 	id = newID[mesh.EndpointID]()
 	err = p.write(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
-		e, err := wish{service: service, name: name}.propose(snap, p.ID(), id)
+		e, err := wish{service: service, name: name, fixed: fixed}.propose(snap, p.ID(), id, p.cluster.tick())
 		if err != nil {
 			return nil, err
 		}

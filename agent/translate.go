@@ -121,6 +121,12 @@ func toEndpoint(e *mesh.Endpoint, snap *mesh.Snapshot) *sluicev1.Endpoint {
 	if n := snap.Node(e.Node); n != nil {
 		out.Node = n.Name
 	}
+	for _, a := range e.Fixed {
+		out.Fixed = append(out.Fixed, a.String())
+	}
+	if err := snap.Unmet(e); err != nil {
+		out.Conflicts = append(out.Conflicts, err.Error())
+	}
 	for _, a := range e.Attached {
 		attached := &sluicev1.Attachment{Network: networkName(snap, a.Network), Addresses: []string{a.V4.String(), a.V6.String()}}
 		if n := snap.Network(a.Network); n != nil {
@@ -187,6 +193,20 @@ func fromPrefix(what, text string, otherwise netip.Prefix) (netip.Prefix, error)
 		return netip.Prefix{}, mesh.Refuse(mesh.BadAddress, "write ADDRESS/LENGTH without host bits, such as 10.9.0.0/20", "%s %.60q is no IPv4 prefix", what, text)
 	}
 	return p, nil
+}
+
+// fromAddrs reads addresses and sorts them.
+func fromAddrs(texts []string) ([]netip.Addr, error) {
+	var list []netip.Addr
+	for _, text := range texts {
+		a, err := netip.ParseAddr(text)
+		if err != nil || a.Zone() != "" {
+			return nil, mesh.Refuse(mesh.BadAddress, "write one like 10.9.0.5 or fd00::5", "%.60q is no address", text)
+		}
+		list = append(list, a.Unmap())
+	}
+	slices.SortFunc(list, netip.Addr.Compare)
+	return slices.Compact(list), nil
 }
 
 // fromAddrPort reads ADDR or ADDR:PORT.

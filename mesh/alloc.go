@@ -105,7 +105,7 @@ func (snap *Snapshot) freeSubnet(name string, pool netip.Prefix) (netip.Prefix, 
 // free refuses a subnet that a network overlaps or a node is in.
 func (snap *Snapshot) free(p netip.Prefix) error {
 	for _, n := range snap.Networks {
-		for _, taken := range []netip.Prefix{n.Subnet4, n.Subnet6} {
+		for _, taken := range n.Subnets() {
 			if taken.Overlaps(p) {
 				return Refuse(SubnetTaken, "choose a subnet that no network has", "subnet %s overlaps %s of network %q", p, taken, n.Name)
 			}
@@ -134,21 +134,19 @@ func nth4(p netip.Prefix, bits, i int) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4(a), bits)
 }
 
+// nth is nth4 or, of an IPv6 prefix, nth6.
+func nth(p netip.Prefix, bits, i int) netip.Prefix {
+	if p.Addr().Is4() {
+		return nth4(p, bits, i)
+	}
+	return nth6(p, i)
+}
+
 // nth6 is the i-th /64 of an IPv6 prefix.
 func nth6(p netip.Prefix, i int) netip.Prefix {
 	a := p.Masked().Addr().As16()
 	binary.BigEndian.PutUint64(a[:8], binary.BigEndian.Uint64(a[:8])+uint64(i))
 	return netip.PrefixFrom(netip.AddrFrom16(a), blockBits6)
-}
-
-// blockCount is how many blocks nodes can claim. The last one of a network is
-// kept for virtual addresses, which belong to no node.
-func (n *Network) blockCount() int {
-	return min(1<<(n.Bits4-n.Subnet4.Bits()), 1<<(blockBits6-n.Subnet6.Bits())) - 1
-}
-
-func (n *Network) block(i int) Block {
-	return Block{Network: n.ID, V4: nth4(n.Subnet4, n.Bits4, i), V6: nth6(n.Subnet6, i)}
 }
 
 // size is how many addresses a block has; number 0 is the sandbox itself.
