@@ -32,13 +32,13 @@ type endpoints struct {
 
 // wish is what somebody asks to attach.
 type wish struct {
-	service  string // name or ID
-	name     string // "": the service's and a part of the new ID
-	weight   int    // 0: 1
+	service  string       // name or ID
+	name     string       // "": the service's and a part of the new ID
+	weight   int          // 0: 1
 	fixed    []netip.Addr // that it is to have, sorted
-	netns    string // a file, or
-	pid      int    // a process in the namespace
-	untilPID int    // 0: until detached
+	netns    string       // a file, or
+	pid      int          // a process in the namespace
+	untilPID int          // 0: until detached
 }
 
 // shortID is how many characters of an ID a made name ends with.

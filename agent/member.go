@@ -105,7 +105,7 @@ func (c *cluster) fits(seed netip.AddrPort) error {
 		return mesh.Refuse(JoinFailed, "look at sluice status there and at the agent's log here, or join by another node", "the node at %s sent no ingress network", seed)
 	}
 	for _, n := range snap.Networks {
-		if err := c.own.Outside(n.Subnet4, n.Subnet6); err != nil {
+		if err := c.own.Outside(n.Subnets()...); err != nil {
 			return err
 		}
 	}

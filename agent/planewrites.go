@@ -22,6 +22,17 @@ func (p *Plane) CreateNetwork(name string) error {
 	})
 }
 
+// GrowNetwork gives a network another subnet.
+func (p *Plane) GrowNetwork(name string, subnet netip.Prefix) error {
+	return p.write(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
+		next, err := grow(snap, name, []netip.Prefix{subnet}, p.cluster.tick())
+		if err != nil {
+			return nil, err
+		}
+		return []mesh.Record{mesh.NetworkRecord(next)}, nil
+	})
+}
+
 // RemoveNetwork removes a network that no service uses.
 func (p *Plane) RemoveNetwork(name string) error {
 	return p.write(func(snap *mesh.Snapshot) ([]mesh.Record, error) {

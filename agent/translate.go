@@ -59,7 +59,7 @@ func (a *api) ownNode(snap *mesh.Snapshot) *sluicev1.Node {
 
 func toNetwork(n *mesh.Network, snap *mesh.Snapshot) *sluicev1.Network {
 	out := &sluicev1.Network{
-		Id: string(n.ID), Name: n.Name, Subnets: []string{n.Subnet4.String(), n.Subnet6.String()},
+		Id: string(n.ID), Name: n.Name, Subnets: prefixTexts(n.Subnets()),
 		Vni: uint32(n.VNI), Mtu: uint32(mesh.OverlayMTU(snap.Nodes)), Ingress: n.Ingress(),
 		Conflicts: conflicts(snap, mesh.KindNetwork, string(n.ID)),
 	}
@@ -67,6 +67,14 @@ func toNetwork(n *mesh.Network, snap *mesh.Snapshot) *sluicev1.Network {
 		out.Services = append(out.Services, s.Name)
 	}
 	return out
+}
+
+func prefixTexts(list []netip.Prefix) []string {
+	texts := make([]string, len(list))
+	for i, p := range list {
+		texts[i] = p.String()
+	}
+	return texts
 }
 
 // usersOf are the services whose endpoints have an interface on a network, by name.
@@ -193,6 +201,19 @@ func fromPrefix(what, text string, otherwise netip.Prefix) (netip.Prefix, error)
 		return netip.Prefix{}, mesh.Refuse(mesh.BadAddress, "write ADDRESS/LENGTH without host bits, such as 10.9.0.0/20", "%s %.60q is no IPv4 prefix", what, text)
 	}
 	return p, nil
+}
+
+// fromSubnets reads prefixes of both families.
+func fromSubnets(texts []string) ([]netip.Prefix, error) {
+	var list []netip.Prefix
+	for _, text := range texts {
+		p, err := netip.ParsePrefix(text)
+		if err != nil || p.Masked() != p || p.Addr().Is4In6() {
+			return nil, mesh.Refuse(mesh.BadAddress, "write ADDRESS/LENGTH without host bits, such as 10.9.0.0/20", "subnet %.60q is no prefix", text)
+		}
+		list = append(list, p)
+	}
+	return list, nil
 }
 
 // fromAddrs reads addresses and sorts them.

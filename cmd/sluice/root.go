@@ -52,7 +52,7 @@ func (a *app) root() *cobra.Command {
 		a.agentVerb(), a.initVerb(), a.joinVerb(), a.leaveVerb(),
 		group("token", "What others become members with", a.tokenCreate(), a.tokenList(), a.tokenRemove()),
 		group("node", "The nodes of the cluster", a.nodeList(), a.nodeRemove()),
-		group("network", "The overlay networks", a.networkCreate(), a.networkList(), a.networkRemove()),
+		group("network", "The overlay networks", a.networkCreate(), a.networkUpdate(), a.networkList(), a.networkRemove()),
 		group("service", "The services and their published ports",
 			a.serviceCreate(), a.serviceUpdate(), a.serviceList(), a.serviceInspect(), a.serviceRemove()),
 		group("endpoint", "The workloads that serve", a.endpointAttach(), a.endpointDrain(), a.endpointDetach(), a.endpointList()),
