@@ -87,19 +87,24 @@ func (snap *Snapshot) freeVNI(name string) (VNI, error) {
 			return v, nil
 		}
 	}
-	return 0, Refuse(PoolExhausted, "remove a network", "all %d VNIs are in use", span)
+	return 0, Refuse(PoolExhausted, "remove a network", "of %d VNIs %d are in use, 0 are free", span, span)
 }
 
 func (snap *Snapshot) freeSubnet(name string, pool netip.Prefix) (netip.Prefix, error) {
 	count := uint64(1) << max(0, subnetBits4-pool.Bits())
 	start := hash("subnet", name)
+	networks := uint64(0)
 	for i := range count {
 		p := nth4(pool, subnetBits4, int((start+i)%count))
 		if snap.free(p) == nil {
 			return p, nil
 		}
+		if overlapped(p, snap.Networks) != nil {
+			networks++
+		}
 	}
-	return netip.Prefix{}, Refuse(PoolExhausted, "remove a network, or give --subnet", "all %d subnets of pool %s are in use", count, pool)
+	return netip.Prefix{}, Refuse(PoolExhausted, "remove a network, or give --subnet", "of the %d subnets of pool %s networks have %d, %d are where a node is or leads elsewhere, 0 are free",
+		count, pool, networks, count-networks)
 }
 
 // free refuses a subnet that a network overlaps or a node is in.

@@ -12,7 +12,8 @@ import (
 // that an older one beats is given up and made anew. now is the time of the
 // claims it makes; versions are set by the caller.
 //
-// What there was no room for comes back as refusals by endpoint.
+// What there was no room for comes back as refusals by endpoint, and that the node itself has
+// no slot under the empty ID.
 func Settle(snap *Snapshot, self NodeID, now uint64) ([]Record, map[EndpointID]error) {
 	held := snap.Node(self)
 	if held == nil {
@@ -20,9 +21,11 @@ func Settle(snap *Snapshot, self NodeID, now uint64) ([]Record, map[EndpointID]e
 	}
 	local := byClaim(snap.Local(self))
 	s := newSettling(snap, held, local, now)
-	s.slot()
 	var records []Record
 	refused := map[EndpointID]error{}
+	if err := s.slot(); err != nil {
+		refused[""] = err
+	}
 	needed := map[NetworkID]bool{}
 	for _, e := range local {
 		service := snap.Service(e.Service)
@@ -104,9 +107,9 @@ func byClaim(local []*Endpoint) []*Endpoint {
 }
 
 // slot claims a slot where the node has none or lost it to an older claim.
-func (s *settling) slot() {
+func (s *settling) slot() error {
 	if s.node.Slot != 0 {
-		return
+		return nil
 	}
 	taken := map[Slot]bool{}
 	for _, n := range s.snap.Nodes {
@@ -116,9 +119,10 @@ func (s *settling) slot() {
 	for i := range uint64(slotCount) {
 		if c := Slot((start+i)%slotCount + 1); !taken[c] {
 			s.node.Slot, s.node.SlotClaim = c, s.now
-			return
+			return nil
 		}
 	}
+	return Refuse(PoolExhausted, "remove nodes that are gone: sluice node rm NODE", "node %q has no slot: of %d %d are in use, 0 are free", s.node.Name, slotCount, slotCount)
 }
 
 // attach returns the endpoint with an address on each network that its service
