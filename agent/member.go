@@ -193,7 +193,7 @@ func (c *cluster) ownNode() *mesh.Node {
 	own := c.own
 	if have, ok := c.state.Get(mesh.NodeRecord(&own).Key()); ok && have.Node != nil {
 		own.Slot, own.SlotClaim, own.Blocks, own.Held = have.Node.Slot, have.Node.SlotClaim, have.Node.Blocks, have.Node.Held
-		own.Synced = have.Node.Synced
+		own.Synced, own.Routes = have.Node.Synced, have.Node.Routes
 	}
 	if c.creds != nil {
 		own.Cert = c.creds.Certificate()

@@ -100,7 +100,7 @@ func (o outcome) problems() []problem {
 	for k, err := range o.left {
 		add(fmt.Sprintf("record %s %s", k.Kind, k.ID), string(cmp.Or(mesh.ReasonOf(err), mesh.BadRecord)), err.Error())
 	}
-	list = append(list, o.peers...)
+	list = append(append(list, o.peers...), routeProblems(o.snap)...)
 	if o.err != nil {
 		add("agent", string(plan.KernelRefused), o.err.Error())
 	}

@@ -96,7 +96,7 @@ func (snap *Snapshot) freeSubnet(name string, pool netip.Prefix) (netip.Prefix, 
 	networks := uint64(0)
 	for i := range count {
 		p := nth4(pool, subnetBits4, int((start+i)%count))
-		if snap.free(p) == nil {
+		if snap.free(p) == nil && !snap.leadsElsewhere(p) {
 			return p, nil
 		}
 		if overlapped(p, snap.Networks) != nil {
@@ -121,7 +121,7 @@ func (snap *Snapshot) free(p netip.Prefix) error {
 			return err
 		}
 	}
-	return nil
+	return snap.unrouted(p)
 }
 
 // ula is the unique local /48 (RFC 4193) of a 40-bit global ID.

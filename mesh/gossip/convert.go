@@ -20,6 +20,7 @@ func toWire(r mesh.Record) wireRecord {
 			ID: n.ID, Name: n.Name, Addr: n.Addr, GossipPort: n.GossipPort, VXLANPort: n.VXLANPort, MTU: n.MTU, Slot: n.Slot, SlotClaim: n.SlotClaim, Cert: n.Cert, Synced: n.Synced,
 			Blocks: each(n.Blocks, func(b mesh.Block) wireBlock { return wireBlock(b) }),
 			Held:   each(n.Held, func(h mesh.HeldPort) wireHeld { return wireHeld(h) }),
+			Routes: each(n.Routes, func(r mesh.Route) wireRoute { return wireRoute(r) }),
 		}
 	}
 	if s := r.Service; s != nil {
@@ -56,6 +57,7 @@ func (w wireRecord) record() mesh.Record {
 			ID: n.ID, Name: n.Name, Addr: n.Addr, GossipPort: n.GossipPort, VXLANPort: n.VXLANPort, MTU: n.MTU, Slot: n.Slot, SlotClaim: n.SlotClaim, Cert: n.Cert, Synced: n.Synced,
 			Blocks: each(n.Blocks, func(b wireBlock) mesh.Block { return mesh.Block(b) }),
 			Held:   each(n.Held, func(h wireHeld) mesh.HeldPort { return mesh.HeldPort(h) }),
+			Routes: each(n.Routes, func(r wireRoute) mesh.Route { return mesh.Route(r) }),
 		}
 	}
 	if s := w.Service; s != nil {

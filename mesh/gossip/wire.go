@@ -205,12 +205,17 @@ type (
 		Held       []wireHeld  `json:"h,omitempty"`
 		Cert       []byte      `json:"x,omitempty"` // base64
 		Synced     uint64      `json:"sy,omitempty"`
+		Routes     []wireRoute `json:"r,omitempty"`
 	}
 	wireHeld struct {
 		Addr      netip.Addr `json:"a,omitzero"`
 		Proto     mesh.Proto `json:"x"`
 		Published uint16     `json:"p"`
 		By        string     `json:"by"`
+	}
+	wireRoute struct {
+		Prefix netip.Prefix `json:"p"`
+		By     string       `json:"by"`
 	}
 	wireBlock struct {
 		Network mesh.NetworkID `json:"n"`

@@ -58,6 +58,9 @@ func records() *rapid.Generator[mesh.Record] {
 				n.Held = append(n.Held, h)
 			}
 			n.Held = mesh.Reported(n.Held)
+			for i := range rapid.IntRange(0, 2).Draw(t, "routes") {
+				n.Routes = append(n.Routes, mesh.Route{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{172, byte(16 + i)}), 16), By: "route dev eth0"})
+			}
 			r = mesh.NodeRecord(n)
 		case 1:
 			n := mesh.NewIngress(mesh.DefaultIngress(), mesh.DefaultPool(), rapid.Uint64().Draw(t, "seed"))
