@@ -51,7 +51,7 @@ demo: go ## three nodes, one service, every client and node: prints the table
 
 .PHONY: test
 test: deps build runner ## everything: static checks, all tests here, and in a VM those that need one
-	@go run ./internal/lab/cmd/runtests -check 'make static' -runner '$(CURDIR)/$(RUNNER) -t 1500' -steady '$(CURDIR)/$(RUNNER) -1 -t 2400' ./...
+	@go run ./internal/lab/cmd/runtests -check 'make static' -beside 'make fuzz T=20s' -beside 'make sim-fresh' -runner '$(CURDIR)/$(RUNNER) -t 1500' -steady '$(CURDIR)/$(RUNNER) -1 -t 2400' ./...
 
 .PHONY: check
 check: deps build static ## static checks and the tests that this kernel can carry
@@ -85,7 +85,7 @@ golden: go ## rewrite the golden files, then show what moved
 fuzz: go ## run each fuzz test for T (T=30s)
 	@git grep -l '^func Fuzz' -- '*_test.go' | xargs -r -n1 dirname | sort -u | while read -r dir; do \
 	  for f in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$dir/*_test.go); do \
-	    echo "== $$dir $$f"; go test ./$$dir -run '^$$' -fuzz "^$$f$$" -fuzztime $(T) -fuzzminimizetime 50x; done; done
+	    echo "== $$dir $$f"; go test ./$$dir -run '^$$' -fuzz "^$$f$$" -fuzztime $(T) -fuzzminimizetime 50x -parallel 1 || exit 1; done; done
 
 .PHONY: bench
 bench: go ## Go benchmarks
@@ -101,16 +101,20 @@ bench-mesh: go ## requests per second of the mesh beside what it is made of, whe
 	@SLUICE_BIN=$(CURDIR)/.build/sluice $(RUNNER) -1 -t 2400 .build/bench stages
 
 .PHONY: bench-scale
-bench-scale: go ## a node with 10,000 services: load, change, memory, new connections; natively, then 2,000 with both balancers in a VM
+bench-scale: go ## a node with 10,000 services: load, change, memory, new connections; natively with nft, then with both balancers in a VM
 	@hack/deps run
 	@$(MAKE) runner
 	@$(GO_BUILD) -o .build/benchscale ./internal/lab/cmd/benchscale
 	@.build/benchscale
-	@$(RUNNER) -t 2400 .build/benchscale -services 2000 -changes 3 -connections 300
+	@$(RUNNER) -t 2400 .build/benchscale -services 10000 -changes 3 -connections 300
 
 .PHONY: sim
 sim: go ## 10 and 100 simulated nodes at 0, 5 and 20 % loss: what a change, a death and a split cost (10 minutes)
 	@go test -count=1 -timeout 60m -v ./internal/lab/sim -run '^TestTable$$' -table 10,100 | grep '^|'
+
+.PHONY: sim-fresh
+sim-fresh: go
+	@go test -count=1 ./internal/lab/sim -run '^TestSchedules$$' -budget 180s
 
 .PHONY: sim-seeds
 sim-seeds: go ## SEEDS fresh fault schedules (SEEDS=1000; 1,000 take hours)

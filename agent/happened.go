@@ -228,7 +228,7 @@ const keyStarts = "starts"
 
 // countStart counts the starts of agents with this store, and returns the number of this one.
 func (s *store) countStart() (n uint64, err error) {
-	err = s.db.Update(func(tx *bolt.Tx) error {
+	err = s.write(func(tx *bolt.Tx) error {
 		meta := bucket(tx, bucketMeta)
 		if raw := meta.Get([]byte(keyStarts)); len(raw) == 8 {
 			n = binary.BigEndian.Uint64(raw)
@@ -236,10 +236,7 @@ func (s *store) countStart() (n uint64, err error) {
 		n++
 		return meta.Put([]byte(keyStarts), binary.BigEndian.AppendUint64(nil, n))
 	})
-	if err != nil {
-		return 0, s.writeError(err)
-	}
-	return n, nil
+	return n, err
 }
 
 // othersPorts names the ports that a node does not answer on, and who has them there.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -65,7 +66,8 @@ func addresses() error {
 		if err != nil {
 			return err
 		}
-		if err := netlink.AddrAdd(lo, addr); err != nil {
+		// A fuzzer's workers are started in its own namespace, and have it already.
+		if err := netlink.AddrAdd(lo, addr); err != nil && !errors.Is(err, syscall.EEXIST) {
 			return err
 		}
 	}

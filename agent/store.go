@@ -75,6 +75,9 @@ func openStore(dir string) (*store, *saved, error) {
 			return openError(path, err)
 		}
 		s = &store{db}
+		if err := checkPages(db); err != nil {
+			return damaged(path, err)
+		}
 		content, err = s.load(path)
 		return err
 	})
@@ -121,15 +124,6 @@ func openError(path string, err error) error {
 	}
 }
 
-// writeError says what is wrong with a disk, and what to do. What was written before is
-// there still: a transaction is on the disk as a whole or not at all.
-func (s *store) writeError(err error) error {
-	if refused := diskError(s.db.Path(), err); refused != nil {
-		return refused
-	}
-	return fmt.Errorf("write store: %w", err)
-}
-
 // diskError is nil where err is not a disk's.
 func diskError(path string, err error) error {
 	switch {
@@ -174,8 +168,10 @@ func (s *store) load(path string) (*saved, error) {
 	content := &saved{Left: map[mesh.Key]error{}, Lifetimes: map[mesh.EndpointID]lifetime{}}
 	err := s.db.Update(func(tx *bolt.Tx) error {
 		meta := bucket(tx, bucketMeta)
-		if meta == nil {
+		if first, _ := tx.Cursor().First(); first == nil {
 			return s.create(tx, content)
+		} else if meta == nil {
+			return damaged(path, errors.New("who this node is is missing"))
 		}
 		switch format := string(meta.Get([]byte(keyFormat))); format {
 		case strconv.Itoa(storeFormat):
@@ -197,7 +193,7 @@ func (s *store) load(path string) (*saved, error) {
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read store: %w", err)
+		return nil, fmt.Errorf("read store: %w", structural(path, err))
 	}
 	return content, nil
 }
@@ -287,7 +283,7 @@ func (c *saved) readRecord(k, v []byte) error {
 
 // putRecords keeps records, and forgets those that are gone, in one transaction.
 func (s *store) putRecords(records []mesh.Record, gone ...mesh.Key) error {
-	err := s.db.Update(func(tx *bolt.Tx) error {
+	return s.write(func(tx *bolt.Tx) error {
 		for _, k := range gone {
 			if err := bucket(tx, bucketRecords).Delete(recordKey(k)); err != nil {
 				return err
@@ -295,19 +291,11 @@ func (s *store) putRecords(records []mesh.Record, gone ...mesh.Key) error {
 		}
 		return putRecords(tx, records)
 	})
-	if err != nil {
-		return s.writeError(err)
-	}
-	return nil
 }
 
 // putCertificate keeps another certificate of this node.
 func (s *store) putCertificate(cert []byte) error {
-	err := s.db.Update(func(tx *bolt.Tx) error { return bucket(tx, bucketMeta).Put([]byte(keyCertificate), cert) })
-	if err != nil {
-		return s.writeError(err)
-	}
-	return nil
+	return s.write(func(tx *bolt.Tx) error { return bucket(tx, bucketMeta).Put([]byte(keyCertificate), cert) })
 }
 
 // putMembership keeps what makes the node a member, and records, in one transaction.
@@ -316,7 +304,7 @@ func (s *store) putMembership(m *membership, records []mesh.Record) error {
 	if err != nil {
 		return fmt.Errorf("write store: %w", err)
 	}
-	err = s.db.Update(func(tx *bolt.Tx) error {
+	return s.write(func(tx *bolt.Tx) error {
 		meta := bucket(tx, bucketMeta)
 		err := errors.Join(meta.Put([]byte(keyBundle), text), meta.Put([]byte(keyCertificate), m.cert), meta.Put([]byte(keyLineage), lineageText(m.lineage)))
 		if err != nil {
@@ -324,10 +312,6 @@ func (s *store) putMembership(m *membership, records []mesh.Record) error {
 		}
 		return putRecords(tx, records)
 	})
-	if err != nil {
-		return s.writeError(err)
-	}
-	return nil
 }
 
 func recordKey(k mesh.Key) []byte { return []byte(string(k.Kind) + "/" + k.ID) }
@@ -349,28 +333,21 @@ func putRecords(tx *bolt.Tx, records []mesh.Record) error {
 // putLifetime keeps which process an endpoint ends with.
 func (s *store) putLifetime(id mesh.EndpointID, l lifetime) error {
 	text, err := json.Marshal(l)
-	if err == nil {
-		err = s.db.Update(func(tx *bolt.Tx) error { return bucket(tx, bucketLifetimes).Put([]byte(id), text) })
-	}
 	if err != nil {
-		return s.writeError(err)
+		return fmt.Errorf("write store: %w", err)
 	}
-	return nil
+	return s.write(func(tx *bolt.Tx) error { return bucket(tx, bucketLifetimes).Put([]byte(id), text) })
 }
 
 // dropLifetime forgets it; dropping what is not there is success.
 func (s *store) dropLifetime(id mesh.EndpointID) error {
-	err := s.db.Update(func(tx *bolt.Tx) error { return bucket(tx, bucketLifetimes).Delete([]byte(id)) })
-	if err != nil {
-		return s.writeError(err)
-	}
-	return nil
+	return s.write(func(tx *bolt.Tx) error { return bucket(tx, bucketLifetimes).Delete([]byte(id)) })
 }
 
 // dropMembership forgets the cluster: its keys, every record and lifetime. The
 // identity stays.
 func (s *store) dropMembership() error {
-	err := s.db.Update(func(tx *bolt.Tx) error {
+	return s.write(func(tx *bolt.Tx) error {
 		for _, name := range []string{bucketRecords, bucketLifetimes} {
 			if err := tx.DeleteBucket([]byte(name)); err != nil {
 				return err
@@ -382,8 +359,4 @@ func (s *store) dropMembership() error {
 		meta := bucket(tx, bucketMeta)
 		return errors.Join(meta.Delete([]byte(keyBundle)), meta.Delete([]byte(keyCertificate)), meta.Delete([]byte(keyLineage)))
 	})
-	if err != nil {
-		return s.writeError(err)
-	}
-	return nil
 }

@@ -8,19 +8,23 @@
 package runtests
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"time"
 )
 
 // Config is what to run.
 type Config struct {
-	Checks   []string // shell commands beside the tests; each counts as one
+	Checks   []string // shell commands before the tests; each counts as one
+	Beside   []string // and those that run while the steady VM does, which no load disturbs
 	Packages []string // as go test takes them
 	Runner   string   // what go test -exec runs tests by, with its flags, in a VM
 	Steady   string   // the same for a VM whose time is instructions
@@ -40,7 +44,7 @@ func Run(ctx context.Context, c Config) (bool, error) {
 	if err := c.goTest(ctx, all, c.Packages...); err != nil {
 		return false, err
 	}
-	if err := errors.Join(c.inVM(ctx, all, later, c.Runner), c.inVM(ctx, all, steadily, c.Steady)); err != nil {
+	if err := errors.Join(c.inVM(ctx, all, later, c.Runner), c.steadily(ctx, all)); err != nil {
 		return false, err
 	}
 	s := all.summary()
@@ -60,6 +64,23 @@ func (c Config) inVM(ctx context.Context, all *results, to state, runner string)
 		all.merge(p, in)
 	}
 	return nil
+}
+
+// steadily runs what was put off to the steady VM, and the commands beside it.
+func (c Config) steadily(ctx context.Context, all *results) error {
+	var said bytes.Buffer
+	beside := newResults()
+	var done sync.WaitGroup
+	done.Go(func() {
+		for _, command := range c.Beside {
+			Config{Out: &said}.check(ctx, beside, command)
+		}
+	})
+	err := c.inVM(ctx, all, steadily, c.Steady)
+	done.Wait()
+	fmt.Fprint(c.Out, said.String())
+	maps.Copy(all.checks, beside.checks)
+	return err
 }
 
 // check runs one shell command and shows what it said if it failed.

@@ -64,6 +64,17 @@ func TestSummaryEndsWithCounts(t *testing.T) {
 	}
 }
 
+func TestBesideCounts(t *testing.T) {
+	var out strings.Builder
+	all := newResults()
+	if err := (Config{Beside: []string{"true", "echo found; false"}, Out: &out}).steadily(t.Context(), all); err != nil {
+		t.Fatal(err)
+	}
+	if s := all.summary(); s.passed != 1 || s.failed != 1 || !strings.Contains(out.String(), "found") {
+		t.Errorf("%+v\n%s", s, out.String())
+	}
+}
+
 func readFile(t *testing.T, file string) (*results, string) {
 	t.Helper()
 	f, err := os.Open("testdata/" + file)

@@ -199,6 +199,9 @@ func objects(p *plan.Plan) int {
 // change changes one endpoint of one service again and again.
 func (m *measuring) change() error {
 	const endpoint = 7001 // of whatever service, on another node
+	if err := m.weighted(endpoint % (2 * m.services)); err != nil {
+		return err
+	}
 	for _, kind := range []struct {
 		name   string
 		change func(e *mesh.Endpoint, i int)
@@ -228,6 +231,16 @@ func (m *measuring) change() error {
 		m.out.add(kind.name+": CPU of look and write", "%s", short(median(cpu)))
 	}
 	return nil
+}
+
+// weighted gives an endpoint's service a scheduler that looks at weights.
+func (m *measuring) weighted(k int) error {
+	e, _ := m.world.State.Get(mesh.EndpointRecord(&mesh.Endpoint{ID: scene.EndpointID(k)}).Key())
+	s := *m.world.State.Snapshot().Service(e.Endpoint.Service)
+	s.Scheduler = mesh.WeightedRoundRobin
+	m.world.Write(e.Endpoint.Node, mesh.ServiceRecord(&s))
+	_, err := m.timed(m.compile(m.world))
+	return err
 }
 
 func (m *measuring) write(k int, change func(*mesh.Endpoint)) {

@@ -16,10 +16,14 @@ func main() {
 	c := runtests.Config{Out: os.Stdout}
 	flag.StringVar(&c.Runner, "runner", "", "`command` that runs a test binary in the VM")
 	flag.StringVar(&c.Steady, "steady", "", "`command` that does so in a VM whose time is instructions")
-	flag.Func("check", "shell `command` that must succeed too; may be repeated", func(command string) error {
-		c.Checks = append(c.Checks, command)
-		return nil
-	})
+	commands := func(name, usage string, to *[]string) {
+		flag.Func(name, usage, func(command string) error {
+			*to = append(*to, command)
+			return nil
+		})
+	}
+	commands("check", "shell `command` that must succeed too; may be repeated", &c.Checks)
+	commands("beside", "the same, run while the steady VM is", &c.Beside)
 	flag.Parse()
 	c.Packages = flag.Args()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
