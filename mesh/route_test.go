@@ -92,7 +92,9 @@ func TestReportedRoutes(t *testing.T) {
 			t.Fatalf("%v: %v", got, err)
 		}
 		for _, r := range all {
-			covers := func(have Route) bool { return have.Prefix.Contains(r.Prefix.Addr()) && have.Prefix.Bits() <= r.Prefix.Bits() }
+			covers := func(have Route) bool {
+				return have.Prefix.Contains(r.Prefix.Addr()) && have.Prefix.Bits() <= r.Prefix.Bits()
+			}
 			if r.valid() && blue.Subnet4.Overlaps(r.Prefix) && len(got) < routeLimit && !slices.ContainsFunc(got, covers) {
 				t.Fatalf("%v does not name %s", got, r.Prefix)
 			}
