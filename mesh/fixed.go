@@ -217,14 +217,7 @@ func (s *settling) blockWith(n *Network, want Block) (Block, error) {
 		return Block{}, s.noBlock(n) // claimed for another endpoint just now
 	}
 	// Of the part that is not wanted the one of the same number, or else a later one.
-	count := n.blockCount()
-	start := 0
-	for i := range count {
-		if b := n.block(i); b.V4 == want.V4 || !want.V4.IsValid() && b.V6 == want.V6 {
-			start = i
-			break
-		}
-	}
+	count, start := n.blockCount(), n.numberOf(want)
 	for i := range count {
 		b := n.block((start + i) % count)
 		b.V4, b.V6 = orPrefix(want.V4, b.V4), orPrefix(want.V6, b.V6)

@@ -25,8 +25,8 @@ func TestAddressesRest(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := drawWorld(t)
 		w.settleAll()
-		left := map[at]uint64{} // until when
-		had := map[at]EndpointID{}
+		left := map[at]resting{}
+		had := map[at]*Endpoint{}
 		next := 100
 		for range rapid.IntRange(1, 15).Draw(t, "steps") {
 			before := w.state.Snapshot()
@@ -49,20 +49,22 @@ func TestAddressesRest(t *testing.T) {
 			}
 			w = &world{t: t, state: *merged(w.state.Records()...), time: w.time}
 			w.settleAll()
-			now := map[at]EndpointID{}
+			now := map[at]*Endpoint{}
 			for _, e := range w.state.Snapshot().Endpoints {
 				for _, a := range e.Attached {
 					for _, one := range a.both() {
-						now[one] = e.ID
-						if had[one] != e.ID && left[one] > w.time && roomy(w.state.Snapshot(), one.network) {
-							t.Fatalf("%s is given to %s, and rests for %d more", one.addr, e.ID, left[one]-w.time)
+						now[one] = e
+						rest := left[one]
+						again := len(e.Fixed) > 0 && rest.service == e.Service // who asks for it gets it from one of its own service
+						if (had[one] == nil || had[one].ID != e.ID) && rest.until > w.time && !again && roomy(w.state.Snapshot(), one.network) {
+							t.Fatalf("%s is given to %s, and rests for %d more", one.addr, e.ID, rest.until-w.time)
 						}
 					}
 				}
 			}
-			for one, id := range had {
-				if now[one] != id {
-					left[one] = w.time + restMicros - 100 // it was left a few ticks ago
+			for one, e := range had {
+				if now[one] == nil || now[one].ID != e.ID {
+					left[one] = resting{w.time + restMicros - 100, e.Service} // it was left a few ticks ago
 				}
 			}
 			had = now

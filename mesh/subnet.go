@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
 )
@@ -140,6 +141,39 @@ func (n *Network) block(i int) Block {
 	}
 	four, six := n.Subnets4(), n.Subnets6()
 	return Block{Network: n.ID, V4: part(four, n.Bits4, i), V6: part(six, blockBits6, i%parts(six, blockBits6))}
+}
+
+// numberOf is where block finds the part that b has, the IPv4 part first.
+func (n *Network) numberOf(b Block) int {
+	i := 0
+	if b.V4.IsValid() {
+		i = partNumber(n.Subnets4(), n.Bits4, b.V4)
+	} else {
+		i = partNumber(n.Subnets6(), blockBits6, b.V6)
+	}
+	if i > n.virtualNumber() {
+		i--
+	}
+	return i
+}
+
+// partNumber is the inverse of part.
+func partNumber(subnets []netip.Prefix, bits int, p netip.Prefix) int {
+	first := func(p netip.Prefix) uint64 { // the bits that tell parts apart
+		a := p.Addr().As16()
+		if p.Addr().Is4() {
+			return uint64(binary.BigEndian.Uint32(a[12:]) >> (32 - bits))
+		}
+		return binary.BigEndian.Uint64(a[:8])
+	}
+	i := 0
+	for _, s := range subnets {
+		if s.Contains(p.Addr()) {
+			return i + int(first(p)-first(s))
+		}
+		i += 1 << (bits - s.Bits())
+	}
+	return i
 }
 
 // has tells whether b is one of the blocks of n that nodes may claim.

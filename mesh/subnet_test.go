@@ -68,6 +68,9 @@ func TestBlocksOfGrownNetworks(t *testing.T) {
 		four, six := map[netip.Prefix]bool{}, map[netip.Prefix]bool{}
 		for i := range grown.blockCount() {
 			b := grown.block(i)
+			if half := (Block{V6: b.V6}); grown.numberOf(b) != i || i != n.virtualNumber() && grown.numberOf(half) != i {
+				t.Fatalf("block %d of %+v is found at %d and %d", i, grown, grown.numberOf(b), grown.numberOf(half))
+			}
 			if !grown.has(b) || four[b.V4] || six[b.V6] || b.V4 == n.virtual() {
 				t.Fatalf("block %d of %+v is %v", i, grown, b)
 			}
