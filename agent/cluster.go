@@ -353,9 +353,7 @@ func (c *cluster) unsaved() (records []mesh.Record, gone []mesh.Key) {
 }
 
 // tombstone is the record that deletes r.
-func tombstone(r mesh.Record) mesh.Record {
-	return mesh.Record{Kind: r.Kind, ID: r.ID, Deleted: true}
-}
+func tombstone(r mesh.Record) mesh.Record { return mesh.Tombstone(r) }
 
 // liveness tells how gossip sees a node: itself always alive, one it never met
 // silent since the agent started.

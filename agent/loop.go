@@ -29,6 +29,7 @@ type loop struct {
 	snap    *mesh.Snapshot
 	plan    *plan.Plan // the last one; nobody changes it
 	held    heldPorts
+	routes  hostRoutes
 	repair  repair
 
 	picked picked // set before run
@@ -134,7 +135,7 @@ func (l *loop) round(ctx context.Context, heard []kernel.Drift) ended {
 	defer l.release()
 	snap, refused, settling := l.cluster.settle()
 	p, looking := l.compile(snap)
-	settling = errors.Join(settling, l.cluster.tellHeld(l.held.now))
+	settling = errors.Join(settling, l.cluster.tellHeld(l.held.now), l.routes.look(l.machine, l.cluster))
 	report := l.machine.Apply(ctx, p)
 	if ctx.Err() != nil {
 		return ended{} // cut off in the middle: the report says nothing

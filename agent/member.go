@@ -105,7 +105,7 @@ func (c *cluster) fits(seed netip.AddrPort) error {
 		return mesh.Refuse(JoinFailed, "look at sluice status there and at the agent's log here, or join by another node", "the node at %s sent no ingress network", seed)
 	}
 	for _, n := range snap.Networks {
-		if err := c.own.Outside(n.Subnet4, n.Subnet6); err != nil {
+		if err := c.own.Outside(n.Subnets()...); err != nil {
 			return err
 		}
 	}
@@ -193,7 +193,7 @@ func (c *cluster) ownNode() *mesh.Node {
 	own := c.own
 	if have, ok := c.state.Get(mesh.NodeRecord(&own).Key()); ok && have.Node != nil {
 		own.Slot, own.SlotClaim, own.Blocks, own.Held = have.Node.Slot, have.Node.SlotClaim, have.Node.Blocks, have.Node.Held
-		own.Synced = have.Node.Synced
+		own.Synced, own.Routes = have.Node.Synced, have.Node.Routes
 	}
 	if c.creds != nil {
 		own.Cert = c.creds.Certificate()

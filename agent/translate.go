@@ -66,7 +66,7 @@ func (a *api) ownNode(snap *mesh.Snapshot) *sluicev1.Node {
 
 func toNetwork(n *mesh.Network, snap *mesh.Snapshot) *sluicev1.Network {
 	out := &sluicev1.Network{
-		Id: string(n.ID), Name: n.Name, Subnets: []string{n.Subnet4.String(), n.Subnet6.String()},
+		Id: string(n.ID), Name: n.Name, Subnets: prefixTexts(n.Subnets()),
 		Vni: uint32(n.VNI), Mtu: uint32(mesh.OverlayMTU(snap.Nodes)), Ingress: n.Ingress(),
 		Conflicts: conflicts(snap, mesh.KindNetwork, string(n.ID)),
 	}
@@ -74,6 +74,14 @@ func toNetwork(n *mesh.Network, snap *mesh.Snapshot) *sluicev1.Network {
 		out.Services = append(out.Services, s.Name)
 	}
 	return out
+}
+
+func prefixTexts(list []netip.Prefix) []string {
+	texts := make([]string, len(list))
+	for i, p := range list {
+		texts[i] = p.String()
+	}
+	return texts
 }
 
 // usersOf are the services whose endpoints have an interface on a network, by name.
@@ -133,6 +141,12 @@ func toEndpoint(e *mesh.Endpoint, snap *mesh.Snapshot) *sluicev1.Endpoint {
 	}
 	if n := snap.Node(e.Node); n != nil {
 		out.Node = n.Name
+	}
+	for _, a := range e.Fixed {
+		out.Fixed = append(out.Fixed, a.String())
+	}
+	if err := snap.Unmet(e); err != nil {
+		out.Conflicts = append(out.Conflicts, err.Error())
 	}
 	for _, a := range e.Attached {
 		attached := &sluicev1.Attachment{Network: networkName(snap, a.Network), Addresses: []string{a.V4.String(), a.V6.String()}}
@@ -200,6 +214,33 @@ func fromPrefix(what, text string, otherwise netip.Prefix) (netip.Prefix, error)
 		return netip.Prefix{}, mesh.Refuse(mesh.BadAddress, "write ADDRESS/LENGTH without host bits, such as 10.9.0.0/20", "%s %.60q is no IPv4 prefix", what, text)
 	}
 	return p, nil
+}
+
+// fromSubnets reads prefixes of both families.
+func fromSubnets(texts []string) ([]netip.Prefix, error) {
+	var list []netip.Prefix
+	for _, text := range texts {
+		p, err := netip.ParsePrefix(text)
+		if err != nil || p.Masked() != p || p.Addr().Is4In6() {
+			return nil, mesh.Refuse(mesh.BadAddress, "write ADDRESS/LENGTH without host bits, such as 10.9.0.0/20", "subnet %.60q is no prefix", text)
+		}
+		list = append(list, p)
+	}
+	return list, nil
+}
+
+// fromAddrs reads addresses and sorts them.
+func fromAddrs(texts []string) ([]netip.Addr, error) {
+	var list []netip.Addr
+	for _, text := range texts {
+		a, err := netip.ParseAddr(text)
+		if err != nil || a.Zone() != "" {
+			return nil, mesh.Refuse(mesh.BadAddress, "write one like 10.9.0.5 or fd00::5", "%.60q is no address", text)
+		}
+		list = append(list, a.Unmap())
+	}
+	slices.SortFunc(list, netip.Addr.Compare)
+	return slices.Compact(list), nil
 }
 
 // fromAddrPort reads ADDR or ADDR:PORT.

@@ -26,6 +26,10 @@ type Record struct {
 	Claim   uint64 // Time of the first write, by the word of this one's writer: the older claim holds a name or port
 	Deleted bool
 
+	// Freed are the addresses that an endpoint's tombstone frees, and FreedBy the service that it was of.
+	Freed   []Freed
+	FreedBy ServiceID
+
 	// Body is the record as its writer encoded it, and Sig the writer's signature of it. Both are
 	// kept and passed on as they came, with whatever this version does not know of. Body is nil
 	// before a record is sealed, and Sig where the writer does not sign. Neither must be changed.
@@ -94,6 +98,9 @@ func (r Record) Validate() error {
 			nouns++
 		}
 	}
+	if err := r.validateFreed(); err != nil {
+		return err
+	}
 	if r.Deleted && nouns == 0 {
 		return r.validateTombstone()
 	}
@@ -144,6 +151,12 @@ func (r Record) validateNoun() error {
 	}
 	if r.Node != nil && !r.Node.claimedBy(r.Version.Time) {
 		return Refuse(BadRecord, "update the node that wrote it", "node %s claims a slot or a block at no time, or something after its record was written", r.Node.Name)
+	}
+	if r.Network != nil && !r.Network.addedBy(r.Version.Time) {
+		return Refuse(BadRecord, "update the node that wrote it", "network %s has a subnet that was added at no time, or after its record was written", r.Network.Name)
+	}
+	if r.Endpoint != nil && !r.Endpoint.leftBy(r.Version.Time) {
+		return Refuse(BadRecord, "update the node that wrote it", "endpoint %s left an address at no time, or after its record was written", r.Endpoint.Name)
 	}
 	if id != r.ID || writer != r.Version.Writer {
 		return Refuse(BadRecord, "update the node that wrote it", "record %.20q %s was written by %.40q about %.40q", string(r.Kind), r.ID, string(r.Version.Writer), id)

@@ -53,7 +53,7 @@ func (a *app) root() *cobra.Command {
 		group("token", "What others become members with", a.tokenCreate(), a.tokenList(), a.tokenRemove()),
 		group("key", "The keys by which the nodes gossip", a.keyRotate(), a.keyList()),
 		group("node", "The nodes of the cluster", a.nodeList(), a.nodeRemove()),
-		group("network", "The overlay networks", a.networkCreate(), a.networkList(), a.networkRemove()),
+		group("network", "The overlay networks", a.networkCreate(), a.networkUpdate(), a.networkList(), a.networkRemove()),
 		group("service", "The services and their published ports",
 			a.serviceCreate(), a.serviceUpdate(), a.serviceList(), a.serviceInspect(), a.serviceRemove()),
 		group("endpoint", "The workloads that serve", a.endpointAttach(), a.endpointDrain(), a.endpointDetach(), a.endpointList()),

@@ -144,7 +144,8 @@ func TestRunAsks(t *testing.T) {
   "name": "web.9",
   "weight": 5,
   "netns": "/proc/7/fd/9",
-  "untilPid": %d
+  "untilPid": %d,
+  "addresses": []
 }
 DetachEndpoint {
   "endpoint": "00000000000000d1"

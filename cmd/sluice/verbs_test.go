@@ -138,6 +138,13 @@ func TestNetworkCreate(t *testing.T) {
 		"network", "create", "back", "--subnet", "10.192.16.0/20", "--driver", "overlay")
 }
 
+func TestNetworkUpdate(t *testing.T) {
+	grown := networkBack()
+	grown.Subnets = append(grown.Subnets, "10.1.0.0/20")
+	checkForms(t, map[string]any{"UpdateNetwork": &sluicev1.UpdateNetworkResponse{Network: grown}},
+		"network", "update", "back", "--subnet", "10.1.0.0/20", "--subnet", "fd01::/48")
+}
+
 func TestNetworkList(t *testing.T) {
 	checkForms(t, map[string]any{"ListNetworks": &sluicev1.ListNetworksResponse{Networks: []*sluicev1.Network{
 		networkBack(),

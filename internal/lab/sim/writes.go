@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"time"
 
 	"github.com/sluice-mesh/sluice/agent"
@@ -16,6 +17,7 @@ const (
 	someServices  = 8
 	someEndpoints = 24
 	somePorts     = 6
+	someAddresses = 12
 )
 
 // write is what an operator does at a node that runs.
@@ -33,6 +35,8 @@ func (p *planner) writes() {
 		{2, p.removeService},
 		{2, p.publish},
 		{12, p.attach},
+		{4, p.attachAt},
+		{1, p.grow},
 		{4, p.detach},
 		{1, p.forget},
 		{1, p.forgetLiving},
@@ -126,6 +130,39 @@ func (p *planner) attach() (string, write) {
 		n.world.book.create(n, endpointKey(id), serviceKey(of), err)
 		return err
 	}
+}
+
+// attachAt asks for an address: one of few, on some network of the service.
+func (p *planner) attachAt() (string, write) {
+	name, service, pick := p.endpointName(), p.serviceName(), p.rand.IntN(someAddresses)
+	return fmt.Sprintf("endpoint attach %s of %s at %d", name, service, pick), func(n *Node, p *agent.Plane) error {
+		of, id, err := p.Attach(service, name, addressOf(p.Snapshot(), service, pick)...)
+		n.world.book.create(n, endpointKey(id), serviceKey(of), err)
+		return err
+	}
+}
+
+// addressOf is in one of the first blocks of a network that a service uses.
+func addressOf(snap *mesh.Snapshot, service string, pick int) []netip.Addr {
+	s := snap.ServiceNamed(service)
+	if s == nil {
+		return nil
+	}
+	for _, id := range s.Uses() {
+		if n := snap.Network(id); n != nil {
+			a := n.Subnets4()[pick%len(n.Subnets4())].Addr().As4()
+			a[3] = byte(pick*16 + 5)
+			return []netip.Addr{netip.AddrFrom4(a)}
+		}
+	}
+	return nil
+}
+
+// grow gives a network another subnet, which others are given too.
+func (p *planner) grow() (string, write) {
+	name := p.networkName()
+	subnet := netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16 + byte(p.rand.IntN(someNetworks))}), 20)
+	return fmt.Sprintf("network update %s %s", name, subnet), func(_ *Node, p *agent.Plane) error { return p.GrowNetwork(name, subnet) }
 }
 
 func (p *planner) detach() (string, write) {
