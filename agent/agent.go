@@ -63,6 +63,7 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	events.add(AgentStarted, "node "+own.Name, "version "+cfg.Version)
 	cluster := newCluster(clusterConfig{
 		Store: store, Own: own, Gossip: netip.AddrPortFrom(own.Addr, cfg.GossipPort), Key: content.Key, Now: sys.now, Events: events, Log: cfg.Log,
+		KeyRotation: cfg.KeyRotation,
 	}, content)
 	status := newStatus(sys.now, events)
 	ctx, cancel := context.WithCancel(ctx)

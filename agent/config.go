@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/sluice-mesh/sluice/mesh"
 )
@@ -22,21 +23,34 @@ type Config struct {
 	Socket     string         // RunDir/sluice.sock
 	API        netip.AddrPort // none: the API is on the socket alone
 	Balancer   BalancerChoice // auto
-	Log        *slog.Logger
-	Version    string // shown by status
+
+	// KeyRotation is after how long gossip gets another key: 12 h; NoKeyRotation: by command alone.
+	// Of nodes that say different times the shortest counts.
+	KeyRotation time.Duration
+
+	Log     *slog.Logger
+	Version string // shown by status
 }
 
 // The defaults of Config.
 const (
-	DefaultDataDir           = "/var/lib/sluice"
-	DefaultRunDir            = "/run/sluice"
-	DefaultGossipPort uint16 = 7956
-	DefaultVXLANPort  uint16 = 4789
-	DefaultAPIPort    uint16 = 7957 // where a client looks; an agent has no API over TCP unless it is told so
-	socketName               = "sluice.sock"
-	socketGroup              = "sluice"
-	socketMaking             = ".new" // ends the socket's name while it is made
-	socketLimit              = 107 - len(socketMaking)
+	DefaultDataDir            = "/var/lib/sluice"
+	DefaultRunDir             = "/run/sluice"
+	DefaultGossipPort  uint16 = 7956
+	DefaultVXLANPort   uint16 = 4789
+	DefaultAPIPort     uint16 = 7957 // where a client looks; an agent has no API over TCP unless it is told so
+	DefaultKeyRotation        = 12 * time.Hour
+	socketName                = "sluice.sock"
+	socketGroup               = "sluice"
+	socketMaking              = ".new" // ends the socket's name while it is made
+	socketLimit               = 107 - len(socketMaking)
+)
+
+// NoKeyRotation is a Config.KeyRotation, and keyRotationLeast the shortest time of one: the key
+// before is read by for a minute.
+const (
+	NoKeyRotation    time.Duration = -1
+	keyRotationLeast               = 5 * time.Minute
 )
 
 // complete returns the configuration with defaults filled in, or a refusal.
@@ -58,6 +72,12 @@ func (c Config) complete() (Config, error) {
 	}
 	if c.Balancer == "" {
 		c.Balancer = BalancerAuto
+	}
+	if c.KeyRotation == 0 {
+		c.KeyRotation = DefaultKeyRotation
+	}
+	if c.KeyRotation != NoKeyRotation && c.KeyRotation < keyRotationLeast {
+		return c, mesh.Refuse(BadConfig, fmt.Sprintf("give --key-rotation %s or more, or 0 for never", keyRotationLeast), "the keys of gossip cannot be rotated every %s", c.KeyRotation)
 	}
 	var err error
 	if c.Name == "" {

@@ -226,8 +226,13 @@ func (c *cluster) startGossip(m *membership) (*gossip.Gossip, error) {
 	if err != nil {
 		return nil, err
 	}
+	keys, err := c.gossipKeysOf(m)
+	if err != nil {
+		return nil, err
+	}
+	raw := keyBytes(keys)
 	g, err := gossip.Start(gossip.Config{
-		ID: c.own.ID, Bind: c.listens(), Key: m.bundle.Gossip[0][:], State: c, Log: c.log,
+		ID: c.own.ID, Bind: c.listens(), Key: raw[0], Read: raw[1:], State: c, Log: c.log,
 		Network: c.network, Secure: c.protect(m, creds), Verifier: c, Signer: c.signer,
 	})
 	if err != nil {

@@ -122,6 +122,12 @@ func (p *Plane) Remove(id mesh.NodeID) error {
 	return err
 }
 
+// RotateKeys gives gossip another key.
+func (p *Plane) RotateKeys() error {
+	_, err := p.cluster.rotateKeys()
+	return err
+}
+
 // Forget removes another node that will not come back, and its endpoints.
 func (p *Plane) Forget(id mesh.NodeID) error {
 	return p.write(func(snap *mesh.Snapshot) ([]mesh.Record, error) {

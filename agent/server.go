@@ -96,6 +96,7 @@ func (a *api) register(s *grpc.Server) {
 	sluicev1.RegisterClusterServiceServer(s, &clusterServer{api: a})
 	sluicev1.RegisterAccessServiceServer(s, &accessServer{api: a})
 	sluicev1.RegisterTokenServiceServer(s, &tokenServer{api: a})
+	sluicev1.RegisterKeyServiceServer(s, &keyServer{api: a})
 	sluicev1.RegisterNetworkServiceServer(s, &networkServer{api: a})
 	sluicev1.RegisterServiceServiceServer(s, &serviceServer{api: a})
 	sluicev1.RegisterEndpointServiceServer(s, &endpointServer{api: a})

@@ -14,6 +14,7 @@ const (
 	KindToken    Kind = "token"
 	KindRemoval  Kind = "removal"
 	KindRotation Kind = "rotation"
+	KindKeyring  Kind = "keyring"
 )
 
 // Record is one versioned fact. Exactly the field that Kind names is set, or none
@@ -38,6 +39,7 @@ type Record struct {
 	Token    *Token
 	Removal  *Removal
 	Rotation *Rotation
+	Keyring  *Keyring
 }
 
 // Key identifies the fact over all its versions.
@@ -87,7 +89,7 @@ func (r Record) Validate() error {
 		return Refuse(BadRecord, do, "record %.20q %s has version %d by %.40q", string(r.Kind), r.ID, r.Version.Time, string(r.Version.Writer))
 	}
 	nouns := 0
-	for _, set := range []bool{r.Node != nil, r.Network != nil, r.Service != nil, r.Endpoint != nil, r.Token != nil, r.Removal != nil, r.Rotation != nil} {
+	for _, set := range []bool{r.Node != nil, r.Network != nil, r.Service != nil, r.Endpoint != nil, r.Token != nil, r.Removal != nil, r.Rotation != nil, r.Keyring != nil} {
 		if set {
 			nouns++
 		}
@@ -106,7 +108,7 @@ func (r Record) validateTombstone() error {
 		return Refuse(BadRecord, "update the node that wrote it", "the ingress network cannot be removed")
 	}
 	switch r.Kind {
-	case KindRemoval, KindRotation:
+	case KindRemoval, KindRotation, KindKeyring:
 		return Refuse(BadRecord, "update the node that wrote it", "a %s cannot be taken back", r.Kind)
 	case KindNode, KindNetwork, KindService, KindEndpoint, KindToken:
 		return nil
@@ -134,6 +136,8 @@ func (r Record) validateNoun() error {
 		id, err = string(r.Removal.Node), r.Removal.Validate()
 	case r.Kind == KindRotation && r.Rotation != nil:
 		id, err = r.Rotation.ID, r.Rotation.Validate()
+	case r.Kind == KindKeyring && r.Keyring != nil:
+		id, err = r.Keyring.ID, r.Keyring.Validate()
 	}
 	if err != nil {
 		return err

@@ -44,6 +44,8 @@ func askingLines() map[string]string {
 		"token create":    "token create --ttl 1h",
 		"token ls":        "token ls",
 		"token rm":        "token rm 0123456789abcdef",
+		"key rotate":      "key rotate",
+		"key ls":          "key ls",
 		"node ls":         "node ls",
 		"node rm":         "node rm n3",
 		"network create":  "network create back",

@@ -51,6 +51,7 @@ func (a *app) root() *cobra.Command {
 	root := group("sluice", "A routing mesh for published ports: every node answers, any endpoint serves",
 		a.agentVerb(), a.initVerb(), a.joinVerb(), a.leaveVerb(), a.loginVerb(), a.logoutVerb(),
 		group("token", "What others become members with", a.tokenCreate(), a.tokenList(), a.tokenRemove()),
+		group("key", "The keys by which the nodes gossip", a.keyRotate(), a.keyList()),
 		group("node", "The nodes of the cluster", a.nodeList(), a.nodeRemove()),
 		group("network", "The overlay networks", a.networkCreate(), a.networkList(), a.networkRemove()),
 		group("service", "The services and their published ports",

@@ -113,6 +113,16 @@ func TestTokenRemove(t *testing.T) {
 	checkForms(t, map[string]any{"RemoveToken": &sluicev1.RemoveTokenResponse{}}, "token", "rm", "0123456789abcdef")
 }
 
+func TestKeyRotate(t *testing.T) {
+	checkForms(t, map[string]any{"RotateKeys": &sluicev1.RotateKeysResponse{Id: "0123456789abcdef"}}, "key", "rotate")
+}
+
+func TestKeyList(t *testing.T) {
+	checkForms(t, map[string]any{"ListKeys": &sluicev1.ListKeysResponse{Generation: 2, Made: at(30), Keys: []*sluicev1.GossipKey{
+		{Id: "0123456789abcdef", Sends: true}, {Id: "fedcba9876543210", Newest: true}, {Id: "00000000000000ff"},
+	}}}, "key", "ls")
+}
+
 func TestNodeList(t *testing.T) {
 	checkForms(t, map[string]any{"ListNodes": &sluicev1.ListNodesResponse{
 		Nodes: []*sluicev1.Node{nodeOne(), nodeThree(), nodeTwo()},

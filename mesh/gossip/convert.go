@@ -6,7 +6,7 @@ func toWire(r mesh.Record) wireRecord {
 	w := wireRecord{
 		Kind: r.Kind, ID: r.ID, Time: r.Version.Time, Writer: r.Version.Writer,
 		Claim: r.Claim, Deleted: r.Deleted, Network: (*wireNetwork)(r.Network), Token: (*wireToken)(r.Token),
-		Removal: (*wireRemoval)(r.Removal), Rotation: (*wireRotation)(r.Rotation),
+		Removal: (*wireRemoval)(r.Removal), Rotation: (*wireRotation)(r.Rotation), Keyring: (*wireKeyring)(r.Keyring),
 	}
 	if n := r.Node; n != nil {
 		w.Node = &wireNode{
@@ -34,7 +34,7 @@ func (w wireRecord) record() mesh.Record {
 	r := mesh.Record{
 		Kind: w.Kind, ID: w.ID, Version: mesh.Version{Time: w.Time, Writer: w.Writer},
 		Claim: w.Claim, Deleted: w.Deleted, Network: (*mesh.Network)(w.Network), Token: (*mesh.Token)(w.Token),
-		Removal: (*mesh.Removal)(w.Removal), Rotation: (*mesh.Rotation)(w.Rotation),
+		Removal: (*mesh.Removal)(w.Removal), Rotation: (*mesh.Rotation)(w.Rotation), Keyring: (*mesh.Keyring)(w.Keyring),
 	}
 	if n := w.Node; n != nil {
 		r.Node = &mesh.Node{

@@ -71,10 +71,11 @@ type State interface {
 type Config struct {
 	ID    mesh.NodeID
 	Bind  netip.AddrPort // address and port that other nodes reach, UDP and TCP
-	Key   []byte         // KeySize bytes; packets and streams are sealed with it (AES-256-GCM)
+	Key   []byte         // KeySize bytes; packets and streams are sealed with it (AES-256-GCM); see SetKeys
 	State State
 	Log   *slog.Logger
 
+	Read     [][]byte // keys that others may still, or already, send with
 	Network  Network  // nil: the host's
 	Secure   Secure   // of exchanges; nil: they are sealed with Key, and who holds it may be any node
 	Verifier Verifier // looks at every record that comes in; nil: records are not signed
@@ -100,6 +101,8 @@ type Gossip struct {
 	signer  Signer
 	link    *transport
 	list    *memberlist.Memberlist
+	ring    *memberlist.Keyring
+	keying  sync.Mutex // held while ring changes
 
 	ctx       context.Context // ends with Close
 	cancel    context.CancelFunc
@@ -122,11 +125,14 @@ func Start(cfg Config) (*Gossip, error) {
 		id: cfg.ID, self: cfg.Bind, state: cfg.State, book: newLogbook(cfg.Log),
 		members: newMembers(cfg.ID), small: newOutbox(), large: newOutbox(), signer: cfg.Signer, entropy: newEntropy(cfg.secure()),
 	}
+	var err error
+	if g.ring, err = cfg.ring(); err != nil {
+		return nil, err
+	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.leaving, g.setLeaves = context.WithCancel(g.ctx)
 	g.queue = newQueue(g.members.count)
 	g.in = newDelegate(cfg, g.queue, g.book)
-	var err error
 	if g.link, err = listen(g.ctx, cfg.network(), cfg.Bind, g.book, g.serve); err != nil {
 		g.cancel()
 		return nil, err
@@ -164,9 +170,6 @@ func (cfg Config) validate() error {
 	if a := cfg.Bind.Addr(); !a.IsValid() || a.IsUnspecified() || a.Is4In6() || a.IsMulticast() || cfg.Bind.Port() == 0 {
 		return mesh.Refuse(mesh.BadAddress, do, "gossip cannot listen on %s: other nodes must reach it there", cfg.Bind)
 	}
-	if len(cfg.Key) != KeySize {
-		return mesh.Refuse(mesh.BadValue, "run sluice init or sluice join again", "the gossip key has %d bytes instead of %d", len(cfg.Key), KeySize)
-	}
 	if cfg.State == nil || cfg.Log == nil {
 		return mesh.Refuse(mesh.BadValue, "give both", "gossip needs a state and a log")
 	}
@@ -191,7 +194,7 @@ func (g *Gossip) settings(cfg Config, link *transport) *memberlist.Config {
 	c.Transport = link
 	c.BindAddr, c.BindPort = cfg.Bind.Addr().String(), int(cfg.Bind.Port())
 	c.AdvertiseAddr, c.AdvertisePort = c.BindAddr, c.BindPort
-	c.SecretKey = cfg.Key
+	c.Keyring = g.ring
 	c.Logger = g.book.std()
 	c.Delegate, c.Events, c.Alive = g.in, g.members, g.members
 	// Serf's numbers: memberlist lets nobody in whose numbers do not meet those of all

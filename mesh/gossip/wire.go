@@ -188,6 +188,7 @@ type (
 		Token    *wireToken    `json:"tok,omitempty"`
 		Removal  *wireRemoval  `json:"rm,omitempty"`
 		Rotation *wireRotation `json:"rot,omitempty"`
+		Keyring  *wireKeyring  `json:"key,omitempty"`
 	}
 	wireNode struct {
 		ID         mesh.NodeID `json:"i"`
@@ -264,6 +265,11 @@ type (
 		From   []byte        `json:"f"` // base64
 		Data   []byte        `json:"d"` // base64
 		Covers []mesh.NodeID `json:"c,omitempty"`
+	}
+	wireKeyring struct {
+		ID     string `json:"i"`
+		Nonce  string `json:"n"`
+		Before string `json:"b,omitempty"`
 	}
 	wireAttachment struct {
 		Network mesh.NetworkID `json:"n"`

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -84,7 +85,10 @@ func (w *World) readmit() {
 		sleep(w.ctx, retryPause)
 		for _, n := range w.Nodes {
 			p := n.plane.Load()
-			if p == nil || !p.Outcast() {
+			if p == nil {
+				continue
+			}
+			if _, out := p.Outcast(); !out {
 				continue
 			}
 			select {
@@ -143,11 +147,14 @@ func (w *World) part(of time.Duration) time.Duration {
 	return time.Duration(w.rand.Int64N(int64(of)))
 }
 
-// another is a member to join by, or nil.
-func (w *World) another(than *Node) *Node {
+// another is a member to join by, that at an address if it is one, or nil.
+func (w *World) another(than *Node, best netip.AddrPort) *Node {
 	var members []*Node
 	for _, n := range w.Nodes {
 		if p := n.plane.Load(); n != than && p != nil && !n.paused.Load() && p.Snapshot().Node(p.ID()) != nil {
+			if n.at == best {
+				return n
+			}
 			members = append(members, n)
 		}
 	}

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/sluice-mesh/sluice/agent"
@@ -159,6 +160,19 @@ func (p *planner) forgetLiving() (string, write) {
 			return nil
 		}
 		return p.Forget(other.ID())
+	}
+}
+
+// keys plans rotations of the keys of gossip. They have numbers of their own, so that the rest of
+// a seed's schedule is what it was before there were any.
+func (p *planner) keys() {
+	r := rand.New(rand.NewPCG(p.Seed, 3))
+	for range r.IntN(6) {
+		i, at := r.IntN(p.Nodes), time.Duration(r.Int64N(int64(p.Long)))
+		const text = "key rotate"
+		p.step(at, func(w *World) {
+			w.Nodes[i].write(text, func(_ *Node, p *agent.Plane) error { return p.RotateKeys() })
+		}, "n%d: %s", i, text)
 	}
 }
 
