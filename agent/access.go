@@ -25,6 +25,9 @@ func leastRoles() map[string]trust.Role {
 		sluicev1.ClusterService_RemoveNode_FullMethodName: trust.RoleOperator,
 		sluicev1.ClusterService_ListNodes_FullMethodName:  trust.RoleViewer,
 
+		sluicev1.KeyService_RotateKeys_FullMethodName: trust.RoleOperator,
+		sluicev1.KeyService_ListKeys_FullMethodName:   trust.RoleViewer, // IDs and ages
+
 		sluicev1.TokenService_CreateToken_FullMethodName: trust.RoleOperator, // and see maySet
 		sluicev1.TokenService_ListTokens_FullMethodName:  trust.RoleOperator,
 		sluicev1.TokenService_RemoveToken_FullMethodName: trust.RoleOperator,
