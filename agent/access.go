@@ -32,12 +32,10 @@ func leastRoles() map[string]trust.Role {
 		sluicev1.TokenService_ListTokens_FullMethodName:  trust.RoleOperator,
 		sluicev1.TokenService_RemoveToken_FullMethodName: trust.RoleOperator,
 
-		sluicev1.KeyService_RotateKeys_FullMethodName: trust.RoleOperator,
-		sluicev1.KeyService_ListKeys_FullMethodName:   trust.RoleViewer,
-
 		sluicev1.NetworkService_CreateNetwork_FullMethodName: trust.RoleOperator,
 		sluicev1.NetworkService_ListNetworks_FullMethodName:  trust.RoleViewer,
 		sluicev1.NetworkService_RemoveNetwork_FullMethodName: trust.RoleOperator,
+		sluicev1.NetworkService_UpdateNetwork_FullMethodName: trust.RoleOperator,
 
 		sluicev1.ServiceService_CreateService_FullMethodName: trust.RoleOperator,
 		sluicev1.ServiceService_ListServices_FullMethodName:  trust.RoleViewer,
