@@ -59,10 +59,11 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	if err != nil {
 		return err
 	}
-	events := newEvents(sys.now, starts, eventRoom)
+	events := newEvents(sys.now, starts, ringRoom)
 	events.add(AgentStarted, "node "+own.Name, "version "+cfg.Version)
 	cluster := newCluster(clusterConfig{
 		Store: store, Own: own, Gossip: netip.AddrPortFrom(own.Addr, cfg.GossipPort), Key: content.Key, Now: sys.now, Events: events, Log: cfg.Log,
+		KeyRotation: cfg.KeyRotation,
 	}, content)
 	status := newStatus(sys.now, events)
 	ctx, cancel := context.WithCancel(ctx)
@@ -80,18 +81,17 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	if err := cluster.resume(); err != nil {
 		return err
 	}
-	listener, err := listen(cfg.Socket, socketGroup)
+	api := &api{
+		config: cfg, cluster: cluster, loop: loop, status: status, endpoints: endpoints, events: events, agreement: &agreement{cluster: cluster}, inspect: sys.inspect,
+		watched: newWatched(&looker{cluster: cluster, pulse: loop.pulse}, sys.now, starts, ringRoom),
+	}
+	answering, err := api.open()
 	if err != nil {
 		return err
 	}
-	api := &api{
-		config: cfg, cluster: cluster, loop: loop, status: status, endpoints: endpoints, events: events, agreement: &agreement{cluster: cluster}, inspect: sys.inspect,
-	}
 	r := &reporter{supervisor: boss, own: own.ID, status: status, now: sys.now, check: checkAPI(cfg.Socket), log: cfg.Log}
 	cfg.Log.Info("the agent runs", "node", own.ID, "name", own.Name, "address", own.Addr, "socket", cfg.Socket, "balancer", picked.balancer, "why", picked.why)
-	return together(ctx, loop.run, loop.pulse.run, newMoves(cluster, machine, cfg.Log).run, newUnderlay(cluster, loop, cfg).run, cluster.renew, (&rotations{cluster: cluster}).run, api.agreement.run, r.run, func(ctx context.Context) error {
-		return serve(ctx, api.server(cfg.Log), listener, stopLimit)
-	})
+	return together(ctx, loop.run, loop.pulse.run, newMoves(cluster, machine, cfg.Log).run, newUnderlay(cluster, loop, cfg).run, cluster.renew, (&rotations{cluster: cluster}).run, api.agreement.run, api.watched.run, r.run, answering)
 }
 
 // together runs all tasks until ctx ends or one of them fails, and waits for every one.

@@ -30,6 +30,9 @@ type cluster struct {
 	started time.Time
 	network gossip.Network
 
+	keyPeriod time.Duration // after which gossip gets another key; 0: by command alone
+	rekeyed   chan struct{} // holds one token while a keyring has come in
+
 	certified certified
 	steps     steps
 	expelled  expelled
@@ -44,8 +47,10 @@ type cluster struct {
 	nothing *mesh.Snapshot              // what counts outside a cluster
 	member  *membership                 // nil outside a cluster
 	creds   *trust.Credentials          // of member; nil until gossip begins
-	outcast error                       // why the others take this node for none of theirs; nil: they do not
+	outcast *outcast                    // who takes this node for none of the cluster; nil: nobody does
 	members *gossip.Gossip              // nil outside a cluster
+	late    late                        // who came in beside a removal
+	keyed   gossipKeys                  // of the last membership that gossiped
 	snap    *mesh.Snapshot              // of state; nil after a change
 	dirty   map[mesh.Key]bool           // merged, not yet on disk
 	left    map[mesh.Key]error          // on disk, of no use, and why
@@ -79,7 +84,8 @@ type clusterConfig struct {
 	Events *events // may be nil
 	Log    *slog.Logger
 
-	Network gossip.Network // nil: the host's
+	Network     gossip.Network // nil: the host's
+	KeyRotation time.Duration  // 0: the keys of gossip are rotated by command alone
 }
 
 // newCluster takes up what the store held. Nothing is sent before resume.
@@ -87,6 +93,7 @@ func newCluster(cfg clusterConfig, content *saved) *cluster {
 	c := &cluster{
 		store: cfg.Store, own: cfg.Own, gossip: cfg.Gossip, key: cfg.Key, now: cfg.Now, events: cfg.Events, log: cfg.Log,
 		changed: make(chan struct{}, 1), heard: make(chan struct{}, 1), over: make(chan mesh.Over, oversWaiting), started: cfg.Now(),
+		keyPeriod: cfg.KeyRotation, rekeyed: make(chan struct{}, 1),
 		network: cfg.Network, refused: make(chan netip.AddrPort, 1), nothing: (&mesh.State{}).Snapshot(), dirty: map[mesh.Key]bool{}, left: map[mesh.Key]error{}, seen: map[mesh.NodeID]observation{},
 	}
 	if c.network == nil {
@@ -247,6 +254,9 @@ func (c *cluster) absorb(r mesh.Record) bool {
 	if fresh && r.Removal != nil {
 		c.expelled.add(r.Removal.Node)
 	}
+	if fresh && r.Keyring != nil {
+		signal(c.rekeyed)
+	}
 	return fresh
 }
 
@@ -258,6 +268,7 @@ func (c *cluster) mergeLocked(records []mesh.Record) []mesh.Record {
 		if c.absorb(r) {
 			delete(c.left, r.Key())
 			c.merged(was, r)
+			c.noteLate(was, r)
 			fresh = append(fresh, r)
 			c.snap = nil
 		}
@@ -342,9 +353,7 @@ func (c *cluster) unsaved() (records []mesh.Record, gone []mesh.Key) {
 }
 
 // tombstone is the record that deletes r.
-func tombstone(r mesh.Record) mesh.Record {
-	return mesh.Record{Kind: r.Kind, ID: r.ID, Deleted: true}
-}
+func tombstone(r mesh.Record) mesh.Record { return mesh.Tombstone(r) }
 
 // liveness tells how gossip sees a node: itself always alive, one it never met
 // silent since the agent started.

@@ -51,14 +51,8 @@ func (c *cluster) comeBackBy(ctx context.Context, peer netip.AddrPort) {
 		if came || ctx.Err() != nil {
 			return
 		}
-		if err == nil {
-			continue
-		}
-		c.log.Warn("this node is not let back in", "peer", peer, "err", err)
-		if mesh.ReasonOf(err) == NodeRemoved {
-			c.mu.Lock()
-			c.outcast = err
-			c.mu.Unlock()
+		if err != nil {
+			c.log.Warn("this node is not let back in", "peer", peer, "err", err)
 		}
 	}
 }
@@ -70,33 +64,81 @@ func (c *cluster) comeBack(ctx context.Context, peer netip.AddrPort) (came bool,
 	if m == nil {
 		return false, nil
 	}
-	var fault error
-	known := m.generations(c.steps.of(snap))
-	slices.Reverse(known)
-	for _, a := range known {
-		bundle, err := c.returned(ctx, peer, a)
-		switch {
-		case err == nil && bundle.Authority.Compare(m.bundle.Authority) > 0:
-			return true, c.adopt(ctx, m, bundle)
-		case err == nil:
-			return false, nil // it is the other one that is behind
-		case mesh.ReasonOf(err) != trust.WrongCluster:
-			return false, err
-		}
-		fault = err
+	got, err := c.returned(ctx, peer, m.known(c.steps.of(snap)))
+	if got.Answers != nil && got.Answers.Compare(m.bundle.Authority) <= 0 {
+		return false, nil // it is the other one that is behind, and knows nothing of this node
 	}
-	return false, fault
+	if err != nil {
+		c.shutOut(m, peer, err)
+		return false, err
+	}
+	return true, c.adopt(ctx, m, got)
 }
 
-func (c *cluster) returned(ctx context.Context, peer netip.AddrPort, a *trust.Authority) (trust.Bundle, error) {
+// known are the CAs that this node may be led from, the one that it believes first, then the
+// newest. Those that it has believed come before those that it only knows of.
+func (m *membership) known(all []*step) []*trust.Authority {
+	list := append(slices.Clone(m.lineage), m.bundle.Authority.Public())
+	slices.Reverse(list)
+	others := m.generations(all)
+	slices.Reverse(others)
+	for _, a := range others {
+		if !slices.ContainsFunc(list, func(b *trust.Authority) bool { return a.Pin() == b.Pin() }) {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+// outcastAfter is how long nodes of a later CA may know no way to it from the one that this node
+// believes: they may have missed something themselves, and hear of it soon.
+const outcastAfter = 3 * time.Second
+
+// outcastFor is how long that is told after the last time. That others, who are as far behind,
+// agree with this node says nothing.
+const outcastFor = time.Minute
+
+// outcast is who does not take this node for one of the cluster.
+type outcast struct {
+	by    netip.AddrPort // where the keys of now are
+	since time.Time
+	last  time.Time
+	err   error // why; nil: it may yet be led back
+}
+
+func (o *outcast) over(now time.Time) bool { return o == nil || now.Sub(o.last).Abs() > outcastFor }
+
+// shutOut notes that a node of a later CA did not let this one back in. Where that is its word, or
+// stays so, this node has to join again.
+func (c *cluster) shutOut(m *membership, by netip.AddrPort, err error) {
+	reason := mesh.ReasonOf(err)
+	if reason != NodeRemoved && reason != trust.WrongCluster {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.member != m {
+		return
+	}
+	now := c.now()
+	if c.outcast.over(now) {
+		c.outcast = &outcast{since: now}
+	}
+	c.outcast.by, c.outcast.last = by, now
+	if reason == NodeRemoved || now.Sub(c.outcast.since) >= outcastAfter {
+		c.outcast.err = err
+	}
+}
+
+func (c *cluster) returned(ctx context.Context, peer netip.AddrPort, known []*trust.Authority) (trust.Returned, error) {
 	dialling, cancel := context.WithTimeout(ctx, returnDial)
 	defer cancel()
 	conn, err := c.network.Dial(dialling, peer)
 	if err != nil {
-		return trust.Bundle{}, err
+		return trust.Returned{}, err
 	}
 	defer conn.Close()
-	return trust.Return(ctx, conn, trust.Returning{Key: c.key, Authority: a, Now: c.now, Believed: func(maker mesh.NodeID) error {
+	return trust.Return(ctx, conn, trust.Returning{Key: c.key, Known: known, Now: c.now, Believed: func(maker mesh.NodeID) error {
 		if !c.isMember(maker) {
 			return mesh.Refuse(NodeRemoved, "run 'sluice leave' and join again with a new token",
 				"the new keys were made by node %s, which was removed or is not known here", maker)
@@ -105,29 +147,38 @@ func (c *cluster) returned(ctx context.Context, peer netip.AddrPort, a *trust.Au
 	}})
 }
 
-// successions lead a node that was away from the CA that it knows to the present one.
-func (c *cluster) successions(node mesh.NodeID, from trust.Pin) ([][]byte, error) {
+// successions lead a node that was away from one of the CAs that it knows to the present one: the
+// first of those that a way is known from.
+func (c *cluster) successions(node mesh.NodeID, known []trust.Pin) (from trust.Pin, successions [][]byte, err error) {
 	m, snap := c.membership()
 	if m == nil {
-		return nil, noCluster()
+		return from, nil, noCluster()
 	}
 	if !c.mayReturn(node) {
-		return nil, notOfThis(node)
+		return from, nil, notOfThis(node)
 	}
-	steps, ok := way(c.steps.of(snap), from, m.bundle.Authority.Pin())
-	if !ok {
-		return nil, mesh.Refuse(trust.WrongCluster, "let it join by a new token", "no way is known from the CA that node %s knows", node)
+	links, present := m.links(c.steps.of(snap)), m.bundle.Authority.Pin()
+	err = mesh.Refuse(trust.WrongCluster, "let it join by a new token", "no way is known from the CAs that node %s knows", node)
+	for _, from := range known {
+		// Who says to know the present CA shows nothing by it: its certificate is for all to see.
+		steps, ok := way(links, from, present)
+		if !ok || from == present {
+			continue
+		}
+		// Each set of keys is for those who were nodes when it was made. Who came by a removed
+		// node in its last moments is not among them. For whom it was the record tells alone.
+		if !steps[0].sealedTo(node) {
+			if steps[0].id != "" {
+				err = notOfThis(node)
+			}
+			continue
+		}
+		for _, s := range steps {
+			successions = append(successions, s.Succession)
+		}
+		return from, successions, nil
 	}
-	// Each set of keys is for those who were nodes when it was made. Who came by a removed
-	// node in its last moments is not among them.
-	if len(steps) > 0 && !steps[0].sealedTo(node) {
-		return nil, notOfThis(node)
-	}
-	var successions [][]byte
-	for _, s := range steps {
-		successions = append(successions, s.Succession)
-	}
-	return successions, nil
+	return from, nil, err
 }
 
 func notOfThis(node mesh.NodeID) error {
@@ -173,10 +224,10 @@ func (c *cluster) refuses(peer net.Addr) {
 func (c *cluster) outcastProblem() []problem {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.outcast == nil || c.phase != inside {
+	if c.phase != inside || c.outcast.over(c.now()) || c.outcast.err == nil {
 		return nil
 	}
-	return []problem{{problemKey: problemKey{"cluster", string(NodeRemoved)}, detail: c.outcast.Error()}}
+	return []problem{{problemKey: problemKey{"cluster", string(NodeRemoved)}, detail: fmt.Sprintf("%v; the node at %s has the keys of now", c.outcast.err, c.outcast.by)}}
 }
 
 // lineageText is a list of CAs as the store keeps it: each DER certificate by its length.

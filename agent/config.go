@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/sluice-mesh/sluice/mesh"
 )
@@ -20,21 +21,36 @@ type Config struct {
 	GossipPort uint16         // 7956, TCP and UDP
 	VXLANPort  uint16         // 4789, UDP
 	Socket     string         // RunDir/sluice.sock
+	API        netip.AddrPort // none: the API is on the socket alone
 	Balancer   BalancerChoice // auto
-	Log        *slog.Logger
-	Version    string // shown by status
+
+	// KeyRotation is after how long gossip gets another key: 12 h; NoKeyRotation: by command alone.
+	// Of nodes that say different times the shortest counts.
+	KeyRotation time.Duration
+
+	Log     *slog.Logger
+	Version string // shown by status
 }
 
 // The defaults of Config.
 const (
-	DefaultDataDir           = "/var/lib/sluice"
-	DefaultRunDir            = "/run/sluice"
-	DefaultGossipPort uint16 = 7956
-	DefaultVXLANPort  uint16 = 4789
-	socketName               = "sluice.sock"
-	socketGroup              = "sluice"
-	socketMaking             = ".new" // ends the socket's name while it is made
-	socketLimit              = 107 - len(socketMaking)
+	DefaultDataDir            = "/var/lib/sluice"
+	DefaultRunDir             = "/run/sluice"
+	DefaultGossipPort  uint16 = 7956
+	DefaultVXLANPort   uint16 = 4789
+	DefaultAPIPort     uint16 = 7957 // where a client looks; an agent has no API over TCP unless it is told so
+	DefaultKeyRotation        = 12 * time.Hour
+	socketName                = "sluice.sock"
+	socketGroup               = "sluice"
+	socketMaking              = ".new" // ends the socket's name while it is made
+	socketLimit               = 107 - len(socketMaking)
+)
+
+// NoKeyRotation is a Config.KeyRotation, and keyRotationLeast the shortest time of one: the key
+// before is read by for a minute.
+const (
+	NoKeyRotation    time.Duration = -1
+	keyRotationLeast               = 5 * time.Minute
 )
 
 // complete returns the configuration with defaults filled in, or a refusal.
@@ -57,6 +73,12 @@ func (c Config) complete() (Config, error) {
 	if c.Balancer == "" {
 		c.Balancer = BalancerAuto
 	}
+	if c.KeyRotation == 0 {
+		c.KeyRotation = DefaultKeyRotation
+	}
+	if c.KeyRotation != NoKeyRotation && c.KeyRotation < keyRotationLeast {
+		return c, mesh.Refuse(BadConfig, fmt.Sprintf("give --key-rotation %s or more, or 0 for never", keyRotationLeast), "the keys of gossip cannot be rotated every %s", c.KeyRotation)
+	}
 	var err error
 	if c.Name == "" {
 		if c.Name, err = os.Hostname(); err != nil {
@@ -75,6 +97,9 @@ func (c Config) complete() (Config, error) {
 	if a := c.Advertise; a.IsValid() && (a.Is4In6() || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() || a.Zone() != "") {
 		return c, mesh.Refuse(mesh.BadAddress, "give --advertise an address that the other nodes reach", "%s is not an address of a node", a)
 	}
+	if err := c.completeAPI(); err != nil {
+		return c, err
+	}
 	// A relative path would mean another place to whoever reads it from status.
 	for _, dir := range []*string{&c.DataDir, &c.RunDir} {
 		if *dir, err = filepath.Abs(*dir); err != nil {
@@ -89,4 +114,18 @@ func (c Config) complete() (Config, error) {
 			"the path of the socket, %s, is too long for the kernel", c.Socket)
 	}
 	return c, nil
+}
+
+// completeAPI refuses an address that the API cannot be on.
+func (c Config) completeAPI() error {
+	at := c.API
+	switch {
+	case at == netip.AddrPort{}:
+		return nil
+	case !at.IsValid() || at.Port() == 0 || at.Addr().Is4In6() || at.Addr().IsMulticast():
+		return mesh.Refuse(BadConfig, "give --api ADDR:PORT, such as 0.0.0.0:7957", "the API cannot be on %s", at)
+	case at.Port() == c.GossipPort:
+		return mesh.Refuse(BadConfig, "give --api another port", "gossip and the API are both on port %d", at.Port())
+	}
+	return nil
 }

@@ -94,7 +94,7 @@ func claims(snap *mesh.Snapshot) []doctor.Claim {
 			doctor.Claim{Prefix: mesh.DefaultPool(), Use: doctor.UsePool, Of: "which a cluster's networks get theirs from unless told otherwise"})
 	}
 	for _, n := range snap.Networks {
-		for _, p := range []netip.Prefix{n.Subnet4, n.Subnet6} {
+		for _, p := range n.Subnets() {
 			all = append(all, doctor.Claim{Prefix: p, Use: doctor.UseNetwork, Of: "network " + n.Name})
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,19 +32,20 @@ type endpoints struct {
 
 // wish is what somebody asks to attach.
 type wish struct {
-	service  string // name or ID
-	name     string // "": the service's and a part of the new ID
-	weight   int    // 0: 1
-	netns    string // a file, or
-	pid      int    // a process in the namespace
-	untilPID int    // 0: until detached
+	service  string       // name or ID
+	name     string       // "": the service's and a part of the new ID
+	weight   int          // 0: 1
+	fixed    []netip.Addr // that it is to have, sorted
+	netns    string       // a file, or
+	pid      int          // a process in the namespace
+	untilPID int          // 0: until detached
 }
 
 // shortID is how many characters of an ID a made name ends with.
 const shortID = 6
 
 // propose is the endpoint that a wish means, or why it may not be.
-func (w wish) propose(snap *mesh.Snapshot, self mesh.NodeID, id mesh.EndpointID) (*mesh.Endpoint, error) {
+func (w wish) propose(snap *mesh.Snapshot, self mesh.NodeID, id mesh.EndpointID, now uint64) (*mesh.Endpoint, error) {
 	service := snap.ServiceNamed(w.service)
 	if service == nil {
 		return nil, noService(w.service)
@@ -51,7 +53,7 @@ func (w wish) propose(snap *mesh.Snapshot, self mesh.NodeID, id mesh.EndpointID)
 	if len(service.Uses()) == 0 {
 		return nil, mesh.Refuse(NoInterface, "publish a port or give the service a --network", "service %q has neither, so its endpoints would have no interface", service.Name)
 	}
-	e := &mesh.Endpoint{ID: id, Name: w.name, Service: service.ID, Node: self, State: mesh.Ready, Weight: w.weight}
+	e := &mesh.Endpoint{ID: id, Name: w.name, Service: service.ID, Node: self, State: mesh.Ready, Weight: w.weight, Fixed: w.fixed}
 	if e.Name == "" {
 		e.Name = service.Name + "." + string(id)[:shortID]
 	}
@@ -64,7 +66,7 @@ func (w wish) propose(snap *mesh.Snapshot, self mesh.NodeID, id mesh.EndpointID)
 	if other := snap.EndpointNamed(e.Name); other != nil {
 		return nil, mesh.Refuse(mesh.NameTaken, "choose another name, or detach that endpoint", "an endpoint named %q exists", e.Name)
 	}
-	return e, nil
+	return e, snap.CheckFixed(e, now)
 }
 
 // path is a file that is the namespace which the wish names.
@@ -119,7 +121,7 @@ func (e *endpoints) record(ctx context.Context, w wish, id mesh.EndpointID, path
 		if snap.Node(self) == nil {
 			return noCluster()
 		}
-		if _, err := w.propose(snap, self, id); err != nil {
+		if _, err := w.propose(snap, self, id, mesh.Micros(e.cluster.now())); err != nil {
 			return err
 		}
 		if err := notTwice(m, snap.Local(self), path); err != nil {
@@ -134,7 +136,7 @@ func (e *endpoints) record(ctx context.Context, w wish, id mesh.EndpointID, path
 			}
 		}
 		rev, err = e.cluster.update(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
-			endpoint, err := w.propose(snap, self, id)
+			endpoint, err := w.propose(snap, self, id, e.cluster.tick())
 			if err != nil {
 				return nil, err
 			}

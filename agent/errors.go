@@ -68,17 +68,19 @@ func codeOf(reason mesh.Reason) codes.Code {
 		return codes.InvalidArgument
 	case mesh.NotFound, mesh.Reason(plan.SandboxGone):
 		return codes.NotFound
-	case mesh.NameTaken, mesh.PortTaken, mesh.SubnetTaken, InCluster, NamespaceTaken:
+	case mesh.NameTaken, mesh.PortTaken, mesh.SubnetTaken, mesh.AddressTaken, mesh.BlockTaken, InCluster, NamespaceTaken:
 		return codes.AlreadyExists
-	case EventsGone:
+	case EventsGone, RevisionGone:
 		return codes.OutOfRange
-	case mesh.PoolExhausted, TooSlow:
+	case mesh.PoolExhausted, TooSlow, TooManyCalls:
 		return codes.ResourceExhausted
 	case mesh.Unsupported:
 		return codes.Unimplemented
 	case gossip.Unreachable, JoinFailed, Stopping:
 		return codes.Unavailable
-	case gossip.WrongSecret, trust.TokenUnknown, trust.TokenExpired, trust.TokenRevoked, trust.TokenOutdated, trust.WrongCluster:
+	case NoCertificate, trust.CertExpired, trust.CertOfFuture, trust.BadCertificate:
+		return codes.Unauthenticated
+	case NotAllowed, gossip.WrongSecret, trust.TokenUnknown, trust.TokenExpired, trust.TokenRevoked, trust.TokenOutdated, trust.WrongCluster:
 		return codes.PermissionDenied
 	default: // InUse, NoCluster, NotHere, FeatureMissing, KernelRefused and whatever a later kernel package says
 		return codes.FailedPrecondition

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sluice-mesh/sluice/internal/doctor"
 	"github.com/sluice-mesh/sluice/internal/kernel"
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
@@ -41,7 +42,8 @@ type fakeMachine struct {
 	differ    []kernel.Op            // what Diff says
 	others    map[kernel.Port]string // who else has which port
 	blind     error                  // what Held says besides
-	flushed   bool                   // somebody took our sets away
+	occupied  []doctor.Occupied
+	flushed   bool // somebody took our sets away
 }
 
 func newFakeMachine(tb testing.TB, addr string) *fakeMachine {
@@ -240,6 +242,19 @@ func (m *fakeMachine) Unrouted() (four, six []string, err error) {
 	return []string{"eth0"}, []string{"eth0"}, nil
 }
 func (m *fakeMachine) Close() error { return nil }
+
+func (m *fakeMachine) Occupied() ([]doctor.Occupied, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.occupied, nil
+}
+
+// lead gives the host other routes.
+func (m *fakeMachine) lead(to ...doctor.Occupied) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.occupied = to
+}
 
 func (m *fakeMachine) HostAddrs() ([]plan.Addr, error) {
 	return []plan.Addr{

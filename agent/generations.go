@@ -10,7 +10,7 @@ import (
 
 // step is what one rotation says: which CA came after which, who made it, and for whom.
 type step struct {
-	id   string
+	id   string // of the rotation; "" where it is known by a trail alone, and not for whom
 	from *trust.Authority
 	trust.Rotated
 }
@@ -61,9 +61,22 @@ func readStep(r *mesh.Rotation) *step {
 	return &step{r.ID, from, read}
 }
 
+// links are the steps with those of the membership's own trail, which are there before the
+// records are, and after them.
+func (m *membership) links(all []*step) []*step {
+	links := slices.Clone(all)
+	for _, s := range m.trail.Steps() {
+		if into(all, s.Authority.Pin()) == nil {
+			links = append(links, &step{from: s.From, Rotated: trust.Rotated{Authority: s.Authority, Maker: s.Maker, Succession: s.Succession}})
+		}
+	}
+	return links
+}
+
 // generations are the CAs that this node has believed, the oldest first, and those that the
-// steps say to come before or after them.
+// steps and its trail say to come before or after them.
 func (m *membership) generations(all []*step) []*trust.Authority {
+	all = m.links(all)
 	known := append(slices.Clone(m.lineage), m.bundle.Authority.Public())
 	has := func(a *trust.Authority) bool {
 		return slices.ContainsFunc(known, func(b *trust.Authority) bool { return a.Pin() == b.Pin() })

@@ -103,7 +103,7 @@ func contentOf(r mesh.Record) string {
 	case r.Node != nil:
 		return fmt.Sprintf("ID %s, address %s", r.ID, r.Node.Addr)
 	case r.Network != nil:
-		return fmt.Sprintf("subnets %s %s", r.Network.Subnet4, r.Network.Subnet6)
+		return "subnets " + subnetsOf(r.Network)
 	case r.Service != nil && len(r.Service.Publish) > 0:
 		return "publishes " + ports(r.Service.Publish)
 	default:
@@ -131,7 +131,7 @@ func changed(was, now mesh.Record) string {
 	case was.Network != nil && now.Network != nil:
 		a, b := was.Network, now.Network
 		compare("name", a.Name, b.Name)
-		compare("subnets", fmt.Sprint(a.Subnet4, " ", a.Subnet6), fmt.Sprint(b.Subnet4, " ", b.Subnet6))
+		compare("subnets", subnetsOf(a), subnetsOf(b))
 		compare("pool", a.Pool.String(), b.Pool.String())
 	case was.Service != nil && now.Service != nil:
 		a, b := was.Service, now.Service
@@ -164,6 +164,8 @@ func ports(list []mesh.PublishedPort) string {
 	}
 	return strings.Join(texts, " ")
 }
+
+func subnetsOf(n *mesh.Network) string { return strings.Join(prefixTexts(n.Subnets()), " ") }
 
 func addressesOf(e *mesh.Endpoint) string {
 	var texts []string

@@ -71,6 +71,11 @@ func (k keyed) rotates(from trust.Bundle, to ...keyed) (trust.Bundle, mesh.Recor
 	return next, k.writes(mesh.RotationRecord(&mesh.Rotation{ID: mesh.RotationID(data), From: from.Authority.Certificate(), Data: data}))
 }
 
+// succession is what a rotation's record has of it.
+func succession(from trust.Bundle, r mesh.Record) []byte {
+	return must(from.Authority.ReadRotation(r.Rotation.Data)).Succession
+}
+
 // cluster is this node's, in a generation, with records.
 func (k keyed) cluster(t *testing.T, in trust.Bundle, network gossip.Network, records ...mesh.Record) *cluster {
 	t.Helper()
@@ -96,22 +101,59 @@ func TestWayBack(t *testing.T) {
 	beside, r2b := d.rotates(first, a, f)
 	third, r3 := a.rotates(second, d, f)
 	c := a.cluster(t, third, nil, d.self(), f.self(), r2, r2b, r3)
-	for from, want := range map[trust.Pin]int{first.Authority.Pin(): 2, second.Authority.Pin(): 1, third.Authority.Pin(): 0} {
-		if got, err := c.successions(f.ID(), from); err != nil || len(got) != want {
+	for from, want := range map[trust.Pin]int{first.Authority.Pin(): 2, second.Authority.Pin(): 1} {
+		if _, got, err := c.successions(f.ID(), []trust.Pin{from}); err != nil || len(got) != want {
 			t.Errorf("a way of %d steps, %v, want %d", len(got), err, want)
 		}
 	}
-	if _, err := c.successions(f.ID(), beside.Authority.Pin()); mesh.ReasonOf(err) != trust.WrongCluster {
+	if _, _, err := c.successions(f.ID(), []trust.Pin{beside.Authority.Pin()}); mesh.ReasonOf(err) != trust.WrongCluster {
 		t.Errorf("from a generation beside: %v", err)
 	}
+	if from, got, err := c.successions(f.ID(), []trust.Pin{beside.Authority.Pin(), first.Authority.Pin()}); err != nil || len(got) != 2 || from != first.Authority.Pin() {
+		t.Errorf("from what is known beside it: %v, %d steps, %v", from, len(got), err)
+	}
 	stranger := newKeyed(4, first.Authority)
-	if _, err := c.successions(stranger.ID(), first.Authority.Pin()); mesh.ReasonOf(err) != NodeRemoved {
+	if _, _, err := c.successions(stranger.ID(), []trust.Pin{first.Authority.Pin()}); mesh.ReasonOf(err) != NodeRemoved {
 		t.Errorf("for a stranger: %v", err)
 	}
 	// It has a record, and was no node when the second generation was made.
 	c.Merge([]mesh.Record{stranger.self()})
-	if _, err := c.successions(stranger.ID(), first.Authority.Pin()); mesh.ReasonOf(err) != NodeRemoved {
+	if _, _, err := c.successions(stranger.ID(), []trust.Pin{first.Authority.Pin()}); mesh.ReasonOf(err) != NodeRemoved {
 		t.Errorf("for one that came by whoever was removed: %v", err)
+	}
+	// The present CA's certificate is shown to everybody: to know it proves nothing.
+	if _, _, err := c.successions(stranger.ID(), []trust.Pin{third.Authority.Pin()}); err == nil {
+		t.Error("who came by a removed node gets the keys for a CA's pin")
+	}
+}
+
+// Who came in by a node while that was removed gets none of the next keys, though its certificate
+// is good: not where another node is removed before the first new keys are taken up, either.
+func TestLateComersGetNoKeys(t *testing.T) {
+	first := must(trust.NewBundle(time.Now()))
+	a, b, out, other := newKeyed(1, first.Authority), newKeyed(2, first.Authority), newKeyed(3, first.Authority), newKeyed(4, first.Authority)
+	before, after := newKeyed(5, first.Authority), newKeyed(6, first.Authority)
+	c := a.cluster(t, first, nil, b.self(), out.self(), other.self())
+	c.Merge([]mesh.Record{before.self()})
+	if _, err := c.removeNode("n3"); err != nil {
+		t.Fatal(err)
+	}
+	c.Merge([]mesh.Record{after.self(), b.self()})
+	if _, err := c.removeNode("n4"); err != nil {
+		t.Fatal(err)
+	}
+	_, snap := c.membership()
+	all := c.steps.of(snap)
+	if len(all) != 2 {
+		t.Fatalf("%d rotations", len(all))
+	}
+	for _, s := range all {
+		if s.sealedTo(after.ID()) {
+			t.Error("who came by the removed node gets the next keys")
+		}
+		if !s.sealedTo(b.ID()) || !s.sealedTo(before.ID()) {
+			t.Error("a node of before gets no keys")
+		}
 	}
 }
 
@@ -126,11 +168,8 @@ func TestOldKeysLeadNobodyAstray(t *testing.T) {
 	creds := must(trust.NewCredentials(trust.CredentialsConfig{Key: invented.Key, Authority: evil3.Authority, Now: time.Now}))
 	door := &trust.Door{
 		Bundle: func() trust.Bundle { return evil3 }, Now: time.Now, Grant: func(trust.TokenID) (trust.Grant, bool) { return trust.Grant{}, false },
-		Return: func(_ mesh.NodeID, from trust.Pin) ([][]byte, error) {
-			if from != first.Authority.Pin() {
-				return nil, mesh.Refuse(trust.WrongCluster, "ask by another", "it is not known here")
-			}
-			return [][]byte{
+		Return: func(mesh.NodeID, []trust.Pin) (trust.Pin, [][]byte, error) {
+			return first.Authority.Pin(), [][]byte{
 				must(first.Authority.ReadRotation(e2.Rotation.Data)).Succession, must(evil2.Authority.ReadRotation(e3.Rotation.Data)).Succession,
 			}, nil
 		},
@@ -171,13 +210,13 @@ func TestKeysAreTakenUpAgain(t *testing.T) {
 func TestNobodyStaysAliveUnheard(t *testing.T) {
 	first := must(trust.NewBundle(time.Now()))
 	b, dead := newKeyed(1, first.Authority), newKeyed(2, first.Authority)
-	next, _ := b.rotates(first, dead)
+	next, r2 := b.rotates(first, dead)
 	c := b.cluster(t, first, gossip.Host(), dead.self())
 	if err := c.resume(); err != nil {
 		t.Fatal(err)
 	}
 	c.MemberAlive(dead.ID())
-	if err := c.adopt(t.Context(), c.member, next); err != nil {
+	if err := c.adopt(t.Context(), c.member, trust.Returned{Bundle: next, From: first.Authority, Successions: [][]byte{succession(first, r2)}}); err != nil {
 		t.Fatal(err)
 	}
 	if c.liveness(dead.ID()).alive {
@@ -189,13 +228,15 @@ func TestNobodyStaysAliveUnheard(t *testing.T) {
 func TestLeaveBesideNewKeys(t *testing.T) {
 	first := must(trust.NewBundle(time.Now()))
 	b := newKeyed(1, first.Authority)
-	next, _ := b.rotates(first)
+	next, r2 := b.rotates(first)
 	c := b.cluster(t, first, gossip.Host())
 	if err := c.resume(); err != nil {
 		t.Fatal(err)
 	}
 	m, done := c.member, make(chan error, 1)
-	go func() { done <- c.adopt(t.Context(), m, next) }()
+	go func() {
+		done <- c.adopt(t.Context(), m, trust.Returned{Bundle: next, From: first.Authority, Successions: [][]byte{succession(first, r2)}})
+	}()
 	_, _, left := c.leaveCluster(t.Context())
 	if err := <-done; err != nil && mesh.ReasonOf(err) != NoCluster || left != nil {
 		t.Fatalf("left: %v, new keys: %v", left, err)
@@ -231,4 +272,85 @@ func TestStoreOfFormat1(t *testing.T) {
 	if content.Member != nil {
 		t.Error("it is in a cluster")
 	}
+}
+
+// A store keeps the trail of its CA, and one of before there were any is read.
+func TestStoreKeepsTrail(t *testing.T) {
+	first := must(trust.NewBundle(time.Now()))
+	n := newKeyed(1, first.Authority)
+	next, r2 := n.rotates(first)
+	dir := t.TempDir()
+	s, _ := mustOpen(t, dir)
+	m := &membership{
+		bundle: next, cert: must(next.Authority.Issue(trust.RoleNode, "", n.Public(), time.Now())), lineage: []*trust.Authority{first.Authority.Public()},
+		trail: must(trust.Trail{}.Extend(first.Authority, succession(first, r2))),
+	}
+	if err := s.putMembership(m, nil); err != nil {
+		t.Fatal(err)
+	}
+	s.close()
+	s, content := mustOpen(t, dir)
+	if steps := content.Member.trail.Steps(); len(steps) != 1 || steps[0].Maker != n.ID() {
+		t.Errorf("the trail has %d steps", len(steps))
+	}
+	err := s.db.Update(func(tx *bolt.Tx) error { return bucket(tx, bucketMeta).Delete([]byte(keyTrail)) })
+	s.close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, content = mustOpen(t, dir)
+	defer s.close()
+	if content.Member == nil || content.Member.trail.End() != nil || len(content.Member.lineage) != 1 {
+		t.Errorf("a store without a trail is read as %+v", content.Member)
+	}
+}
+
+// A way leads over a step that only the trail has, but not first: it does not tell for whom the
+// keys were.
+func TestWayOverTrail(t *testing.T) {
+	first := must(trust.NewBundle(time.Now()))
+	a, d := newKeyed(1, first.Authority), newKeyed(2, first.Authority)
+	second, r2 := a.rotates(first, d)
+	third, r3 := a.rotates(second, d)
+	c := a.cluster(t, third, nil, d.self(), r2)
+	c.member.trail = must(trust.Trail{}.Extend(second.Authority, succession(second, r3)))
+	if _, got, err := c.successions(d.ID(), []trust.Pin{first.Authority.Pin()}); err != nil || len(got) != 2 {
+		t.Errorf("%d steps, %v", len(got), err)
+	}
+	if _, _, err := c.successions(d.ID(), []trust.Pin{second.Authority.Pin()}); mesh.ReasonOf(err) != trust.WrongCluster {
+		t.Errorf("by the trail alone: %v", err)
+	}
+}
+
+// A refusal counts where it comes from later keys, and that others agree takes it back no more.
+func TestShutOut(t *testing.T) {
+	first := must(trust.NewBundle(time.Now()))
+	a, b := newKeyed(1, first.Authority), newKeyed(2, first.Authority)
+	second, r2 := a.rotates(first) // not for b
+	third, _ := a.rotates(second)
+	at := netip.MustParseAddrPort("192.0.2.19:7956")
+	answering := func(k keyed, in trust.Bundle, served chan<- struct{}, records ...mesh.Record) pipes {
+		other := k.cluster(t, in, nil, records...)
+		creds := must(other.credentials(other.member))
+		return func(conn net.Conn) {
+			_, _ = other.protect(other.member, creds).door.Serve(context.Background(), tls.Server(conn, creds.Server(trust.ProtocolReturn))) // the client's error is what is looked at
+			conn.Close()
+			served <- struct{}{}
+		}
+	}
+	served := make(chan struct{}, 8)
+	ahead := b.cluster(t, third, answering(a, second, served, b.self(), r2), a.self())
+	if came, err := ahead.comeBack(t.Context(), at); came || err != nil || len(ahead.outcastProblem()) != 0 {
+		t.Errorf("by one that is behind: %v, %v, %v", came, err, ahead.outcastProblem())
+	}
+	behind := b.cluster(t, first, answering(a, second, served, b.self(), r2), a.self())
+	if came, err := behind.comeBack(t.Context(), at); came || mesh.ReasonOf(err) != NodeRemoved {
+		t.Errorf("by later keys that are not for it: %v, %v", came, err)
+	}
+	behind.Met(a.ID(), 1)
+	if len(behind.outcastProblem()) != 1 {
+		t.Error("one that is as far behind has taken it back")
+	}
+	<-served
+	<-served
 }

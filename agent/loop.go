@@ -29,6 +29,7 @@ type loop struct {
 	snap    *mesh.Snapshot
 	plan    *plan.Plan // the last one; nobody changes it
 	held    heldPorts
+	routes  hostRoutes
 	repair  repair
 
 	picked picked // set before run
@@ -89,7 +90,7 @@ func (l *loop) run(ctx context.Context) error {
 		case !done.complete:
 			next.Reset(retryAfter)
 		// Work says nothing of what looking takes; and who has a held port may let it go.
-		case done.worked || len(l.held.now) > 0:
+		case done.worked || done.held:
 			next.Reset(fullLook)
 		default:
 			next.Reset(lookPause(l.cluster.now().Sub(began)))
@@ -120,6 +121,7 @@ func (l *loop) overheard() []kernel.Drift {
 type ended struct {
 	complete bool // all of it could be done
 	worked   bool // there was something to do
+	held     bool // somebody else has a published port
 }
 
 // round makes the kernel equal to the newest snapshot once. heard is what was
@@ -133,7 +135,7 @@ func (l *loop) round(ctx context.Context, heard []kernel.Drift) ended {
 	defer l.release()
 	snap, refused, settling := l.cluster.settle()
 	p, looking := l.compile(snap)
-	settling = errors.Join(settling, l.cluster.tellHeld(l.held.now))
+	settling = errors.Join(settling, l.cluster.tellHeld(l.held.now), l.routes.look(l.machine, l.cluster))
 	report := l.machine.Apply(ctx, p)
 	if ctx.Err() != nil {
 		return ended{} // cut off in the middle: the report says nothing
@@ -155,7 +157,7 @@ func (l *loop) round(ctx context.Context, heard []kernel.Drift) ended {
 		l.status.events.repaired(op, culprit(heard, op))
 	}
 	l.status.round(outcome{snap: snap, plan: p, report: report, refused: refused, left: l.cluster.leftOut(), peers: append(l.pulse.problems(), l.cluster.outcastProblem()...), err: err, repaired: len(repaired)})
-	return ended{complete: err == nil && len(report.Failed) == 0, worked: len(report.Done)+len(report.Failed) > 0}
+	return ended{complete: err == nil && len(report.Failed) == 0, worked: len(report.Done)+len(report.Failed) > 0, held: len(l.held.now) > 0}
 }
 
 // compile is called with the machine in hand.

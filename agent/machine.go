@@ -42,6 +42,8 @@ type Machine interface {
 	Captured() ([]kernel.Port, error)
 	// Unrouted are the host's devices that forwarded nothing before this agent ran, by family.
 	Unrouted() (four, six []string, err error)
+	// Occupied are the prefixes that the host reaches by others' routes, or has addresses in.
+	Occupied() ([]doctor.Occupied, error)
 	// HostAddrs are the host's own addresses with their devices.
 	HostAddrs() ([]plan.Addr, error)
 	// Underlay finds this node's address and its device's MTU in bytes; the zero

@@ -105,7 +105,7 @@ func (c *cluster) fits(seed netip.AddrPort) error {
 		return mesh.Refuse(JoinFailed, "look at sluice status there and at the agent's log here, or join by another node", "the node at %s sent no ingress network", seed)
 	}
 	for _, n := range snap.Networks {
-		if err := c.own.Outside(n.Subnet4, n.Subnet6); err != nil {
+		if err := c.own.Outside(n.Subnets()...); err != nil {
 			return err
 		}
 	}
@@ -193,7 +193,7 @@ func (c *cluster) ownNode() *mesh.Node {
 	own := c.own
 	if have, ok := c.state.Get(mesh.NodeRecord(&own).Key()); ok && have.Node != nil {
 		own.Slot, own.SlotClaim, own.Blocks, own.Held = have.Node.Slot, have.Node.SlotClaim, have.Node.Blocks, have.Node.Held
-		own.Synced = have.Node.Synced
+		own.Synced, own.Routes = have.Node.Synced, have.Node.Routes
 	}
 	if c.creds != nil {
 		own.Cert = c.creds.Certificate()
@@ -226,8 +226,13 @@ func (c *cluster) startGossip(m *membership) (*gossip.Gossip, error) {
 	if err != nil {
 		return nil, err
 	}
+	keys, err := c.gossipKeysOf(m)
+	if err != nil {
+		return nil, err
+	}
+	raw := keyBytes(keys)
 	g, err := gossip.Start(gossip.Config{
-		ID: c.own.ID, Bind: c.listens(), Key: m.bundle.Gossip[0][:], State: c, Log: c.log,
+		ID: c.own.ID, Bind: c.listens(), Key: raw[0], Read: raw[1:], State: c, Log: c.log,
 		Network: c.network, Secure: c.protect(m, creds), Verifier: c, Signer: c.signer,
 	})
 	if err != nil {

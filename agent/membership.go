@@ -22,6 +22,7 @@ type membership struct {
 	cert   []byte // this node's, DER
 
 	lineage []*trust.Authority // the CAs that it believed before this one, without keys, the oldest first
+	trail   trust.Trail        // to the bundle's CA, from the one by which this node, or who let it in, came in
 }
 
 // credentials makes what this node proves itself with. Where the certificate that was kept is
@@ -74,7 +75,7 @@ func (c *cluster) admitted(ctx context.Context, seed netip.AddrPort, token trust
 	case err != nil:
 		return nil, mesh.Refuse(gossip.Unreachable, "check that the address and port are those of a sluice agent in a cluster", "what is at %s does not admit anybody: %v", seed, err)
 	}
-	return &membership{bundle: trust.Bundle{Authority: a.Authority, Gossip: a.Gossip}, cert: a.Certificate}, nil
+	return &membership{bundle: trust.Bundle{Authority: a.Authority, Gossip: a.Gossip}, cert: a.Certificate, trail: a.Trail}, nil
 }
 
 // protection is gossip.Secure by certificates, and the door for those who have none yet.
@@ -119,10 +120,15 @@ func (p protection) Accept(ctx context.Context, conn net.Conn) (net.Conn, mesh.N
 
 // protect is how the members of m meet.
 func (c *cluster) protect(m *membership, creds *trust.Credentials) protection {
-	return protection{creds: creds, log: c.log, refused: c.refuses, door: &trust.Door{
-		Grant: c.grant, Bundle: func() trust.Bundle { return m.bundle }, Now: c.now, Return: c.successions,
-		Admit: c.expelled.admit,
-	}}
+	return protection{creds: creds, log: c.log, refused: c.refuses, door: c.door(m)}
+}
+
+// door is by which others become members of m.
+func (c *cluster) door(m *membership) *trust.Door {
+	return &trust.Door{
+		Grant: c.grant, Bundle: func() trust.Bundle { return c.sharedBundle(m) }, Now: c.now, Return: c.successions,
+		Admit: c.expelled.admit, Trail: m.trail,
+	}
 }
 
 // Verify refuses a record that its writer did not sign. Whoever holds the key is the writer,

@@ -130,3 +130,16 @@ func (c *cluster) Peers() []netip.AddrPort {
 	}
 	return peers
 }
+
+// Nodes are the IDs of all other nodes, known from their records.
+func (c *cluster) Nodes() []mesh.NodeID {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var ids []mesh.NodeID
+	for _, n := range c.snapshotLocked().Nodes {
+		if n.ID != c.own.ID {
+			ids = append(ids, n.ID)
+		}
+	}
+	return ids
+}

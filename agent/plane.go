@@ -120,9 +120,20 @@ func (p *Plane) Join(ctx context.Context, seed netip.AddrPort, token string) err
 	return p.cluster.join(ctx, seed, parsed)
 }
 
-// Outcast tells whether the others take this node for none of theirs: it joined on one side of
-// a split, and the other side made new keys meanwhile. It has to leave and join again.
-func (p *Plane) Outcast() bool { return len(p.cluster.outcastProblem()) > 0 }
+// Outcast tells whether the others take this node for none of theirs, and where one of them is: it
+// joined on one side of a split, and the other side made new keys meanwhile. It has to leave and
+// join again there.
+func (p *Plane) Outcast() (by netip.AddrPort, out bool) {
+	if len(p.cluster.outcastProblem()) == 0 {
+		return by, false
+	}
+	p.cluster.mu.Lock()
+	defer p.cluster.mu.Unlock()
+	if p.cluster.outcast == nil { // it has left just now
+		return by, false
+	}
+	return p.cluster.outcast.by, true
+}
 
 // Leave ends the node's membership.
 func (p *Plane) Leave(ctx context.Context) error {

@@ -22,6 +22,17 @@ func (p *Plane) CreateNetwork(name string) error {
 	})
 }
 
+// GrowNetwork gives a network another subnet.
+func (p *Plane) GrowNetwork(name string, subnet netip.Prefix) error {
+	return p.write(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
+		next, err := grow(snap, name, []netip.Prefix{subnet}, p.cluster.tick())
+		if err != nil {
+			return nil, err
+		}
+		return []mesh.Record{mesh.NetworkRecord(next)}, nil
+	})
+}
+
 // RemoveNetwork removes a network that no service uses.
 func (p *Plane) RemoveNetwork(name string) error {
 	return p.write(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
@@ -88,11 +99,12 @@ func (p *Plane) RemoveService(name string) (id mesh.ServiceID, err error) {
 	return id, err
 }
 
-// Attach makes an endpoint of a service on this node, and tells which one had the name.
-func (p *Plane) Attach(service, name string) (of mesh.ServiceID, id mesh.EndpointID, err error) {
+// Attach makes an endpoint of a service on this node, with these addresses if any are given, and
+// tells which service had the name.
+func (p *Plane) Attach(service, name string, fixed ...netip.Addr) (of mesh.ServiceID, id mesh.EndpointID, err error) {
 	id = newID[mesh.EndpointID]()
 	err = p.write(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
-		e, err := wish{service: service, name: name}.propose(snap, p.ID(), id)
+		e, err := wish{service: service, name: name, fixed: fixed}.propose(snap, p.ID(), id, p.cluster.tick())
 		if err != nil {
 			return nil, err
 		}
@@ -119,6 +131,12 @@ func (p *Plane) Detach(name string) (id mesh.EndpointID, err error) {
 // Remove puts another node out for good: the others go on with new keys.
 func (p *Plane) Remove(id mesh.NodeID) error {
 	_, err := p.cluster.removeNode(string(id))
+	return err
+}
+
+// RotateKeys gives gossip another key.
+func (p *Plane) RotateKeys() error {
+	_, err := p.cluster.rotateKeys()
 	return err
 }
 

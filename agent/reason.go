@@ -20,6 +20,9 @@ const (
 	DiskReadOnly   mesh.Reason = "DiskReadOnly"   // the store cannot be written
 	DiskFailing    mesh.Reason = "DiskFailing"    // the store's disk gives errors
 	RunDirInUse    mesh.Reason = "RunDirInUse"    // another agent answers on the socket
+	NoCertificate  mesh.Reason = "NoCertificate"  // a call that is about the caller's certificate, by who has none
+	NotAllowed     mesh.Reason = "NotAllowed"     // over TCP, by who has a lesser role
+	TooManyCalls   mesh.Reason = "TooManyCalls"   // over TCP, of one caller or of all
 	BadConfig      mesh.Reason = "BadConfig"      // a setting of the agent
 	TunnelSilent   mesh.Reason = "TunnelSilent"   // gossip hears the node, its kernel does not answer through the tunnel
 	EchoFailed     mesh.Reason = "EchoFailed"     // other nodes' kernels cannot be asked from here

@@ -84,10 +84,10 @@ func (c *cluster) nextLocked(snap *mesh.Snapshot, out ...mesh.NodeID) (mesh.Reco
 	authority, present := c.member.bundle.Authority, c.member.present(c.steps.of(snap))
 	remaining := []trust.PublicKey{c.key.Public()}
 	for _, n := range snap.Nodes {
-		if n.ID == c.own.ID || slices.Contains(out, n.ID) {
+		// Not whoever has a record: one that the removed node let in a moment ago would get the keys.
+		if n.ID == c.own.ID || slices.Contains(out, n.ID) || c.isLate(n.ID) {
 			continue
 		}
-		// Not whoever has a record: one that the removed node let in a moment ago would get the keys.
 		if present != nil && present.sealedTo(n.ID) || certifiedBy(authority, n) {
 			if key, ok := c.keyLocked(n.ID); ok {
 				remaining = append(remaining, key)
@@ -132,6 +132,7 @@ type rotations struct {
 func (r *rotations) run(ctx context.Context) error {
 	var returning sync.WaitGroup // a peer that does not answer holds up nothing else
 	returning.Go(func() { r.cluster.comeBacks(ctx) })
+	returning.Go(func() { r.cluster.rekeys(ctx) })
 	defer returning.Wait()
 	look := time.NewTicker(rotationLook)
 	defer look.Stop()
@@ -166,7 +167,7 @@ func (r *rotations) follow(ctx context.Context) error {
 	next := c.newer(m, all)
 	if next == nil {
 		r.since = time.Time{}
-		return errors.Join(r.cover(snap, m, all), c.regossip(ctx))
+		return errors.Join(r.cover(snap, m, all), c.refresh(snap, m), c.regossip(ctx))
 	}
 	if r.since.IsZero() {
 		r.since = c.now()
@@ -180,7 +181,7 @@ func (r *rotations) follow(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open the cluster's new keys: %w", err)
 	}
-	return c.adopt(ctx, m, bundle)
+	return c.adopt(ctx, m, trust.Returned{Bundle: bundle, From: next.from, Successions: [][]byte{next.Succession}})
 }
 
 // newer is the step to the greatest generation after the present one that is for this node
@@ -229,13 +230,7 @@ func (r *rotations) cover(snap *mesh.Snapshot, m *membership, all []*step) error
 	if r.bare.IsZero() {
 		r.bare = c.now()
 	}
-	rank := 0
-	for _, n := range snap.Nodes { // sorted by ID
-		if n.ID < c.own.ID && c.liveness(n.ID).alive {
-			rank++
-		}
-	}
-	if snap.Node(c.own.ID) == nil || c.now().Sub(r.bare) < rotationPause+time.Duration(rank)*rotationRank {
+	if snap.Node(c.own.ID) == nil || c.now().Sub(r.bare) < rotationPause+c.rankWait(snap) {
 		return nil
 	}
 	_, err := c.update(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
@@ -243,6 +238,17 @@ func (r *rotations) cover(snap *mesh.Snapshot, m *membership, all []*step) error
 		return []mesh.Record{rotation}, err
 	})
 	return err
+}
+
+// rankWait is how long this node leaves to those before it what one node is to do.
+func (c *cluster) rankWait(snap *mesh.Snapshot) time.Duration {
+	rank := 0
+	for _, n := range snap.Nodes { // sorted by ID
+		if n.ID < c.own.ID && c.liveness(n.ID).alive {
+			rank++
+		}
+	}
+	return time.Duration(rank) * rotationRank
 }
 
 // rotation is the record by which the present generation came; nil for the first.
@@ -282,8 +288,13 @@ func (c *cluster) membership() (*membership, *mesh.Snapshot) {
 
 // adopt goes on with another generation: a certificate by it, gossip by its key. On the
 // disk it is before it is used.
-func (c *cluster) adopt(ctx context.Context, m *membership, bundle trust.Bundle) error {
-	next := &membership{bundle: bundle, lineage: append(slices.Clone(m.lineage), m.bundle.Authority.Public())}
+func (c *cluster) adopt(ctx context.Context, m *membership, to trust.Returned) error {
+	bundle := to.Bundle
+	trail, err := m.trail.Extend(to.From, to.Successions...)
+	if err != nil {
+		return fmt.Errorf("note how the new keys came to be: %w", err)
+	}
+	next := &membership{bundle: bundle, lineage: append(slices.Clone(m.lineage), m.bundle.Authority.Public()), trail: trail}
 	creds, err := c.credentials(next)
 	if err != nil {
 		return err

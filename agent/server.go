@@ -34,6 +34,7 @@ type api struct {
 	status    *status
 	endpoints *endpoints
 	events    *events
+	watched   *watched
 	agreement *agreement
 	inspect   func(kernel.Inspection) doctor.Facts
 }
@@ -62,19 +63,49 @@ func (a *api) member() (*mesh.Snapshot, error) {
 	return snap, nil
 }
 
+// open makes the socket, and the port where there is to be one, and returns what answers there
+// until its context ends.
+func (a *api) open() (func(context.Context) error, error) {
+	log := a.config.Log
+	listener, err := listen(a.config.Socket, socketGroup)
+	if err != nil {
+		return nil, err
+	}
+	local := func(ctx context.Context) error { return serve(ctx, a.server(log), listener, stopLimit) }
+	if !a.config.API.IsValid() {
+		return local, nil
+	}
+	remote, err := listenRemote(a.config.API)
+	if err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	return func(ctx context.Context) error {
+		return together(ctx, local, func(ctx context.Context) error { return a.serveRemote(ctx, remote, log) })
+	}, nil
+}
+
+// server serves on the unix socket, where everything is allowed.
 func (a *api) server(log *slog.Logger) *grpc.Server {
 	s := grpc.NewServer(grpc.ChainUnaryInterceptor(survive(log), refuse), grpc.ChainStreamInterceptor(surviveStream(log), refuseStream))
+	a.register(s)
+	return s
+}
+
+// register gives a server all services.
+func (a *api) register(s *grpc.Server) {
 	sluicev1.RegisterClusterServiceServer(s, &clusterServer{api: a})
+	sluicev1.RegisterAccessServiceServer(s, &accessServer{api: a})
 	sluicev1.RegisterTokenServiceServer(s, &tokenServer{api: a})
+	sluicev1.RegisterKeyServiceServer(s, &keyServer{api: a})
 	sluicev1.RegisterNetworkServiceServer(s, &networkServer{api: a})
 	sluicev1.RegisterServiceServiceServer(s, &serviceServer{api: a})
 	sluicev1.RegisterEndpointServiceServer(s, &endpointServer{api: a})
 	sluicev1.RegisterStatusServiceServer(s, &statusServer{api: a})
 	sluicev1.RegisterEventServiceServer(s, &eventServer{api: a})
+	sluicev1.RegisterWatchServiceServer(s, &watchServer{api: a})
 	sluicev1.RegisterDoctorServiceServer(s, &doctorServer{api: a})
 	grpc_health_v1.RegisterHealthServer(s, health.NewServer())
 	reflection.Register(s)
-	return s
 }
 
 // stopLimit is how long calls that are under way may go on when the agent ends.

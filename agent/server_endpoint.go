@@ -39,9 +39,13 @@ func fromAttach(req *sluicev1.AttachEndpointRequest) (wish, error) {
 			return wish{}, mesh.Refuse(mesh.BadValue, "give the ID of a process that lives", "%d is no process ID", pid)
 		}
 	}
+	fixed, err := fromAddrs(req.GetAddresses())
+	if err != nil {
+		return wish{}, err
+	}
 	weight := int(min(req.GetWeight(), math.MaxInt32)) // Validate refuses what is too large
 	return wish{
-		service: req.GetService(), name: req.GetName(), weight: weight,
+		service: req.GetService(), name: req.GetName(), weight: weight, fixed: fixed,
 		netns: req.GetNetns(), pid: int(req.GetPid()), untilPID: int(req.GetUntilPid()),
 	}, nil
 }

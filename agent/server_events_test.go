@@ -168,7 +168,7 @@ func TestEventsFollow(t *testing.T) {
 // A reader that does not read is cut off, and neither makes the writer wait nor keeps more
 // than what is under way to it.
 func TestEventsSlowReader(t *testing.T) {
-	e := newEvents(time.Now, 1, eventRoom)
+	e := newEvents(time.Now, 1, ringRoom)
 	e.add(AgentStarted, "node n1", "")
 	server := (&api{events: e, loop: &loop{stopped: make(chan struct{})}}).server(slog.New(slog.DiscardHandler))
 	listener := bufconn.Listen(1 << 10)
@@ -195,7 +195,7 @@ func TestEventsSlowReader(t *testing.T) {
 	}
 	began := time.Now()
 	text := strings.Repeat("x", 1000)
-	for range 20 * eventRoom {
+	for range 20 * ringRoom {
 		e.add(ProblemBegan, "service web", text)
 	}
 	if took := time.Since(began); took > 10*time.Second {

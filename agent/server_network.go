@@ -38,6 +38,44 @@ func (s *networkServer) CreateNetwork(ctx context.Context, req *sluicev1.CreateN
 	return &sluicev1.CreateNetworkResponse{Network: toNetwork(n, snap)}, nil
 }
 
+// UpdateNetwork gives a network further subnets.
+func (s *networkServer) UpdateNetwork(ctx context.Context, req *sluicev1.UpdateNetworkRequest) (*sluicev1.UpdateNetworkResponse, error) {
+	subnets, err := fromSubnets(req.GetAddSubnets())
+	if err != nil {
+		return nil, err
+	}
+	if len(subnets) == 0 {
+		return nil, mesh.Refuse(mesh.BadValue, "give at least one subnet", "nothing is to be changed")
+	}
+	var id mesh.NetworkID
+	err = s.write(ctx, func(snap *mesh.Snapshot) ([]mesh.Record, error) {
+		next, err := grow(snap, req.GetNetwork(), subnets, s.cluster.tick())
+		if err != nil {
+			return nil, err
+		}
+		id = next.ID
+		return []mesh.Record{mesh.NetworkRecord(next)}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	snap := s.cluster.snapshot()
+	n := snap.Network(id)
+	if n == nil {
+		return nil, mesh.Refuse(mesh.NotFound, "see sluice network ls", "network %q was removed meanwhile", req.GetNetwork())
+	}
+	return &sluicev1.UpdateNetworkResponse{Network: toNetwork(n, snap)}, nil
+}
+
+// grow is a network with further subnets.
+func grow(snap *mesh.Snapshot, name string, subnets []netip.Prefix, now uint64) (*mesh.Network, error) {
+	n := snap.NetworkNamed(name)
+	if n == nil {
+		return nil, noNetwork(name)
+	}
+	return snap.Grow(n, subnets, now)
+}
+
 // ListNetworks lists the networks.
 func (s *networkServer) ListNetworks(context.Context, *sluicev1.ListNetworksRequest) (*sluicev1.ListNetworksResponse, error) {
 	snap, err := s.member()

@@ -18,6 +18,11 @@ func (s *serviceServer) CreateService(ctx context.Context, req *sluicev1.CreateS
 	if err != nil {
 		return nil, err
 	}
+	if !req.GetForce() {
+		if err := s.notTheAPI(ports); err != nil {
+			return nil, err
+		}
+	}
 	id := newID[mesh.ServiceID]()
 	err = s.write(ctx, func(snap *mesh.Snapshot) ([]mesh.Record, error) {
 		service, err := newService(snap, id, req, ports)
@@ -48,6 +53,14 @@ func parsePorts(specs []string) ([]mesh.PublishedPort, error) {
 		ports = append(ports, some...)
 	}
 	return ports, nil
+}
+
+// notTheAPI refuses the port at which the API is called here.
+func (a *api) notTheAPI(ports []mesh.PublishedPort) error {
+	if !a.config.API.IsValid() {
+		return nil
+	}
+	return mesh.CheckReserved(ports, a.config.API.Port())
 }
 
 // ownPorts are those of sluice itself on any node: a published port is taken on all of them.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -17,13 +18,16 @@ type tokenServer struct {
 }
 
 // CreateToken makes a token.
-func (s *tokenServer) CreateToken(_ context.Context, req *sluicev1.CreateTokenRequest) (*sluicev1.CreateTokenResponse, error) {
+func (s *tokenServer) CreateToken(ctx context.Context, req *sluicev1.CreateTokenRequest) (*sluicev1.CreateTokenResponse, error) {
 	role, ttl := trust.RoleNode, tokenUsual
 	if text := req.GetRole(); text != "" {
 		var err error
 		if role, err = trust.ParseRole(text); err != nil {
 			return nil, err
 		}
+	}
+	if err := maySet(ctx, role); err != nil {
+		return nil, err
 	}
 	if req.GetTtl() != nil {
 		if err := req.GetTtl().CheckValid(); err != nil {
@@ -38,8 +42,20 @@ func (s *tokenServer) CreateToken(_ context.Context, req *sluicev1.CreateTokenRe
 	return &sluicev1.CreateTokenResponse{
 		Token:       &sluicev1.Token{Id: string(token.ID), Role: string(token.Role), Expires: timestamppb.New(token.Expires)},
 		Text:        token.Text(),
-		JoinAddress: s.cluster.listens().String(),
+		JoinAddress: s.cluster.listens().String(), ApiAddress: s.apiAddress(),
 	}, nil
+}
+
+// apiAddress is where others reach the API over TCP; "" where there is none.
+func (s *tokenServer) apiAddress() string {
+	at := s.config.API
+	if !at.IsValid() {
+		return ""
+	}
+	if at.Addr().IsUnspecified() {
+		at = netip.AddrPortFrom(s.cluster.listens().Addr(), at.Port())
+	}
+	return at.String()
 }
 
 // ListTokens lists those that can still be used.

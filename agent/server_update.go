@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -64,7 +65,7 @@ func (s *serviceServer) fromUpdate(req *sluicev1.UpdateServiceRequest) (c servic
 	c = serviceChange{
 		networks: req.GetNetworks(), scheduler: mesh.Scheduler(req.GetScheduler()),
 		reserved: func(snap *mesh.Snapshot, ports []mesh.PublishedPort) error {
-			return mesh.CheckReserved(ports, ownPorts(snap)...)
+			return errors.Join(s.notTheAPI(ports), mesh.CheckReserved(ports, ownPorts(snap)...))
 		},
 	}
 	if req.GetAffinity() != nil {

@@ -91,12 +91,16 @@ func (o outcome) problems() []problem {
 		add(f.Object, string(f.Reason), f.Err.Error())
 	}
 	for id, err := range o.refused {
-		add("endpoint "+nameOf(o.snap, id), string(mesh.ReasonOf(err)), err.Error())
+		object := "endpoint " + nameOf(o.snap, id)
+		if id == "" {
+			object = "this node"
+		}
+		add(object, string(mesh.ReasonOf(err)), err.Error())
 	}
 	for k, err := range o.left {
 		add(fmt.Sprintf("record %s %s", k.Kind, k.ID), string(cmp.Or(mesh.ReasonOf(err), mesh.BadRecord)), err.Error())
 	}
-	list = append(list, o.peers...)
+	list = append(append(list, o.peers...), routeProblems(o.snap)...)
 	if o.err != nil {
 		add("agent", string(plan.KernelRefused), o.err.Error())
 	}

@@ -57,3 +57,17 @@ func TestEndpointLeftOut(t *testing.T) {
 		}
 	}
 }
+
+// What found no room is a problem of its own: an endpoint's by its name, the node's slot as this node's.
+func TestExhaustionIsAProblem(t *testing.T) {
+	w := scene.New(t, 1)
+	none := mesh.Refuse(mesh.PoolExhausted, "remove nodes", "no slot is left")
+	o := outcome{snap: w.State.Snapshot(), plan: &plan.Plan{}, refused: map[mesh.EndpointID]error{"": none, "e000000000000001": none}}
+	objects := map[string]string{}
+	for _, p := range o.problems() {
+		objects[p.object] = p.reason
+	}
+	if objects["this node"] != "PoolExhausted" || objects["endpoint e000000000000001"] != "PoolExhausted" || len(objects) != 2 {
+		t.Errorf("%v", objects)
+	}
+}

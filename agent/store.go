@@ -47,6 +47,7 @@ const (
 	keyBundle       = "bundle"      // the cluster's CA and keys of gossip
 	keyCertificate  = "certificate" // this node's, in DER
 	keyLineage      = "lineage"     // the CAs of before
+	keyTrail        = "trail"       // the successions to the present one; none in a store of before there were any
 	keySecret       = "secret"      // of a cluster of format 1
 )
 
@@ -259,8 +260,11 @@ func (c *saved) readIdentity(meta *bolt.Bucket) error {
 	if err != nil {
 		return fmt.Errorf("the cluster's keys: %w", err)
 	}
-	lineage, err := parseLineage(meta.Get([]byte(keyLineage)))
-	c.Member = &membership{bundle, bytes.Clone(meta.Get([]byte(keyCertificate))), lineage}
+	c.Member = &membership{bundle: bundle, cert: bytes.Clone(meta.Get([]byte(keyCertificate)))}
+	if c.Member.lineage, err = parseLineage(meta.Get([]byte(keyLineage))); err != nil {
+		return err
+	}
+	c.Member.trail, err = trust.ParseTrail(meta.Get([]byte(keyTrail)), bundle.Authority)
 	return err
 }
 
@@ -304,9 +308,14 @@ func (s *store) putMembership(m *membership, records []mesh.Record) error {
 	if err != nil {
 		return fmt.Errorf("write store: %w", err)
 	}
+	trail, err := m.trail.Marshal()
+	if err != nil {
+		return fmt.Errorf("write store: %w", err)
+	}
 	return s.write(func(tx *bolt.Tx) error {
 		meta := bucket(tx, bucketMeta)
-		err := errors.Join(meta.Put([]byte(keyBundle), text), meta.Put([]byte(keyCertificate), m.cert), meta.Put([]byte(keyLineage), lineageText(m.lineage)))
+		err := errors.Join(meta.Put([]byte(keyBundle), text), meta.Put([]byte(keyCertificate), m.cert),
+			meta.Put([]byte(keyLineage), lineageText(m.lineage)), meta.Put([]byte(keyTrail), trail))
 		if err != nil {
 			return err
 		}
@@ -357,6 +366,10 @@ func (s *store) dropMembership() error {
 			}
 		}
 		meta := bucket(tx, bucketMeta)
-		return errors.Join(meta.Delete([]byte(keyBundle)), meta.Delete([]byte(keyCertificate)), meta.Delete([]byte(keyLineage)))
+		var errs []error
+		for _, key := range []string{keyBundle, keyCertificate, keyLineage, keyTrail} {
+			errs = append(errs, meta.Delete([]byte(key)))
+		}
+		return errors.Join(errs...)
 	})
 }

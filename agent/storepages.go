@@ -132,12 +132,12 @@ func children(page []byte) ([]uint64, error) {
 		element := page[at:]
 		switch flags {
 		case pageBranch:
-			if _, _, err := part(element, 0, 4); err != nil {
+			if _, err := valueOf(element, 0, 4); err != nil {
 				return nil, err
 			}
 			below = append(below, binary.NativeEndian.Uint64(element[8:]))
 		case pageLeaf:
-			_, value, err := part(element, 4, 8)
+			value, err := valueOf(element, 4, 8, 12)
 			if err != nil {
 				return nil, err
 			}
@@ -154,19 +154,17 @@ func children(page []byte) ([]uint64, error) {
 	return below, nil
 }
 
-// part returns the key and, of a leaf, the value that an element points to: at pos and size
-// are the fields of where and how long.
-func part(element []byte, pos, size int) (key, value []byte, err error) {
-	from := uint64(binary.NativeEndian.Uint32(element[pos:]))
-	middle := from + uint64(binary.NativeEndian.Uint32(element[size:]))
-	end := middle
-	if pos == 4 {
-		end += uint64(binary.NativeEndian.Uint32(element[12:]))
+// valueOf returns the last of an element's parts. Where the first begins, and how long each is,
+// stands in those of its fields.
+func valueOf(element []byte, fields ...int) ([]byte, error) {
+	var from, end uint64
+	for _, field := range fields {
+		from, end = end, end+uint64(binary.NativeEndian.Uint32(element[field:]))
 	}
 	if end > uint64(len(element)) {
-		return nil, nil, fmt.Errorf("an element ends %d bytes behind its page", end-uint64(len(element)))
+		return nil, fmt.Errorf("an element ends %d bytes behind its page", end-uint64(len(element)))
 	}
-	return element[from:middle], element[middle:end], nil
+	return element[from:end], nil
 }
 
 // bucketRoot is the page that a leaf's value begins a bucket at; 0 where it is no bucket, or

@@ -21,7 +21,6 @@ func (c *cluster) Met(id mesh.NodeID, until uint64) {
 		return // its clock is wrong, and it will not keep to that
 	}
 	c.contacts.Met(id, until)
-	c.outcast = nil
 	if _, due := c.syncedLocked(); due && c.phase == inside {
 		c.wake()
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,7 +30,8 @@ type testAgent struct {
 	machine   *fakeMachine
 	kernel    Machine // what the agent is given: machine, where it is nil
 	processes *processes
-	boss      *supervisor // nil: none
+	ahead     atomic.Int64 // by how much its clock is before the real one, in nanoseconds
+	boss      *supervisor  // nil: none
 	cancel    context.CancelFunc
 	done      chan error
 
@@ -44,13 +46,20 @@ type testAgent struct {
 
 func newTestAgent(tb testing.TB, n int) *testAgent {
 	tb.Helper()
+	a := newStoppedAgent(tb, n)
+	a.start()
+	return a
+}
+
+// newStoppedAgent is an agent that is to be started.
+func newStoppedAgent(tb testing.TB, n int) *testAgent {
+	tb.Helper()
 	dir, err := os.MkdirTemp("", "sl") //nolint:usetesting // short: a socket's path has at most 107 bytes
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { os.RemoveAll(dir) })
 	a := agentIn(tb, n, dir)
-	a.start()
 	tb.Cleanup(func() {
 		if a.cancel != nil {
 			a.stop()
@@ -82,7 +91,7 @@ func (a *testAgent) system() system {
 			return a.machine, nil
 		},
 		watch:   a.processes.watch,
-		now:     time.Now,
+		now:     func() time.Time { return time.Now().Add(time.Duration(a.ahead.Load())) },
 		inspect: func(q kernel.Inspection) doctor.Facts { return someFacts(q) },
 
 		supervisor: func() (*supervisor, error) { return a.boss, nil },
@@ -139,8 +148,14 @@ func (a *testAgent) netns(name string) string {
 // attach makes an endpoint of web.
 func (a *testAgent) attach(name string) *sluicev1.Endpoint {
 	a.tb.Helper()
+	return a.attachTo("web", name)
+}
+
+// attachTo makes an endpoint of a service.
+func (a *testAgent) attachTo(service, name string) *sluicev1.Endpoint {
+	a.tb.Helper()
 	resp, err := a.endpoints.AttachEndpoint(a.tb.Context(), &sluicev1.AttachEndpointRequest{
-		Service: "web", Name: name, Namespace: &sluicev1.AttachEndpointRequest_Netns{Netns: a.netns("ns-" + name)},
+		Service: service, Name: name, Namespace: &sluicev1.AttachEndpointRequest_Netns{Netns: a.netns("ns-" + name)},
 	})
 	if err != nil {
 		a.tb.Fatal(err)

@@ -17,9 +17,16 @@ import (
 // The functions below are all that turns mesh types into those of the API and back.
 
 func toNode(n *mesh.Node, snap *mesh.Snapshot, seen standing, self mesh.NodeID) *sluicev1.Node {
+	out := toLoneNode(n, seen, self)
+	out.Endpoints = uint32(len(snap.Local(n.ID)))
+	return out
+}
+
+// toLoneNode is toNode without the number of its endpoints.
+func toLoneNode(n *mesh.Node, seen standing, self mesh.NodeID) *sluicev1.Node {
 	return &sluicev1.Node{
 		Id: string(n.ID), Name: n.Name, Address: n.Addr.String(), VxlanPort: uint32(n.VXLANPort), Mtu: uint32(n.MTU),
-		Slot: uint32(n.Slot), State: toNodeState(seen.presence), Self: n.ID == self, GossipPort: uint32(n.GossipPort), Endpoints: uint32(len(snap.Local(n.ID))), Since: toTime(seen.since),
+		Slot: uint32(n.Slot), State: toNodeState(seen.presence), Self: n.ID == self, GossipPort: uint32(n.GossipPort), Since: toTime(seen.since),
 		Held: toHeld(n),
 	}
 }
@@ -59,7 +66,7 @@ func (a *api) ownNode(snap *mesh.Snapshot) *sluicev1.Node {
 
 func toNetwork(n *mesh.Network, snap *mesh.Snapshot) *sluicev1.Network {
 	out := &sluicev1.Network{
-		Id: string(n.ID), Name: n.Name, Subnets: []string{n.Subnet4.String(), n.Subnet6.String()},
+		Id: string(n.ID), Name: n.Name, Subnets: prefixTexts(n.Subnets()),
 		Vni: uint32(n.VNI), Mtu: uint32(mesh.OverlayMTU(snap.Nodes)), Ingress: n.Ingress(),
 		Conflicts: conflicts(snap, mesh.KindNetwork, string(n.ID)),
 	}
@@ -67,6 +74,14 @@ func toNetwork(n *mesh.Network, snap *mesh.Snapshot) *sluicev1.Network {
 		out.Services = append(out.Services, s.Name)
 	}
 	return out
+}
+
+func prefixTexts(list []netip.Prefix) []string {
+	texts := make([]string, len(list))
+	for i, p := range list {
+		texts[i] = p.String()
+	}
+	return texts
 }
 
 // usersOf are the services whose endpoints have an interface on a network, by name.
@@ -82,6 +97,16 @@ func usersOf(snap *mesh.Snapshot, id mesh.NetworkID) []*mesh.Service {
 }
 
 func toService(s *mesh.Service, snap *mesh.Snapshot) *sluicev1.Service {
+	out := toLoneService(s, snap)
+	for _, e := range snap.EndpointsOf(s.ID) {
+		out.Endpoints = append(out.Endpoints, toEndpoint(e, snap))
+	}
+	sortByName(out.Endpoints)
+	return out
+}
+
+// toLoneService is toService without its endpoints.
+func toLoneService(s *mesh.Service, snap *mesh.Snapshot) *sluicev1.Service {
 	out := &sluicev1.Service{
 		Id: string(s.ID), Name: s.Name, Scheduler: string(s.Scheduler),
 		Conflicts: conflicts(snap, mesh.KindService, string(s.ID)),
@@ -100,10 +125,6 @@ func toService(s *mesh.Service, snap *mesh.Snapshot) *sluicev1.Service {
 		}
 		out.Ports = append(out.Ports, port)
 	}
-	for _, e := range snap.EndpointsOf(s.ID) {
-		out.Endpoints = append(out.Endpoints, toEndpoint(e, snap))
-	}
-	sortByName(out.Endpoints)
 	for _, h := range snap.HeldOf(s) {
 		out.Held = append(out.Held, toHeldPort(h))
 	}
@@ -120,6 +141,12 @@ func toEndpoint(e *mesh.Endpoint, snap *mesh.Snapshot) *sluicev1.Endpoint {
 	}
 	if n := snap.Node(e.Node); n != nil {
 		out.Node = n.Name
+	}
+	for _, a := range e.Fixed {
+		out.Fixed = append(out.Fixed, a.String())
+	}
+	if err := snap.Unmet(e); err != nil {
+		out.Conflicts = append(out.Conflicts, err.Error())
 	}
 	for _, a := range e.Attached {
 		attached := &sluicev1.Attachment{Network: networkName(snap, a.Network), Addresses: []string{a.V4.String(), a.V6.String()}}
@@ -187,6 +214,33 @@ func fromPrefix(what, text string, otherwise netip.Prefix) (netip.Prefix, error)
 		return netip.Prefix{}, mesh.Refuse(mesh.BadAddress, "write ADDRESS/LENGTH without host bits, such as 10.9.0.0/20", "%s %.60q is no IPv4 prefix", what, text)
 	}
 	return p, nil
+}
+
+// fromSubnets reads prefixes of both families.
+func fromSubnets(texts []string) ([]netip.Prefix, error) {
+	var list []netip.Prefix
+	for _, text := range texts {
+		p, err := netip.ParsePrefix(text)
+		if err != nil || p.Masked() != p || p.Addr().Is4In6() {
+			return nil, mesh.Refuse(mesh.BadAddress, "write ADDRESS/LENGTH without host bits, such as 10.9.0.0/20", "subnet %.60q is no prefix", text)
+		}
+		list = append(list, p)
+	}
+	return list, nil
+}
+
+// fromAddrs reads addresses and sorts them.
+func fromAddrs(texts []string) ([]netip.Addr, error) {
+	var list []netip.Addr
+	for _, text := range texts {
+		a, err := netip.ParseAddr(text)
+		if err != nil || a.Zone() != "" {
+			return nil, mesh.Refuse(mesh.BadAddress, "write one like 10.9.0.5 or fd00::5", "%.60q is no address", text)
+		}
+		list = append(list, a.Unmap())
+	}
+	slices.SortFunc(list, netip.Addr.Compare)
+	return slices.Compact(list), nil
 }
 
 // fromAddrPort reads ADDR or ADDR:PORT.

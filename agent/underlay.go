@@ -124,7 +124,7 @@ func (c *cluster) relocate(addr netip.Addr, mtu int) error {
 		return mesh.Refuse(InCluster, "wait until it has ended", "an init or join is under way")
 	}
 	for _, n := range c.snapshotLocked().Networks {
-		if err := next.Outside(n.Subnet4, n.Subnet6); err != nil {
+		if err := next.Outside(n.Subnets()...); err != nil {
 			return err
 		}
 	}

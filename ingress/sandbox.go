@@ -21,11 +21,9 @@ func (b *builder) sandbox() {
 		plan.Sysctl{Key: "net/ipv4/icmp_ratelimit", Value: "0"}, // every path MTU message counts
 		plan.Sysctl{Key: "net/ipv6/icmp/ratelimit", Value: "0"},
 	)
-	b.sbox.Routes = append(
-		b.sbox.Routes,
-		plan.Route{Kind: plan.RouteUnreachable, Dst: b.net.Subnet4},
-		plan.Route{Kind: plan.RouteUnreachable, Dst: b.net.Subnet6},
-	)
+	for _, subnet := range b.net.Subnets() {
+		b.sbox.Routes = append(b.sbox.Routes, plan.Route{Kind: plan.RouteUnreachable, Dst: subnet})
+	}
 }
 
 // uplink is the veth between the host and ingress-sbox, with one address in the
@@ -134,10 +132,20 @@ func (b *builder) firewall() {
 	forward.Rule(admitOut...)
 	// After replies were translated, by IPVS at priority 100 of forward or by conntrack at
 	// 100 of postrouting: what still has an overlay source belongs to no connection.
-	table.Chain("leak", "type filter hook postrouting priority 200; policy accept;").Rule(
-		fmt.Sprintf(`oifname "%s" ip saddr %s counter drop`, plan.Uplink, b.net.Subnet4),
-		fmt.Sprintf(`oifname "%s" ip6 saddr %s counter drop`, plan.Uplink, b.net.Subnet6),
-	)
+	table.Chain("leak", "type filter hook postrouting priority 200; policy accept;").Rule(b.fromOverlay(fmt.Sprintf(`oifname "%s"`, plan.Uplink))...)
+}
+
+// fromOverlay are rules that drop what has an address of the ingress network, one a subnet.
+func (b *builder) fromOverlay(where string) []string {
+	var rules []string
+	for _, subnet := range b.net.Subnets() {
+		family := "ip"
+		if subnet.Addr().Is6() {
+			family = "ip6"
+		}
+		rules = append(rules, fmt.Sprintf("%s %s saddr %s counter drop", where, family, subnet))
+	}
+	return rules
 }
 
 // timeouts are conntrack's own, so that IPVS never forgets a flow that the

@@ -74,11 +74,8 @@ func (b *builder) wayBack() {
 
 func (b *builder) zoneChains(table *plan.Table) {
 	doors := fmt.Sprintf(`{ "%s", "%s" }`, plan.Tunnel, plan.DoorIn)
-	table.Chain("antispoof", "").Rule(
-		// A client of the mesh has any address but an overlay's.
-		fmt.Sprintf("iifname %s ip saddr %s counter drop", doors, b.net.Subnet4),
-		fmt.Sprintf("iifname %s ip6 saddr %s counter drop", doors, b.net.Subnet6),
-	)
+	// A client of the mesh has any address but an overlay's.
+	table.Chain("antispoof", "").Rule(b.fromOverlay("iifname " + doors)...)
 	table.Chain("zones", "type filter hook prerouting priority raw; policy accept;").Rule(
 		fmt.Sprintf("iifname %s ct original zone set ether saddr map @node_zones", doors),
 	)

@@ -87,25 +87,30 @@ func (snap *Snapshot) freeVNI(name string) (VNI, error) {
 			return v, nil
 		}
 	}
-	return 0, Refuse(PoolExhausted, "remove a network", "all %d VNIs are in use", span)
+	return 0, Refuse(PoolExhausted, "remove a network", "of %d VNIs %d are in use, 0 are free", span, span)
 }
 
 func (snap *Snapshot) freeSubnet(name string, pool netip.Prefix) (netip.Prefix, error) {
 	count := uint64(1) << max(0, subnetBits4-pool.Bits())
 	start := hash("subnet", name)
+	networks := uint64(0)
 	for i := range count {
 		p := nth4(pool, subnetBits4, int((start+i)%count))
-		if snap.free(p) == nil {
+		if snap.free(p) == nil && !snap.leadsElsewhere(p) {
 			return p, nil
 		}
+		if overlapped(p, snap.Networks) != nil {
+			networks++
+		}
 	}
-	return netip.Prefix{}, Refuse(PoolExhausted, "remove a network, or give --subnet", "all %d subnets of pool %s are in use", count, pool)
+	return netip.Prefix{}, Refuse(PoolExhausted, "remove a network, or give --subnet", "of the %d subnets of pool %s networks have %d, %d are where a node is or leads elsewhere, 0 are free",
+		count, pool, networks, count-networks)
 }
 
 // free refuses a subnet that a network overlaps or a node is in.
 func (snap *Snapshot) free(p netip.Prefix) error {
 	for _, n := range snap.Networks {
-		for _, taken := range []netip.Prefix{n.Subnet4, n.Subnet6} {
+		for _, taken := range n.Subnets() {
 			if taken.Overlaps(p) {
 				return Refuse(SubnetTaken, "choose a subnet that no network has", "subnet %s overlaps %s of network %q", p, taken, n.Name)
 			}
@@ -116,7 +121,7 @@ func (snap *Snapshot) free(p netip.Prefix) error {
 			return err
 		}
 	}
-	return nil
+	return snap.unrouted(p)
 }
 
 // ula is the unique local /48 (RFC 4193) of a 40-bit global ID.
@@ -134,21 +139,19 @@ func nth4(p netip.Prefix, bits, i int) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4(a), bits)
 }
 
+// nth is nth4 or, of an IPv6 prefix, nth6.
+func nth(p netip.Prefix, bits, i int) netip.Prefix {
+	if p.Addr().Is4() {
+		return nth4(p, bits, i)
+	}
+	return nth6(p, i)
+}
+
 // nth6 is the i-th /64 of an IPv6 prefix.
 func nth6(p netip.Prefix, i int) netip.Prefix {
 	a := p.Masked().Addr().As16()
 	binary.BigEndian.PutUint64(a[:8], binary.BigEndian.Uint64(a[:8])+uint64(i))
 	return netip.PrefixFrom(netip.AddrFrom16(a), blockBits6)
-}
-
-// blockCount is how many blocks nodes can claim. The last one of a network is
-// kept for virtual addresses, which belong to no node.
-func (n *Network) blockCount() int {
-	return min(1<<(n.Bits4-n.Subnet4.Bits()), 1<<(blockBits6-n.Subnet6.Bits())) - 1
-}
-
-func (n *Network) block(i int) Block {
-	return Block{Network: n.ID, V4: nth4(n.Subnet4, n.Bits4, i), V6: nth6(n.Subnet6, i)}
 }
 
 // size is how many addresses a block has; number 0 is the sandbox itself.

@@ -7,44 +7,105 @@ import (
 	"strconv"
 )
 
-// settleNetworks keeps networks apart that were made on two sides of a split, or by
-// somebody who did not ask: two on one VNI would be one network. The ingress
-// network comes first, then the older claim.
-func (snap *Snapshot) settleNetworks(byAge []Record) {
-	var held []*Network
-	if ingress := snap.networks[IngressNetwork]; ingress != nil {
-		held = append(held, ingress)
+// subnetClaim is what a network claims at one time: all that it was made with, or a further subnet.
+type subnetClaim struct {
+	network *Network
+	further int // index in More, or theFirst
+	time    uint64
+}
+
+const theFirst = -1
+
+// subnetClaims are those of all networks: the ingress network's first, then the oldest.
+func subnetClaims(live []Record) []subnetClaim {
+	var claims []subnetClaim
+	for _, r := range live {
+		if r.Kind != KindNetwork {
+			continue
+		}
+		since := r.Claim
+		if r.Network.Ingress() {
+			since = 0
+		}
+		claims = append(claims, subnetClaim{r.Network, theFirst, since})
+		for i, s := range r.Network.More {
+			claims = append(claims, subnetClaim{r.Network, i, max(s.Claim, r.Claim)})
+		}
 	}
-	for _, r := range byAge {
-		if r.Kind != KindNetwork || r.Network.Ingress() {
+	slices.SortStableFunc(claims, func(a, b subnetClaim) int {
+		return cmp.Or(cmp.Compare(a.time, b.time), cmp.Compare(a.network.ID, b.network.ID), cmp.Compare(a.further, b.further))
+	})
+	return claims
+}
+
+// settleNetworks keeps networks apart that were made on two sides of a split, or by
+// somebody who did not ask: two on one VNI would be one network. The older claim holds what
+// both claim. A network that lost what it was made with is not built; one that lost a further
+// subnet is built without it.
+func (snap *Snapshot) settleNetworks(live []Record) {
+	held := map[NetworkID]*Network{}
+	var order []*Network // of held
+	for _, c := range subnetClaims(live) {
+		n := c.network
+		if c.further == theFirst {
+			first := *n
+			first.More = nil
+			if lost, clashed := clash(&first, order); clashed {
+				snap.Conflicts = append(snap.Conflicts, lost)
+				delete(snap.networks, n.ID)
+				continue
+			}
+			held[n.ID] = &first
+			order = append(order, &first)
 			continue
 		}
-		if c, lost := clash(r.Network, held); lost {
-			snap.Conflicts = append(snap.Conflicts, c)
-			delete(snap.networks, r.Network.ID)
+		have := held[n.ID]
+		if have == nil {
 			continue
 		}
-		held = append(held, r.Network)
+		s := n.More[c.further]
+		if winner := overlapped(s.Prefix, order); winner != nil {
+			snap.Conflicts = append(snap.Conflicts, Conflict{KindNetwork, string(n.ID), "subnet " + s.Prefix.String(), string(winner.ID), SubnetTaken})
+			continue
+		}
+		have.More = append(have.More, s)
+	}
+	for _, n := range order {
+		// The order of More is that of the record: blocks are numbered by it.
+		written := snap.networks[n.ID]
+		if len(n.More) == len(written.More) {
+			continue
+		}
+		kept := *n
+		kept.More = slices.DeleteFunc(slices.Clone(written.More), func(s Subnet) bool { return !slices.Contains(n.More, s) })
+		snap.networks[n.ID] = &kept
 	}
 }
 
-// clash says what n, a user network, claims that one of held has.
+// clash says what n, just made, claims that one of held has.
 func clash(n *Network, held []*Network) (Conflict, bool) {
-	for _, other := range held {
-		c := Conflict{Kind: KindNetwork, ID: string(n.ID), Winner: string(other.ID), Reason: SubnetTaken}
-		switch {
-		case n.VNI == other.VNI || n.VNI == other.EntryVNI:
-			c.Claim, c.Reason = "VNI "+strconv.Itoa(int(n.VNI)), VNITaken
-		case n.Subnet4.Overlaps(other.Subnet4):
-			c.Claim = "subnet " + n.Subnet4.String()
-		case n.Subnet6.Overlaps(other.Subnet6):
-			c.Claim = "subnet " + n.Subnet6.String()
-		default:
-			continue
-		}
+	c := Conflict{Kind: KindNetwork, ID: string(n.ID)}
+	same := func(o *Network) bool { return n.VNI == o.VNI || n.VNI == o.EntryVNI }
+	if i := slices.IndexFunc(held, same); i >= 0 {
+		c.Claim, c.Winner, c.Reason = "VNI "+strconv.Itoa(int(n.VNI)), string(held[i].ID), VNITaken
 		return c, true
 	}
-	return Conflict{}, false
+	for _, p := range n.Subnets() {
+		if winner := overlapped(p, held); winner != nil {
+			c.Claim, c.Winner, c.Reason = "subnet "+p.String(), string(winner.ID), SubnetTaken
+			return c, true
+		}
+	}
+	return c, false
+}
+
+// overlapped is the network that has a part of p; nil where none has.
+func overlapped(p netip.Prefix, held []*Network) *Network {
+	i := slices.IndexFunc(held, func(n *Network) bool { return slices.ContainsFunc(n.Subnets(), p.Overlaps) })
+	if i < 0 {
+		return nil
+	}
+	return held[i]
 }
 
 // nodeClaim is a slot or a block that a node claims.
@@ -128,11 +189,4 @@ func (n *Node) without(lost []int) *Node {
 		c.Slot = 0
 	}
 	return &c
-}
-
-// has tells whether b is one of the blocks of n that nodes may claim.
-func (n *Network) has(b Block) bool {
-	last := nth4(n.Subnet4, n.Bits4, 1<<(n.Bits4-n.Subnet4.Bits())-1) // kept for virtual addresses
-	return b.V4.Bits() == n.Bits4 && n.Subnet4.Contains(b.V4.Addr()) && b.V4 != last &&
-		b.V6.Bits() == blockBits6 && n.Subnet6.Contains(b.V6.Addr())
 }

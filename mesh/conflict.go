@@ -36,7 +36,7 @@ func (snap *Snapshot) nameOf(kind Kind, id string) string {
 		if s := snap.services[ServiceID(id)]; s != nil {
 			return s.Name
 		}
-	case KindToken, KindRemoval, KindRotation: // they claim nothing
+	case KindToken, KindRemoval, KindRotation, KindKeyring: // they claim nothing
 	case KindEndpoint:
 		i := slices.IndexFunc(snap.Endpoints, func(e *Endpoint) bool { return string(e.ID) == id })
 		if i >= 0 {

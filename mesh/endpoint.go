@@ -23,6 +23,8 @@ type Endpoint struct {
 	State    EndpointState
 	Weight   int
 	Attached []Attachment // sorted by network
+	Fixed    []netip.Addr // asked for: on the network that each is in, no other address will do; sorted
+	Left     []Freed      // had on some network, and has no longer; see Rest
 }
 
 // Attachment is an endpoint's interface on one network.
@@ -43,7 +45,7 @@ func (e *Endpoint) On(id NetworkID) (Attachment, bool) {
 
 func (e *Endpoint) clone() *Endpoint {
 	c := *e
-	c.Attached = slices.Clone(e.Attached)
+	c.Attached, c.Left = slices.Clone(e.Attached), slices.Clone(e.Left)
 	return &c
 }
 
@@ -73,5 +75,8 @@ func (e *Endpoint) Validate() error {
 			return Refuse(BadRecord, "update the node that wrote it", "endpoint %s has addresses %.60q and %.60q", e.Name, a.V4, a.V6)
 		}
 	}
-	return nil
+	if len(e.Left) > leftLimit {
+		return Refuse(BadRecord, "update the node that wrote it", "endpoint %s left %d addresses, the limit is %d", e.Name, len(e.Left), leftLimit)
+	}
+	return e.validateFixed()
 }

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"cmp"
+	"slices"
 	"time"
 )
 
@@ -72,6 +73,20 @@ func (r Record) WrittenAt(time uint64) Record {
 		for i := range r.Node.Blocks {
 			r.Node.Blocks[i].Claim = min(r.Node.Blocks[i].Claim, time)
 		}
+	}
+	if r.Endpoint != nil {
+		r.Endpoint = r.Endpoint.clone()
+		for i := range r.Endpoint.Left {
+			r.Endpoint.Left[i].Since = min(r.Endpoint.Left[i].Since, time)
+		}
+	}
+	if r.Network != nil {
+		n := *r.Network
+		n.More = slices.Clone(n.More)
+		for i := range n.More {
+			n.More[i].Claim = min(n.More[i].Claim, time)
+		}
+		r.Network = &n
 	}
 	return r
 }

@@ -56,6 +56,8 @@ const (
 	VNITaken      Reason = "VNITaken"
 	SlotTaken     Reason = "SlotTaken"
 	BlockTaken    Reason = "BlockTaken"
+	AddressTaken  Reason = "AddressTaken"
+	AddressRests  Reason = "AddressRests"
 	NotFound      Reason = "NotFound"
 	InUse         Reason = "InUse"
 	PoolExhausted Reason = "PoolExhausted"

@@ -13,6 +13,7 @@ type Network struct {
 	Subnet4  netip.Prefix
 	Subnet6  netip.Prefix
 	Bits4    int          // length of one node's block of Subnet4; a block of Subnet6 is always a /64
+	More     []Subnet     // further subnets, in the order in which they were added
 	VNI      VNI          // network sandboxes listen on it
 	EntryVNI VNI          // ingress network only: ingress-sbox ends listen on it
 	Pool     netip.Prefix // ingress network only: where user networks' IPv4 subnets come from
@@ -34,17 +35,21 @@ func (n *Network) Validate() error {
 	if err := ValidateName("network", n.Name); err != nil {
 		return err
 	}
-	const do = "give an IPv4 subnet of /8 to /24 and an IPv6 subnet of /40 to /56, both without host bits"
-	if !n.Subnet4.IsValid() || !n.Subnet4.Addr().Is4() || n.Subnet4.Masked() != n.Subnet4 || n.Subnet4.Bits() < 8 || n.Subnet4.Bits() > 24 {
-		return Refuse(BadAddress, do, "network %s has IPv4 subnet %s", n.Name, n.Subnet4)
+	if !n.Subnet4.Addr().Is4() || !n.Subnet6.Addr().Is6() {
+		return Refuse(BadAddress, goodSubnets, "network %s has subnets %s and %s", n.Name, n.Subnet4, n.Subnet6)
 	}
-	if !n.Subnet6.IsValid() || !n.Subnet6.Addr().Is6() || n.Subnet6.Addr().Is4In6() || n.Subnet6.Masked() != n.Subnet6 || n.Subnet6.Bits() < 40 || n.Subnet6.Bits() > 56 {
-		return Refuse(BadAddress, do, "network %s has IPv6 subnet %s", n.Name, n.Subnet6)
+	for _, p := range []netip.Prefix{n.Subnet4, n.Subnet6} {
+		if err := n.validateSubnet(p); err != nil {
+			return err
+		}
 	}
 	if n.Bits4 <= n.Subnet4.Bits() || n.Bits4 > maxBlockBits4 {
-		return Refuse(BadValue, do, "network %s has IPv4 blocks of /%d", n.Name, n.Bits4)
+		return Refuse(BadValue, goodSubnets, "network %s has IPv4 blocks of /%d", n.Name, n.Bits4)
 	}
-	if special := reserved(n.Subnet4, n.Subnet6, n.Pool); special.IsValid() {
+	if err := n.validateMore(); err != nil {
+		return err
+	}
+	if special := reserved(append(n.Subnets(), n.Pool)...); special.IsValid() {
 		return Refuse(BadAddress, "choose a private range", "a subnet or the pool of network %s overlaps %s, which has a meaning of its own", n.Name, special)
 	}
 	if !validVNI(n.VNI) || n.Ingress() != validVNI(n.EntryVNI) || !n.Ingress() && n.EntryVNI != 0 || n.VNI == n.EntryVNI {
@@ -52,6 +57,20 @@ func (n *Network) Validate() error {
 	}
 	if n.Ingress() && (!n.Pool.IsValid() || !n.Pool.Addr().Is4() || n.Pool.Masked() != n.Pool || n.Pool.Bits() > subnetBits4 || n.Pool.Overlaps(n.Subnet4)) {
 		return Refuse(BadAddress, "give --pool an IPv4 prefix of /20 or shorter that does not overlap the ingress subnet", "the pool for networks is %s", n.Pool)
+	}
+	return nil
+}
+
+const goodSubnets = "give an IPv4 subnet of /8 to /24 and an IPv6 subnet of /40 to /56, both without host bits"
+
+// validateSubnet refuses a subnet that no block can be cut from.
+func (n *Network) validateSubnet(p netip.Prefix) error {
+	least, most, family := 8, 24, "IPv4"
+	if p.Addr().Is6() {
+		least, most, family = 40, 56, "IPv6"
+	}
+	if !p.IsValid() || p.Addr().Is4In6() || p.Masked() != p || p.Bits() < least || p.Bits() > most {
+		return Refuse(BadAddress, goodSubnets, "network %s has %s subnet %s", n.Name, family, p)
 	}
 	return nil
 }

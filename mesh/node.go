@@ -18,6 +18,7 @@ type Node struct {
 	Blocks     []Block    // address blocks of networks with endpoints here
 	Held       []HeldPort // published ports that it does not answer on; see Reported
 	Cert       []byte     // by which the cluster admitted it, DER; nil where nobody asks for one
+	Routes     []Route    // where it leads elsewhere; see ReportedRoutes
 	Synced     uint64     // until when it has everything that the others wrote; 0: it has not said; see Horizon
 }
 
@@ -87,6 +88,9 @@ func (n *Node) Validate() error {
 		if validID(string(b.Network)) != nil || !b.valid() {
 			return Refuse(BadRecord, "update the node that wrote it", "node %s claims block %s %s", n.Name, b.V4, b.V6)
 		}
+	}
+	if err := n.validateRoutes(); err != nil {
+		return err
 	}
 	return n.validateHeld()
 }

@@ -110,6 +110,9 @@ func (s *side) act(t *rapid.T, id int) {
 			e := testEndpoint(id, node, 1)
 			e.Service = rapid.SampledFrom(snap.Services).Draw(t, "service").ID
 			e.Name = fmt.Sprintf("e%d", few("name"))
+			if e.Fixed = drawFixed(t, snap); snap.CheckFixed(e, s.time) != nil {
+				return
+			}
 			s.write(writer, EndpointRecord(e))
 		}
 	case 5:

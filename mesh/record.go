@@ -14,6 +14,7 @@ const (
 	KindToken    Kind = "token"
 	KindRemoval  Kind = "removal"
 	KindRotation Kind = "rotation"
+	KindKeyring  Kind = "keyring"
 )
 
 // Record is one versioned fact. Exactly the field that Kind names is set, or none
@@ -24,6 +25,10 @@ type Record struct {
 	Version Version
 	Claim   uint64 // Time of the first write, by the word of this one's writer: the older claim holds a name or port
 	Deleted bool
+
+	// Freed are the addresses that an endpoint's tombstone frees, and FreedBy the service that it was of.
+	Freed   []Freed
+	FreedBy ServiceID
 
 	// Body is the record as its writer encoded it, and Sig the writer's signature of it. Both are
 	// kept and passed on as they came, with whatever this version does not know of. Body is nil
@@ -38,6 +43,7 @@ type Record struct {
 	Token    *Token
 	Removal  *Removal
 	Rotation *Rotation
+	Keyring  *Keyring
 }
 
 // Key identifies the fact over all its versions.
@@ -87,10 +93,13 @@ func (r Record) Validate() error {
 		return Refuse(BadRecord, do, "record %.20q %s has version %d by %.40q", string(r.Kind), r.ID, r.Version.Time, string(r.Version.Writer))
 	}
 	nouns := 0
-	for _, set := range []bool{r.Node != nil, r.Network != nil, r.Service != nil, r.Endpoint != nil, r.Token != nil, r.Removal != nil, r.Rotation != nil} {
+	for _, set := range []bool{r.Node != nil, r.Network != nil, r.Service != nil, r.Endpoint != nil, r.Token != nil, r.Removal != nil, r.Rotation != nil, r.Keyring != nil} {
 		if set {
 			nouns++
 		}
+	}
+	if err := r.validateFreed(); err != nil {
+		return err
 	}
 	if r.Deleted && nouns == 0 {
 		return r.validateTombstone()
@@ -106,7 +115,7 @@ func (r Record) validateTombstone() error {
 		return Refuse(BadRecord, "update the node that wrote it", "the ingress network cannot be removed")
 	}
 	switch r.Kind {
-	case KindRemoval, KindRotation:
+	case KindRemoval, KindRotation, KindKeyring:
 		return Refuse(BadRecord, "update the node that wrote it", "a %s cannot be taken back", r.Kind)
 	case KindNode, KindNetwork, KindService, KindEndpoint, KindToken:
 		return nil
@@ -134,12 +143,20 @@ func (r Record) validateNoun() error {
 		id, err = string(r.Removal.Node), r.Removal.Validate()
 	case r.Kind == KindRotation && r.Rotation != nil:
 		id, err = r.Rotation.ID, r.Rotation.Validate()
+	case r.Kind == KindKeyring && r.Keyring != nil:
+		id, err = r.Keyring.ID, r.Keyring.Validate()
 	}
 	if err != nil {
 		return err
 	}
 	if r.Node != nil && !r.Node.claimedBy(r.Version.Time) {
 		return Refuse(BadRecord, "update the node that wrote it", "node %s claims a slot or a block at no time, or something after its record was written", r.Node.Name)
+	}
+	if r.Network != nil && !r.Network.addedBy(r.Version.Time) {
+		return Refuse(BadRecord, "update the node that wrote it", "network %s has a subnet that was added at no time, or after its record was written", r.Network.Name)
+	}
+	if r.Endpoint != nil && !r.Endpoint.leftBy(r.Version.Time) {
+		return Refuse(BadRecord, "update the node that wrote it", "endpoint %s left an address at no time, or after its record was written", r.Endpoint.Name)
 	}
 	if id != r.ID || writer != r.Version.Writer {
 		return Refuse(BadRecord, "update the node that wrote it", "record %.20q %s was written by %.40q about %.40q", string(r.Kind), r.ID, string(r.Version.Writer), id)

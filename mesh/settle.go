@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 )
 
@@ -13,23 +12,25 @@ import (
 // that an older one beats is given up and made anew. now is the time of the
 // claims it makes; versions are set by the caller.
 //
-// What there was no room for comes back as refusals by endpoint.
+// What there was no room for comes back as refusals by endpoint, and that the node itself has
+// no slot under the empty ID.
 func Settle(snap *Snapshot, self NodeID, now uint64) ([]Record, map[EndpointID]error) {
 	held := snap.Node(self)
 	if held == nil {
 		return nil, nil
 	}
-	s := settling{snap: snap, node: held.clone(), now: now, given: map[Attachment]bool{}}
-	s.slot()
+	local := byClaim(snap.Local(self))
+	s := newSettling(snap, held, local, now)
 	var records []Record
 	refused := map[EndpointID]error{}
+	if err := s.slot(); err != nil {
+		refused[""] = err
+	}
 	needed := map[NetworkID]bool{}
-	for _, e := range byClaim(snap.Local(self)) {
+	for _, e := range local {
 		service := snap.Service(e.Service)
 		if service == nil {
-			r := EndpointRecord(e)
-			r.Endpoint, r.Deleted = nil, true
-			records = append(records, r)
+			records = append(records, Tombstone(EndpointRecord(e)))
 			continue
 		}
 		next, err := s.attach(e, service, needed)
@@ -40,7 +41,10 @@ func Settle(snap *Snapshot, self NodeID, now uint64) ([]Record, map[EndpointID]e
 			records = append(records, EndpointRecord(next))
 		}
 	}
-	s.node.Blocks = slices.DeleteFunc(s.node.Blocks, func(b Block) bool { return !needed[b.Network] })
+	s.needless(needed)
+	if len(records) > 0 {
+		s.release()
+	}
 	old := held
 	if w := snap.written[self]; w != nil {
 		old = w
@@ -56,21 +60,56 @@ type settling struct {
 	node *Node
 	now  uint64
 
-	given map[Attachment]bool // to the endpoints that were looked at
+	holder map[at]EndpointID // the endpoints here and what they have, or are given
+	wished map[at]EndpointID // what one of them asks for
+}
+
+func newSettling(snap *Snapshot, held *Node, local []*Endpoint, now uint64) settling {
+	s := settling{snap: snap, node: held.clone(), now: now, holder: map[at]EndpointID{}, wished: map[at]EndpointID{}}
+	for _, e := range local {
+		service := snap.Service(e.Service)
+		if service == nil {
+			continue
+		}
+		for _, a := range e.Attached {
+			if s.owns(a) {
+				s.hold(a, e.ID)
+			}
+		}
+		for _, id := range service.Uses() {
+			for _, a := range snap.asked(e, id) {
+				if s.wished[a] == "" {
+					s.wished[a] = e.ID
+				}
+			}
+		}
+	}
+	return s
+}
+
+// hold gives an endpoint a pair that none has, or only a part of it.
+func (s *settling) hold(a Attachment, id EndpointID) {
+	for _, one := range a.both() {
+		if s.holder[one] == "" {
+			s.holder[one] = id
+		}
+	}
 }
 
 // byClaim puts endpoints that have their addresses first, so that a newcomer
-// never gets an address that somebody has.
+// never gets an address that somebody has, and of the others those that ask for one.
 func byClaim(local []*Endpoint) []*Endpoint {
 	sorted := slices.Clone(local)
-	slices.SortStableFunc(sorted, func(a, b *Endpoint) int { return cmp.Compare(len(b.Attached), len(a.Attached)) })
+	slices.SortStableFunc(sorted, func(a, b *Endpoint) int {
+		return cmp.Or(cmp.Compare(len(b.Attached), len(a.Attached)), cmp.Compare(len(b.Fixed), len(a.Fixed)))
+	})
 	return sorted
 }
 
 // slot claims a slot where the node has none or lost it to an older claim.
-func (s *settling) slot() {
+func (s *settling) slot() error {
 	if s.node.Slot != 0 {
-		return
+		return nil
 	}
 	taken := map[Slot]bool{}
 	for _, n := range s.snap.Nodes {
@@ -80,14 +119,10 @@ func (s *settling) slot() {
 	for i := range uint64(slotCount) {
 		if c := Slot((start+i)%slotCount + 1); !taken[c] {
 			s.node.Slot, s.node.SlotClaim = c, s.now
-			return
+			return nil
 		}
 	}
-}
-
-// others tells whether a block of another node satisfies f.
-func (s *settling) others(f func(Block) bool) bool {
-	return slices.ContainsFunc(s.snap.Nodes, func(n *Node) bool { return n.ID != s.node.ID && slices.ContainsFunc(n.Blocks, f) })
+	return Refuse(PoolExhausted, "remove nodes that are gone: sluice node rm NODE", "node %q has no slot: of %d %d are in use, 0 are free", s.node.Name, slotCount, slotCount)
 }
 
 // attach returns the endpoint with an address on each network that its service
@@ -102,9 +137,9 @@ func (s *settling) attach(e *Endpoint, service *Service, needed map[NetworkID]bo
 			continue
 		}
 		needed[id] = true
-		if a, ok := e.On(id); ok && s.owns(a) && !s.given[a] {
-			s.given[a] = true
-			next.Attached = append(next.Attached, a)
+		have, attached := e.On(id)
+		if attached && s.keeps(e, have) {
+			next.Attached = append(next.Attached, have)
 			continue
 		}
 		a, err := s.address(e, n)
@@ -112,77 +147,14 @@ func (s *settling) attach(e *Endpoint, service *Service, needed map[NetworkID]bo
 			refused = err
 			continue
 		}
-		s.given[a] = true
+		s.hold(a, e.ID)
 		next.Attached = append(next.Attached, a)
 	}
 	slices.SortFunc(next.Attached, func(a, b Attachment) int { return cmp.Compare(a.Network, b.Network) })
-	if !slices.Equal(next.Attached, e.Attached) {
-		s.snap = s.snap.with(next)
+	for _, a := range e.Attached {
+		if !slices.Contains(next.Attached, a) && s.owns(a) {
+			next.leave(a, s.now)
+		}
 	}
 	return next, refused
-}
-
-func (s *settling) owns(a Attachment) bool {
-	for _, b := range s.node.BlocksOf(a.Network) {
-		if b.V4.Contains(a.V4) && b.V6.Contains(a.V6) && a.V4 != b.Gateway4() {
-			return true
-		}
-	}
-	return false
-}
-
-// address picks a free pair by hash of the endpoint's ID, claiming one more
-// block where the node's own are full.
-func (s *settling) address(e *Endpoint, n *Network) (Attachment, error) {
-	used := maps.Clone(s.given)
-	for _, other := range s.snap.Endpoints {
-		if a, ok := other.On(n.ID); ok && other.Node == s.node.ID && other.ID != e.ID {
-			used[a] = true
-		}
-	}
-	for {
-		for _, b := range s.node.BlocksOf(n.ID) {
-			hosts := uint64(b.size() - 1)
-			start := hash("address", string(e.ID))
-			for i := range hosts {
-				v4, v6 := b.address(int((start+i)%hosts) + 1)
-				if a := (Attachment{Network: n.ID, V4: v4, V6: v6}); !used[a] {
-					return a, nil
-				}
-			}
-		}
-		if err := s.claimBlock(n); err != nil {
-			return Attachment{}, err
-		}
-	}
-}
-
-// claimBlock claims a block in the node's own pseudo-random order, so that two
-// halves of a partition rarely choose the same.
-func (s *settling) claimBlock(n *Network) error {
-	count := n.blockCount()
-	start := int(hash("block", string(s.node.ID), string(n.ID)) % uint64(max(count, 1)))
-	for i := range count {
-		b := n.block((start + i) % count)
-		b.Claim = s.now
-		same := func(have Block) bool { return have.Network == n.ID && (have.V4 == b.V4 || have.V6 == b.V6) }
-		if !slices.ContainsFunc(s.node.Blocks, same) && !s.others(same) {
-			s.node.Blocks = append(s.node.Blocks, b)
-			return nil
-		}
-	}
-	return Refuse(PoolExhausted, "detach endpoints or make the network's subnet larger", "network %q has no free block: %d of %d in use", n.Name, count, count)
-}
-
-// with returns a view of the snapshot in which one endpoint is replaced; only
-// Endpoints is right in it.
-func (snap *Snapshot) with(e *Endpoint) *Snapshot {
-	c := *snap
-	c.Endpoints = slices.Clone(snap.Endpoints)
-	for i, have := range c.Endpoints {
-		if have.ID == e.ID {
-			c.Endpoints[i] = e
-		}
-	}
-	return &c
 }

@@ -35,9 +35,52 @@ func drawWorld(t *rapid.T) *world {
 	}
 	for i := range rapid.IntRange(0, 12).Draw(t, "endpoints") {
 		e := testEndpoint(i+1, rapid.IntRange(1, nodes).Draw(t, "on"), rapid.IntRange(1, 4).Draw(t, "of")) // service 4 does not exist
+		e.Fixed = drawFixed(t, w.state.Snapshot())
 		w.write(e.Node, EndpointRecord(e))
 	}
 	return w
+}
+
+// drawFixed are addresses that somebody asks for: often none, and of few so that they meet. Some
+// nobody can have.
+func drawFixed(t *rapid.T, snap *Snapshot) []netip.Addr {
+	if rapid.IntRange(0, 2).Draw(t, "asks") != 0 {
+		return nil
+	}
+	var fixed []netip.Addr
+	for _, n := range snap.Networks {
+		v4, v6 := n.block(rapid.IntRange(0, 2).Draw(t, "block")).address(rapid.IntRange(0, 3).Draw(t, "number"))
+		switch rapid.IntRange(0, 3).Draw(t, "family") {
+		case 0:
+			fixed = append(fixed, v4)
+		case 1:
+			fixed = append(fixed, v6)
+		case 2:
+			fixed = append(fixed, v4, v6)
+		}
+	}
+	slices.SortFunc(fixed, netip.Addr.Compare)
+	return slices.Compact(fixed)
+}
+
+// asMuch checks that an endpoint has what it asks for, or nothing where its node refuses it.
+func asMuch(t fataler, snap *Snapshot, e *Endpoint) {
+	t.Helper()
+	_, refused := Settle(snap, e.Node, 1)
+	service := snap.Service(e.Service)
+	if (len(e.Attached) != len(service.Uses())) != (refused[e.ID] != nil) {
+		t.Fatalf("endpoint %s is on %v instead of %v, refused %v", e.ID, e.Attached, service.Uses(), refused[e.ID])
+	}
+	for _, a := range e.Attached {
+		for _, asked := range snap.asked(e, a.Network) {
+			if asked.addr != a.V4 && asked.addr != a.V6 {
+				t.Fatalf("endpoint %s asked for %s and has %s and %s", e.ID, asked.addr, a.V4, a.V6)
+			}
+		}
+	}
+	if (snap.Unmet(e) != nil) && refused[e.ID] == nil {
+		t.Fatalf("endpoint %s has what it asks for, and others see %v", e.ID, snap.Unmet(e))
+	}
 }
 
 // settled checks what must be true once nobody has anything to write.
@@ -50,9 +93,7 @@ func settled(t fataler, snap *Snapshot) {
 		if service == nil || node == nil || node.Slot == 0 {
 			t.Fatalf("endpoint %s has service %v, node %v", e.ID, service, node)
 		}
-		if len(e.Attached) != len(service.Uses()) {
-			t.Fatalf("endpoint %s is on %v instead of %v", e.ID, e.Attached, service.Uses())
-		}
+		asMuch(t, snap, e)
 		for _, a := range e.Attached {
 			owned := slices.ContainsFunc(node.BlocksOf(a.Network), func(b Block) bool {
 				return b.V4.Contains(a.V4) && b.V6.Contains(a.V6) && a.V4 != b.Gateway4() && a.V6 != b.Gateway6()

@@ -72,8 +72,8 @@ func (s *State) Get(k Key) (Record, bool) {
 // Count is how many records there are, tombstones included.
 func (s *State) Count() int { return len(s.records) }
 
-// ofRemoved tells whether a record is that of a node which was removed, or of an endpoint there.
-func (s *State) ofRemoved(r Record) bool {
+// removalOf is the removal of the node that a record is of, or an endpoint's node.
+func (s *State) removalOf(r Record) (removal Record, removed bool) {
 	var node NodeID
 	switch {
 	case r.Node != nil:
@@ -81,10 +81,10 @@ func (s *State) ofRemoved(r Record) bool {
 	case r.Endpoint != nil:
 		node = r.Endpoint.Node
 	default:
-		return false
+		return Record{}, false
 	}
-	_, removed := s.records[Key{KindRemoval, string(node)}]
-	return removed
+	removal, removed = s.records[Key{KindRemoval, string(node)}]
+	return removal, removed
 }
 
 // Records returns everything, tombstones included, in a fixed order.
@@ -112,6 +112,7 @@ type Snapshot struct {
 	networks  map[NetworkID]*Network // without those that lost their VNI or subnet
 	services  map[ServiceID]*Service
 	byService map[ServiceID][]*Endpoint
+	rests     map[at]resting // addresses that were left lately
 }
 
 // Front is one published port and the service that holds it.
@@ -132,10 +133,17 @@ func (s *State) Snapshot() *Snapshot {
 		networks:  map[NetworkID]*Network{},
 		services:  map[ServiceID]*Service{},
 		byService: map[ServiceID][]*Endpoint{},
+		rests:     map[at]resting{},
 	}
 	live := make([]Record, 0, len(s.records))
 	for _, r := range s.records {
-		if !r.Deleted && !s.ofRemoved(r) {
+		switch removed, ok := s.removalOf(r); {
+		case r.Deleted:
+			snap.rest(r, r.Version.Time, s.seen)
+		case ok:
+			snap.rest(r, max(r.Version.Time, removed.Version.Time), s.seen)
+		default:
+			snap.rest(r, 0, s.seen)
 			live = append(live, r)
 		}
 	}
@@ -175,6 +183,7 @@ func (snap *Snapshot) add(r Record) {
 		snap.Removals = append(snap.Removals, r.Removal)
 	case KindRotation:
 		snap.Rotations = append(snap.Rotations, r.Rotation)
+	case KindKeyring: // one is asked for by its generation
 	}
 }
 

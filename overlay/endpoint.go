@@ -1,6 +1,8 @@
 package overlay
 
 import (
+	"net/netip"
+
 	"github.com/sluice-mesh/sluice/internal/plan"
 	"github.com/sluice-mesh/sluice/mesh"
 )
@@ -43,15 +45,17 @@ func attach(p *plan.Plan, e *mesh.Endpoint, a mesh.Attachment, n *mesh.Network, 
 		plan.Route{Kind: plan.RouteDev, Dst: single(a.V4), Link: outside},
 		plan.Route{Kind: plan.RouteDev, Dst: single(a.V6), Link: outside},
 	)
-	dst4, dst6 := n.Subnet4, n.Subnet6
+	reached := n.Subnets()
 	if n.ID == e.Attached[0].Network { // sorted, and the ingress network's ID is the least
-		dst4, dst6 = everything4(), everything6()
+		reached = []netip.Prefix{everything4(), everything6()}
 	}
-	ep.Routes = append(
-		ep.Routes,
-		plan.Route{Kind: plan.RouteVia, Dst: dst4, Via: plan.Gateway4(), Link: inside},
-		plan.Route{Kind: plan.RouteVia, Dst: dst6, Via: plan.Gateway6(), Link: inside},
-	)
+	for _, dst := range reached {
+		via := plan.Gateway6()
+		if dst.Addr().Is4() {
+			via = plan.Gateway4()
+		}
+		ep.Routes = append(ep.Routes, plan.Route{Kind: plan.RouteVia, Dst: dst, Via: via, Link: inside})
+	}
 	table := s.Table("inet")
 	table.Set("sources4", plan.FieldIface, plan.FieldIPv4).Add(outside, a.V4.String())
 	table.Set("sources6", plan.FieldIface, plan.FieldIPv6).Add(outside, a.V6.String())

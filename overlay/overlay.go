@@ -64,12 +64,10 @@ func (b *builder) sandbox(snap *mesh.Snapshot) {
 	if !b.net.Ingress() {
 		b.peers(snap)
 	}
-	b.s.Routes = append(
-		b.s.Routes,
+	for _, subnet := range b.net.Subnets() {
 		// An address that nobody has is refused here, instead of going to the host.
-		plan.Route{Kind: plan.RouteUnreachable, Dst: b.net.Subnet4},
-		plan.Route{Kind: plan.RouteUnreachable, Dst: b.net.Subnet6},
-	)
+		b.s.Routes = append(b.s.Routes, plan.Route{Kind: plan.RouteUnreachable, Dst: subnet})
+	}
 	b.firewall(snap)
 }
 

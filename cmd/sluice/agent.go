@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/netip"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,6 +15,7 @@ import (
 // agentVerb runs the agent until it is told to end.
 func (a *app) agentVerb() *cobra.Command {
 	var cfg agent.Config
+	var keyRotation time.Duration
 	cmd := &cobra.Command{
 		Use:   "agent",
 		Short: "Run this node's agent",
@@ -22,6 +24,9 @@ func (a *app) agentVerb() *cobra.Command {
 		Args: words(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Version = buildVersion()
+			if cfg.KeyRotation = keyRotation; keyRotation == 0 {
+				cfg.KeyRotation = agent.NoKeyRotation
+			}
 			cfg.Log = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
 			if err := a.runAgent(cmd.Context(), cfg); err != nil {
 				return agentFailure(err)
@@ -35,7 +40,9 @@ func (a *app) agentVerb() *cobra.Command {
 	flags.StringVar(&cfg.Name, "name", "", "the node's `NAME` (default the host's)")
 	flags.TextVar(&cfg.Advertise, "advertise", netip.Addr{}, "`ADDR` where other nodes reach this one (default of the route to the world)")
 	flags.Uint16Var(&cfg.GossipPort, "gossip-port", 7956, "`PORT` of membership, TCP and UDP")
+	flags.TextVar(&cfg.API, "api", netip.AddrPort{}, "`ADDR:PORT` of the API over TCP, for who has a certificate (default none)")
 	flags.Uint16Var(&cfg.VXLANPort, "vxlan-port", 4789, "`PORT` of the tunnels, UDP")
+	flags.DurationVar(&keyRotation, "key-rotation", agent.DefaultKeyRotation, "gossip gets another key after this `DURATION`; 0: by 'sluice key rotate' alone")
 	flags.TextVar(&cfg.Balancer, "balancer", agent.BalancerAuto, "what picks an endpoint: `auto|ipvs|nft`; auto is ipvs where the kernel has it")
 	return cmd
 }

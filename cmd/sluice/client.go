@@ -4,12 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
-	"net"
-	"os"
-	"path/filepath"
-	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -19,6 +15,10 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+
+	"github.com/sluice-mesh/sluice/internal/login"
+	"github.com/sluice-mesh/sluice/internal/trust"
+	"github.com/sluice-mesh/sluice/mesh"
 )
 
 const defaultHost = "unix:///run/sluice/sluice.sock"
@@ -63,16 +63,17 @@ func ask[C, Q, R any](ctx context.Context, c call, client func(grpc.ClientConnIn
 	if err != nil {
 		return none, c.explain(err, d)
 	}
+	c.renew(ctx, conn, d.to)
 	return resp, nil
 }
 
 // connect makes the connection that a call goes over, without waiting for it.
 func (c call) connect() (*grpc.ClientConn, *dialer, error) {
-	path, err := c.app.socket(c.what)
+	to, err := c.app.target(c.what)
 	if err != nil {
 		return nil, nil, err
 	}
-	d := &dialer{path: path}
+	d := &dialer{to: to}
 	conn, err := grpc.NewClient("passthrough:///sluice",
 		grpc.WithAuthority("localhost"),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -85,53 +86,6 @@ func (c call) connect() (*grpc.ClientConn, *dialer, error) {
 		return nil, nil, &failure{what: c.what, why: err.Error(), do: "give another --host"}
 	}
 	return conn, d, nil
-}
-
-// socket is the path of the agent's socket.
-func (a *app) socket(what string) (string, error) {
-	host := a.host
-	if host == "" {
-		host = os.Getenv("SLUICE_HOST")
-	}
-	if host == "" {
-		host = defaultHost
-	}
-	path, ok := strings.CutPrefix(host, "unix://")
-	switch {
-	case ok && filepath.IsAbs(path):
-		return path, nil
-	case strings.HasPrefix(host, "tcp://"):
-		return "", &failure{
-			what: what, why: fmt.Sprintf("%s: this version has no API over TCP", host),
-			do: "run the command on that node, with --host unix:///PATH",
-		}
-	default:
-		return "", fmt.Errorf("host %q is not unix:///PATH", host)
-	}
-}
-
-// dialer connects to a unix socket and keeps why it could not: gRPC passes that
-// on only as a sentence.
-type dialer struct {
-	path string
-	mu   sync.Mutex
-	err  error
-}
-
-// dial is called by gRPC, from a goroutine of its own.
-func (d *dialer) dial(ctx context.Context, _ string) (net.Conn, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", d.path)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.err = err
-	return conn, err
-}
-
-// failed is why the last attempt to connect failed, or nil.
-func (d *dialer) failed() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.err
 }
 
 // explain turns what gRPC returned into what a person can act on. The agent's
@@ -165,8 +119,11 @@ func (c call) explain(err error, d *dialer) *failure {
 
 // unreachable says why there was no connection, or no answer over it.
 func (c call) unreachable(d *dialer) *failure {
-	host := "unix://" + d.path
+	host := d.to.String()
 	err := d.failed()
+	if d.to.path == "" {
+		return c.unreachableThere(host, err)
+	}
 	switch {
 	case err == nil:
 		return &failure{
@@ -188,5 +145,33 @@ func (c call) unreachable(d *dialer) *failure {
 			cause: err, what: c.what, why: fmt.Sprintf("no agent answers at %s: %v", host, err),
 			do: "name its socket with --host",
 		}
+	}
+}
+
+// unreachableThere is unreachable over TCP.
+func (c call) unreachableThere(host string, err error) *failure {
+	const do = "check the address and port, and that the agent there runs with --api"
+	switch reason := mesh.ReasonOf(err); {
+	case err == nil:
+		return &failure{
+			what: c.what, why: fmt.Sprintf("the agent at %s went away before it answered", host),
+			do: "try again; look at its log if it stays so",
+		}
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return &failure{cause: err, what: c.what, why: "no agent answers at " + host, do: do}
+	case reason == trust.WrongCluster:
+		return &failure{
+			cause: err, what: c.what, do: login.Again,
+			why: fmt.Sprintf("%s and this login do not know each other: the node is of another cluster, or a node was removed since, which ends all logins", host),
+		}
+	case reason != "":
+		return failureOf(c.what, err)
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
+		return &failure{
+			cause: err, what: c.what, why: fmt.Sprintf("the agent at %s ended the connection", host),
+			do: "see there whether its node is in a cluster, and in its log whether there are too many connections",
+		}
+	default:
+		return &failure{cause: err, what: c.what, why: fmt.Sprintf("no agent answers at %s: %v", host, err), do: do}
 	}
 }

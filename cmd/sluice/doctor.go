@@ -62,17 +62,17 @@ func (a *app) doctorVerb() *cobra.Command {
 // needed most.
 func (a *app) examine(cmd *cobra.Command, cfg agent.DoctorConfig) (*sluicev1.ExamineResponse, error) {
 	const what = "examine this host"
-	path, err := a.socket(what)
+	to, err := a.target(what)
 	if err != nil {
 		return nil, err
 	}
-	cfg.Address = "unix://" + path
+	cfg.Address = to.String()
 	resp, err := ask(cmd.Context(), a.to(what), sluicev1.NewDoctorServiceClient, sluicev1.DoctorServiceClient.Examine, &sluicev1.ExamineRequest{})
 	failed, told := errors.AsType[*failure](err)
 	switch {
 	case err == nil:
 		return resp, nil
-	case !told || errors.Is(err, fs.ErrPermission) || cmd.Context().Err() != nil:
+	case !told || to.path == "" || errors.Is(err, fs.ErrPermission) || cmd.Context().Err() != nil:
 		return nil, err
 	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED):
 		cfg.Silent = failed.why

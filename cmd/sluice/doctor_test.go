@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluice-mesh/sluice/agent"
 	"github.com/sluice-mesh/sluice/internal/lab/golden"
+	"github.com/sluice-mesh/sluice/internal/login"
 	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
 )
 
@@ -43,6 +44,7 @@ func TestDoctorFails(t *testing.T) {
 
 // Where no agent answers, the command looks itself, and knows why.
 func TestDoctorAlone(t *testing.T) {
+	atHome(t)
 	hung := startAgent(t, map[string]any{"Examine": status.Error(codes.Internal, "a bug")})
 	for _, c := range []struct {
 		host, silent string
@@ -53,7 +55,7 @@ func TestDoctorAlone(t *testing.T) {
 		{host: "unix:///nonexistent/s"},
 		{host: hung.host, silent: "a bug"},
 		{host: "unix:///nonexistent/s", err: errors.New("no such luck"), status: 1, stderr: "sluice: examine this host: no such luck\n"},
-		{host: "tcp://192.0.2.1:1", status: 1, stderr: "sluice: examine this host: tcp://192.0.2.1:1: this version has no API over TCP: run the command on that node, with --host unix:///PATH\n"},
+		{host: "tcp://192.0.2.1:1", status: 1, stderr: "sluice: examine this host: there is no login here: " + login.Again + "\n"},
 	} {
 		a := newApp()
 		asked := ""

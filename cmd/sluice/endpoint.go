@@ -47,6 +47,7 @@ func (a *app) endpointAttach() *cobra.Command {
 func endpointFlags(cmd *cobra.Command, req *sluicev1.AttachEndpointRequest) {
 	cmd.Flags().StringVar(&req.Service, "service", "", "the `SERVICE` that it serves")
 	cmd.Flags().StringVar(&req.Name, "name", "", "the endpoint's `NAME` (default made from the service's)")
+	cmd.Flags().StringArrayVar(&req.Addresses, "ip", nil, "`ADDR` that it is to have on one of the service's networks, IPv4 or IPv6; may be given again")
 	cmd.Flags().Uint32Var(&req.Weight, "weight", 1, "its share `N` of connections, 1 to 65535")
 }
 

@@ -44,10 +44,13 @@ func askingLines() map[string]string {
 		"token create":    "token create --ttl 1h",
 		"token ls":        "token ls",
 		"token rm":        "token rm 0123456789abcdef",
+		"key rotate":      "key rotate",
+		"key ls":          "key ls",
 		"node ls":         "node ls",
 		"node rm":         "node rm n3",
 		"network create":  "network create back",
 		"network ls":      "network ls",
+		"network update":  "network update back --subnet 10.1.0.0/20",
 		"network rm":      "network rm back",
 		"service create":  "service create web --publish 8080:80",
 		"service update":  "service update web --scheduler mh",
@@ -73,7 +76,7 @@ func eachAsking(t *testing.T, host string) string {
 	lines := askingLines()
 	for _, verb := range everyVerb() {
 		line, asks := lines[verb]
-		if !asks && !slices.Contains([]string{"agent", "doctor", "reset", "man", "version"}, verb) {
+		if !asks && !slices.Contains([]string{"agent", "doctor", "login", "logout", "reset", "man", "version"}, verb) {
 			t.Errorf("%s: no line to test it with", verb)
 		}
 		if !asks {
@@ -125,9 +128,9 @@ func TestWrongUsage(t *testing.T) {
 	var text strings.Builder
 	for _, line := range []string{
 		"", "--bad", "netwrk ls", "xyz", "help xyz", "completion xyz", "node", "network creat x",
-		"agent extra", "agent --advertise nowhere", "agent --gossip-port 70000", "agent --balancer lvs",
+		"agent extra", "agent --api 7957", "login", "login 192.0.2.1", "login a/b --token x", "logout", "status --host tcp://", "status --host tcp://a:b", "agent --advertise nowhere", "agent --gossip-port 70000", "agent --balancer lvs",
 		"init extra", "join", "join 192.0.2.1", "node ls extra", "status extra", "status -o xml", "status --host localhost",
-		"status --host unix://relative", "network create", "network create a b", "network create a --driver macvlan",
+		"status --host unix://relative", "network create", "network create a b", "network update back", "network create a --driver macvlan",
 		"service inspect", "service create web --replicas 3", "service create web --affinity cookie", "service create web --affinity client-ip=", "service create web --affinity client-ip=0s", "service update web --affinity=", "service rm", "service update", "service update web", "endpoint drain", "endpoint attach --service web",
 		"endpoint attach --service web --netns /a --pid 1", "endpoint attach --pid 1",
 		"endpoint attach --service web --pid 1 --weight 0", "endpoint attach --service web --pid 1 --weight 65536",
@@ -145,7 +148,7 @@ func TestWrongUsage(t *testing.T) {
 func TestNotBuilt(t *testing.T) {
 	var text strings.Builder
 	for _, line := range []string{
-		"status --host tcp://192.0.2.1:7957", "network create a --driver bridge",
+		"network create a --driver bridge",
 		"network create a --subnet 10.1.0.0/24 --subnet 10.2.0.0/24",
 	} {
 		got := sluice(t, newApp(), strings.Fields(line)...)
@@ -261,7 +264,7 @@ func TestExplain(t *testing.T) {
 		},
 		{status.Error(codes.Internal, "broken"), nil, "ask: broken: look at the agent's log"},
 	} {
-		if got := c.explain(row.err, &dialer{path: "/s", err: row.dialed}).Error(); got != row.want {
+		if got := c.explain(row.err, &dialer{to: target{path: "/s"}, err: row.dialed}).Error(); got != row.want {
 			t.Errorf("got  %s\nwant %s", got, row.want)
 		}
 	}

@@ -42,7 +42,9 @@ func startAgent(t *testing.T, answers map[string]any) *fakeAgent {
 	f := &fakeAgent{host: "unix://" + path, answers: answers}
 	server := grpc.NewServer(grpc.UnaryInterceptor(f.intercept))
 	sluicev1.RegisterClusterServiceServer(server, sluicev1.UnimplementedClusterServiceServer{})
+	sluicev1.RegisterAccessServiceServer(server, sluicev1.UnimplementedAccessServiceServer{})
 	sluicev1.RegisterTokenServiceServer(server, sluicev1.UnimplementedTokenServiceServer{})
+	sluicev1.RegisterKeyServiceServer(server, sluicev1.UnimplementedKeyServiceServer{})
 	sluicev1.RegisterNetworkServiceServer(server, sluicev1.UnimplementedNetworkServiceServer{})
 	sluicev1.RegisterServiceServiceServer(server, sluicev1.UnimplementedServiceServiceServer{})
 	sluicev1.RegisterEndpointServiceServer(server, sluicev1.UnimplementedEndpointServiceServer{})

@@ -54,9 +54,35 @@ func networkRequest(what, name, driver string, subnets []string) (*sluicev1.Crea
 	case 1:
 		req.Subnet = subnets[0]
 	default:
-		return nil, &failure{what: what, why: "Unsupported: this version takes one --subnet", do: "give one IPv4 subnet, IPv6 is added to it"}
+		return nil, &failure{what: what, why: "Unsupported: a network is made with one --subnet", do: "give one IPv4 subnet, IPv6 is added to it, and add others with \"sluice network update\""}
 	}
 	return req, nil
+}
+
+// networkUpdate makes a network larger.
+func (a *app) networkUpdate() *cobra.Command {
+	var out format
+	req := &sluicev1.UpdateNetworkRequest{}
+	cmd := &cobra.Command{
+		Use:   "update NAME --subnet CIDR...",
+		Short: "Give a network further subnets, nothing that has an address changes",
+		Args:  words("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(req.AddSubnets) == 0 {
+				return fmt.Errorf("--subnet is missing")
+			}
+			req.Network = args[0]
+			resp, err := ask(cmd.Context(), a.to("update network %q", args[0]),
+				sluicev1.NewNetworkServiceClient, sluicev1.NetworkServiceClient.UpdateNetwork, req)
+			if err != nil {
+				return err
+			}
+			return out.print(cmd, resp, func(p *page) { networkTable(p, []*sluicev1.Network{resp.GetNetwork()}) })
+		},
+	}
+	cmd.Flags().StringArrayVar(&req.AddSubnets, "subnet", nil, "IPv4 or IPv6 `CIDR` that is added; may be given again")
+	out.addTo(cmd)
+	return cmd
 }
 
 // networkList lists the networks.

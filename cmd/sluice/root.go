@@ -49,10 +49,11 @@ func (a *app) run(ctx context.Context, args []string, stdin io.Reader, stdout, s
 // root makes the tree of commands.
 func (a *app) root() *cobra.Command {
 	root := group("sluice", "A routing mesh for published ports: every node answers, any endpoint serves",
-		a.agentVerb(), a.initVerb(), a.joinVerb(), a.leaveVerb(),
+		a.agentVerb(), a.initVerb(), a.joinVerb(), a.leaveVerb(), a.loginVerb(), a.logoutVerb(),
 		group("token", "What others become members with", a.tokenCreate(), a.tokenList(), a.tokenRemove()),
+		group("key", "The keys by which the nodes gossip", a.keyRotate(), a.keyList()),
 		group("node", "The nodes of the cluster", a.nodeList(), a.nodeRemove()),
-		group("network", "The overlay networks", a.networkCreate(), a.networkList(), a.networkRemove()),
+		group("network", "The overlay networks", a.networkCreate(), a.networkUpdate(), a.networkList(), a.networkRemove()),
 		group("service", "The services and their published ports",
 			a.serviceCreate(), a.serviceUpdate(), a.serviceList(), a.serviceInspect(), a.serviceRemove()),
 		group("endpoint", "The workloads that serve", a.endpointAttach(), a.endpointDrain(), a.endpointDetach(), a.endpointList()),
@@ -60,7 +61,7 @@ func (a *app) root() *cobra.Command {
 	root.SilenceErrors = true
 	root.SilenceUsage = true
 	root.PersistentFlags().StringVar(&a.host, "host", "",
-		"the agent's `ADDRESS` (default $SLUICE_HOST, or "+defaultHost+")")
+		"the agent's `ADDRESS`, unix:///PATH, or tcp://ADDR:PORT after \"sluice login\" (default $SLUICE_HOST, or "+defaultHost+")")
 	return root
 }
 

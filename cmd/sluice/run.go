@@ -71,6 +71,11 @@ func (a *app) runVerb() *cobra.Command {
 // serve runs argv as the endpoint that req asks for, and ends with its status.
 func (a *app) serve(ctx context.Context, req *sluicev1.AttachEndpointRequest, argv []string, stderr io.Writer) error {
 	what := fmt.Sprintf("run %q for service %q", argv[0], req.GetService())
+	if to, err := a.target(what); err != nil {
+		return err
+	} else if to.path == "" {
+		return &failure{what: what, why: "the command would run here, and the agent is on " + to.host, do: "run it there"}
+	}
 	if err := a.workloads.LookPath(argv[0]); err != nil {
 		return localFailure(what, err)
 	}

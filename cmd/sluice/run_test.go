@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -143,7 +144,8 @@ func TestRunAsks(t *testing.T) {
   "name": "web.9",
   "weight": 5,
   "netns": "/proc/7/fd/9",
-  "untilPid": %d
+  "untilPid": %d,
+  "addresses": []
 }
 DetachEndpoint {
   "endpoint": "00000000000000d1"
@@ -189,12 +191,12 @@ func TestAgent(t *testing.T) {
 		line string
 		want agent.Config
 	}{
-		{"agent", agent.Config{DataDir: "/var/lib/sluice", RunDir: "/run/sluice", GossipPort: 7956, VXLANPort: 4789, Balancer: "auto"}},
+		{"agent", agent.Config{DataDir: "/var/lib/sluice", RunDir: "/run/sluice", GossipPort: 7956, VXLANPort: 4789, Balancer: "auto", KeyRotation: 12 * time.Hour}},
 		{
-			"agent --data-dir /d --run-dir /r --name one --advertise 2001:db8::1 --gossip-port 1 --vxlan-port 2 --balancer nft",
+			"agent --data-dir /d --run-dir /r --name one --advertise 2001:db8::1 --gossip-port 1 --vxlan-port 2 --balancer nft --key-rotation 0",
 			agent.Config{
 				DataDir: "/d", RunDir: "/r", Name: "one", Advertise: netip.MustParseAddr("2001:db8::1"),
-				GossipPort: 1, VXLANPort: 2, Balancer: "nft",
+				GossipPort: 1, VXLANPort: 2, Balancer: "nft", KeyRotation: agent.NoKeyRotation,
 			},
 		},
 	} {

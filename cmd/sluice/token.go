@@ -34,7 +34,15 @@ func (a *app) tokenCreate() *cobra.Command {
 					p.line(fmt.Sprintf("  sluice join %s --token %s", resp.GetJoinAddress(), resp.GetText()))
 					return
 				}
-				p.line("  " + resp.GetText())
+				at := resp.GetApiAddress()
+				if at == "" {
+					at = "ADDR[:PORT]"
+				}
+				p.line(fmt.Sprintf("  sluice login %s --token %s", at, resp.GetText()))
+				if resp.GetApiAddress() == "" {
+					p.line("")
+					p.line("ADDR is that of a node whose agent runs with --api.")
+				}
 			})
 		},
 	}

@@ -94,6 +94,12 @@ func TestTokenCreate(t *testing.T) {
 	if got := f.sluice(t, "token", "create", "--role", "viewer"); strings.Contains(got.stdout, "join") || !strings.Contains(got.stdout, "sluice-2-secret") {
 		t.Errorf("for a viewer: %q", got.stdout)
 	}
+	for api, want := range map[string]string{"": "sluice login ADDR[:PORT] --token sluice-2-secret\n\nADDR is that of a node", "192.0.2.1:7957": "sluice login 192.0.2.1:7957 --token sluice-2-secret\n"} {
+		f := startAgent(t, map[string]any{"CreateToken": &sluicev1.CreateTokenResponse{Token: viewer, Text: "sluice-2-secret", ApiAddress: api}})
+		if got := f.sluice(t, "token", "create", "--role", "viewer"); !strings.Contains(got.stdout, want) {
+			t.Errorf("where the API is at %q: %q", api, got.stdout)
+		}
+	}
 }
 
 func TestTokenList(t *testing.T) {
@@ -105,6 +111,16 @@ func TestTokenList(t *testing.T) {
 
 func TestTokenRemove(t *testing.T) {
 	checkForms(t, map[string]any{"RemoveToken": &sluicev1.RemoveTokenResponse{}}, "token", "rm", "0123456789abcdef")
+}
+
+func TestKeyRotate(t *testing.T) {
+	checkForms(t, map[string]any{"RotateKeys": &sluicev1.RotateKeysResponse{Id: "0123456789abcdef"}}, "key", "rotate")
+}
+
+func TestKeyList(t *testing.T) {
+	checkForms(t, map[string]any{"ListKeys": &sluicev1.ListKeysResponse{Generation: 2, Made: at(30), Keys: []*sluicev1.GossipKey{
+		{Id: "0123456789abcdef", Sends: true}, {Id: "fedcba9876543210", Newest: true}, {Id: "00000000000000ff"},
+	}}}, "key", "ls")
 }
 
 func TestNodeList(t *testing.T) {
@@ -120,6 +136,13 @@ func TestNodeRemove(t *testing.T) {
 func TestNetworkCreate(t *testing.T) {
 	checkForms(t, map[string]any{"CreateNetwork": &sluicev1.CreateNetworkResponse{Network: networkBack()}},
 		"network", "create", "back", "--subnet", "10.192.16.0/20", "--driver", "overlay")
+}
+
+func TestNetworkUpdate(t *testing.T) {
+	grown := networkBack()
+	grown.Subnets = append(grown.Subnets, "10.1.0.0/20")
+	checkForms(t, map[string]any{"UpdateNetwork": &sluicev1.UpdateNetworkResponse{Network: grown}},
+		"network", "update", "back", "--subnet", "10.1.0.0/20", "--subnet", "fd01::/48")
 }
 
 func TestNetworkList(t *testing.T) {

@@ -35,6 +35,7 @@ func layers() []layer {
 		{path: "internal/kernel", ours: []string{"internal/plan", "internal/doctor"}, why: "the kernel package sees plans and never a service"},
 		{path: "internal/trace", ours: []string{"internal/plan"}, std: true, why: "a packet's way follows from the plan alone"},
 		{path: "internal/trust", ours: []string{"mesh"}, std: true, why: "what guards the cluster must be small enough to read"},
+		{path: "internal/login", ours: []string{"mesh", "internal/trust"}, std: true, why: "it keeps keys on an operator's disk, and knows no call"},
 		{path: "proto/...", ours: []string{"proto/..."}, why: "the wire's types are translated in agent, and used nowhere as nouns"},
 		{
 			path: "agent/...",
@@ -45,8 +46,8 @@ func layers() []layer {
 			why: "the agent wires the product together; the lab is for tests",
 		},
 		{
-			path: "cmd/sluice", ours: []string{"agent", "proto/...", "internal/kernel", "internal/trace"},
-			why: "the command line speaks to an agent by its API, and starts one; kernel.Spawn alone is for sluice run",
+			path: "cmd/sluice", ours: []string{"agent", "mesh", "proto/...", "internal/kernel", "internal/trace", "internal/login", "internal/trust"},
+			why: "the command line speaks to an agent by its API, and starts one; kernel.Spawn alone is for sluice run, mesh and trust for refusals and logins",
 		},
 	}
 }

@@ -11,29 +11,39 @@ import (
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
 
-// occupied are the prefixes that the host reaches by routes of others, and its own
-// addresses that no such route is around. Default routes and link-local prefixes of IPv6,
-// which every device has, are none.
+// occupied tells the doctor what the host reaches by others.
 func (i *inspector) occupied() error {
-	links, err := i.host.list()
+	found, err := i.host.occupied()
+	i.facts.Occupied = append(i.facts.Occupied, found...)
+	return err
+}
+
+// Occupied are the prefixes that the host reaches by routes of others, and its own addresses
+// that no such route is around. Default routes and link-local prefixes of IPv6, which every
+// device has, are none. Not beside Apply.
+func (k *Kernel) Occupied() ([]doctor.Occupied, error) { return k.host.occupied() }
+
+func (n *namespace) occupied() ([]doctor.Occupied, error) {
+	links, err := n.list()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	names, ours := map[int]string{}, map[int]bool{}
 	for _, l := range links {
 		names[l.Attrs().Index] = l.Attrs().Name
 		ours[l.Attrs().Index] = l.Attrs().Alias == plan.LinkAlias
 	}
+	var found []doctor.Occupied
 	seen := map[netip.Prefix]bool{}
 	add := func(p netip.Prefix, by string) {
 		if !seen[p] {
 			seen[p] = true
-			i.facts.Occupied = append(i.facts.Occupied, doctor.Occupied{Prefix: p, By: by})
+			found = append(found, doctor.Occupied{Prefix: p, By: by})
 		}
 	}
-	routes, err := retryDump(func() ([]netlink.Route, error) { return i.host.link.RouteList(nil, netlink.FAMILY_ALL) })
+	routes, err := retryDump(func() ([]netlink.Route, error) { return n.link.RouteList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
-		return fmt.Errorf("list routes: %w", err)
+		return nil, fmt.Errorf("list routes: %w", err)
 	}
 	for _, r := range routes {
 		p, isRoute := occupies(r)
@@ -41,9 +51,9 @@ func (i *inspector) occupied() error {
 			add(p, routeText(r, names))
 		}
 	}
-	addrs, err := retryDump(func() ([]netlink.Addr, error) { return i.host.link.AddrList(nil, netlink.FAMILY_ALL) })
+	addrs, err := retryDump(func() ([]netlink.Addr, error) { return n.link.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
-		return fmt.Errorf("list addresses: %w", err)
+		return nil, fmt.Errorf("list addresses: %w", err)
 	}
 	for _, a := range addrs {
 		p := prefixOf(a.IPNet)
@@ -52,7 +62,7 @@ func (i *inspector) occupied() error {
 		}
 		add(netip.PrefixFrom(p.Addr(), p.Addr().BitLen()), "address of "+names[a.LinkIndex])
 	}
-	return nil
+	return found, nil
 }
 
 // occupies is what a route leads to; false where that says nothing.

@@ -125,6 +125,9 @@ func RestoreAuthority(der, seed []byte) (*Authority, error) {
 // Certificate is the CA's certificate as ParseAuthority reads it. It must not be changed.
 func (a *Authority) Certificate() []byte { return a.cert.Raw }
 
+// Made is when the CA was made, by the clock of who made it.
+func (a *Authority) Made() time.Time { return a.cert.NotBefore.Add(backdated) }
+
 // Generation counts from 1.
 func (a *Authority) Generation() uint32 { return a.generation }
 

@@ -1,6 +1,8 @@
 package trust
 
 import (
+	"crypto/hkdf"
+	"crypto/sha256"
 	"fmt"
 	"time"
 
@@ -19,6 +21,8 @@ type Bundle struct {
 const (
 	gossipLimit = 8 // keys of gossip in a bundle
 	bundleLimit = 16 << 10
+
+	purposeGossip = "sluice-gossip-key/1"
 )
 
 type wireBundle struct {
@@ -39,6 +43,19 @@ func NewBundle(now time.Time) (Bundle, error) {
 func (b Bundle) Next(now time.Time) (Bundle, error) {
 	a, err := b.Authority.Next(now)
 	return Bundle{Authority: a, Gossip: []Secret{NewSecret()}}, err
+}
+
+// GossipKey is the key of gossip that a random nonce stands for within this generation. Who has
+// another one of its keys cannot make it: that takes the CA's (HKDF, RFC 5869).
+func (b Bundle) GossipKey(nonce []byte) (Secret, error) {
+	if err := b.validate(); err != nil {
+		return Secret{}, err
+	}
+	raw, err := hkdf.Key(sha256.New, b.Authority.key.Seed(), nonce, purposeGossip, SecretSize)
+	if err != nil {
+		return Secret{}, fmt.Errorf("derive key of gossip: %w", err)
+	}
+	return Secret(raw), nil
 }
 
 // Marshal is the bundle as ParseBundle reads it: a secret in clear, for a disk that only

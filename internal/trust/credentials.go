@@ -162,6 +162,10 @@ func (c *Credentials) Renew() (bool, error) {
 	return err == nil, err
 }
 
+// Due tells whether the certificate is to be replaced, by this side where the CA's key is here,
+// or by asking a node.
+func (c *Credentials) Due() bool { return c.due(c.current.Load()) }
+
 // due tells whether a certificate is to be replaced: its time has come, or it was made
 // while the clock was ahead and others take it for one of the future. A clock before the
 // CA's making is wrong and says nothing.

@@ -23,10 +23,13 @@ type Door struct {
 	// Admit refuses who has a good token all the same; nil refuses nobody.
 	Admit func(Identity) error
 
+	// Trail leads to the Bundle's CA. Who joins gets it too.
+	Trail Trail
+
 	// Return refuses a node that is no member any more, or never was, and gives the
-	// successions that lead from the CA of a pin to the Bundle's, the oldest first. nil
-	// refuses everybody.
-	Return func(node mesh.NodeID, from Pin) ([][]byte, error)
+	// successions that lead from one of the CAs that it knows, which are by their pins, to
+	// the Bundle's, the oldest first. nil refuses everybody.
+	Return func(node mesh.NodeID, known []Pin) (from Pin, successions [][]byte, err error)
 
 	Now func() time.Time
 }
@@ -152,7 +155,7 @@ func (d *Door) admit(r wireRequest, bundle Bundle) (Identity, wireAnswer, error)
 		if err != nil {
 			return Identity{}, wireAnswer{}, err
 		}
-		answer.Bundle = &w
+		answer.Bundle, answer.Trail = &w, d.Trail.wire()
 	}
 	return id, answer, nil
 }
@@ -185,7 +188,7 @@ func (d *Door) decideReturn(conn *tls.Conn) (Identity, wireReturned, error) {
 		return Identity{}, wireReturned{}, mesh.Refuse(NoProtocol, "join again with a new token", "nobody returns by this node")
 	}
 	bundle := d.Bundle()
-	successions, err := d.Return(key.ID(), Pin(r.Pin))
+	from, successions, err := d.Return(key.ID(), r.known())
 	if err != nil {
 		return Identity{}, wireReturned{}, err
 	}
@@ -194,5 +197,5 @@ func (d *Door) decideReturn(conn *tls.Conn) (Identity, wireReturned, error) {
 		return Identity{}, wireReturned{}, err
 	}
 	id := Identity{Role: RoleNode, Node: key.ID(), Key: key, Generation: bundle.Authority.Generation()}
-	return id, wireReturned{Successions: successions, Bundle: &w}, nil
+	return id, wireReturned{From: from[:], Successions: successions, Bundle: &w}, nil
 }

@@ -30,6 +30,7 @@ type Admission struct {
 	Certificate []byte // DER
 	Authority   *Authority
 	Gossip      []Secret // of a node; nil for an operator or viewer
+	Trail       Trail    // of a node, to Authority
 }
 
 // Join asks the node at the other end of conn for admission. It returns the cluster's
@@ -165,7 +166,8 @@ func (w wireAnswer) admission(a *Authority, j Joining) (*Admission, error) {
 		return nil, badAuthority("it is another than the token's")
 	}
 	admission.Authority, admission.Gossip = b.Authority, b.Gossip
-	return admission, nil
+	admission.Trail, err = w.Trail.trail(a)
+	return admission, err
 }
 
 // refusalOf is what the other side may be told of err: refusals alone; nil for others.

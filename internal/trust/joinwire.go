@@ -27,7 +27,7 @@ const (
 	exporterSize  = 32
 
 	requestLimit = 4 << 10
-	answerLimit  = 64 << 10
+	answerLimit  = 96 << 10 // most of it a Trail
 	proofsSize   = 2 * ed25519.SignatureSize
 )
 
@@ -45,6 +45,7 @@ type wireAnswer struct {
 	Refusal     *wireRefusal `json:"refusal,omitempty"`
 	Certificate []byte       `json:"certificate,omitempty"`
 	Bundle      *wireBundle  `json:"bundle,omitempty"`
+	Trail       *wireTrail   `json:"trail,omitempty"` // to the Bundle's CA
 }
 
 type wireRefusal struct {

@@ -1,11 +1,13 @@
 package trust
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/sluice-mesh/sluice/mesh"
@@ -19,32 +21,39 @@ import (
 //	server  answer (JSON): a refusal, or the successions since its generation and the Bundle
 //
 // It is framed and bound to its TLS as joining is. The server's CA is believed only once
-// the successions lead to it; what was sent before that is of no use elsewhere.
+// the successions lead to it; what was sent before that is of no use elsewhere. The node names all
+// CAs that it has believed: the one that answers may know a way from an older one alone.
 const (
 	purposeReturn = "sluice-return/1"
 
 	// returnAnswerLimit leaves room for some hundred successions of about 1 KB.
 	returnAnswerLimit = 256 << 10
+
+	// returnPins is how many CAs a request names; it is 3 KB with so many.
+	returnPins = 64
 )
 
 type wireReturn struct {
 	Version int    `json:"v"`
 	Key     []byte `json:"key"`
 	Pin     []byte `json:"pin"` // of the CA that it believes
+
+	Before [][]byte `json:"before,omitempty"` // pins of others that it knows, the newest first
 }
 
 type wireReturned struct {
 	Version     int          `json:"v"`
 	Refusal     *wireRefusal `json:"refusal,omitempty"`
+	From        []byte       `json:"from,omitempty"` // pin of the CA where the successions begin; none: the request's
 	Successions [][]byte     `json:"successions,omitempty"`
 	Bundle      *wireBundle  `json:"bundle,omitempty"`
 }
 
 // Returning is a node that was away.
 type Returning struct {
-	Key       Key
-	Authority *Authority // the newest that it knows; its key is not needed
-	Now       func() time.Time
+	Key   Key
+	Known []*Authority // that it may be led from, the one that it believes first; one at least. Their keys are not needed
+	Now   func() time.Time
 
 	// Believed refuses a node that may not have made a CA: one that this node does not know
 	// or knows to be removed. A node that was removed meanwhile passes, and can lead a
@@ -54,65 +63,94 @@ type Returning struct {
 	Believed func(maker mesh.NodeID) error
 }
 
+// Returned is what a node gets that was away.
+type Returned struct {
+	Bundle Bundle // the zero Bundle with an error
+
+	// Answers is the CA that the other node claims to be of, also with an error; nil where it
+	// did not come so far. A refusal by one that does not come after the CA that is believed is
+	// no word of the cluster: it is the other node that missed something.
+	Answers *Authority
+
+	From        *Authority // one of those that were known
+	Successions [][]byte   // from it to the Bundle's
+}
+
 // Return asks the node at the other end of conn for what this node missed. It returns the
 // cluster's refusal as it is, WrongCluster where the CA that answers does not follow from
-// the one that is known, or an error of conn. conn stays open and is of no more use.
-func Return(ctx context.Context, conn net.Conn, r Returning) (Bundle, error) {
+// one that is known, or an error of conn. conn stays open and is of no more use.
+func Return(ctx context.Context, conn net.Conn, r Returning) (Returned, error) {
 	ctx, cancel := context.WithTimeout(ctx, JoinTimeout)
 	defer cancel()
 	defer interrupt(ctx, conn)()
-	b, err := r.ask(ctx, conn)
+	got, err := r.ask(ctx, conn)
 	if err != nil && ctx.Err() != nil {
 		err = ctx.Err() // the deadline on conn says only that time was over
 	}
 	if err != nil {
-		return Bundle{}, fmt.Errorf("ask for what was missed: %w", err)
+		return Returned{Answers: got.Answers}, fmt.Errorf("ask for what was missed: %w", err)
 	}
-	return b, nil
+	return got, nil
 }
 
-func (r Returning) ask(ctx context.Context, conn net.Conn) (Bundle, error) {
-	var claimed *Authority
+func (r Returning) ask(ctx context.Context, conn net.Conn) (got Returned, err error) {
 	cfg := plain(ProtocolReturn)
 	cfg.InsecureSkipVerify = true // of a CA that is not known yet: lineage judges it below
 	cfg.VerifyConnection = func(state tls.ConnectionState) error {
 		var err error
-		if claimed, err = brought(state.PeerCertificates, r.Now()); err != nil {
+		if got.Answers, err = brought(state.PeerCertificates, r.Now()); err != nil {
 			return err
 		}
 		return spoken(state, ProtocolReturn)
 	}
 	session := tls.Client(conn, cfg)
 	if err := session.HandshakeContext(ctx); err != nil {
-		return Bundle{}, err
+		return got, err
 	}
 	if err := r.send(session); err != nil {
-		return Bundle{}, err
+		return got, err
 	}
 	data, err := readMessage(session, returnAnswerLimit)
 	if err != nil {
-		return Bundle{}, err
+		return got, err
 	}
 	answer, err := parseReturned(data)
 	if err != nil {
-		return Bundle{}, err
+		return got, err
 	}
 	if answer.Refusal != nil {
-		return Bundle{}, answer.Refusal.err()
+		return got, answer.Refusal.err()
 	}
-	return r.judge(answer, claimed)
+	got.From, got.Successions = r.beginning(answer.From), answer.Successions
+	got.Bundle, err = r.judge(answer, got.From, got.Answers)
+	return got, err
+}
+
+// beginning is the known CA of a pin, or the one that is believed.
+func (r Returning) beginning(pin []byte) *Authority {
+	for _, a := range r.Known {
+		if p := a.Pin(); bytes.Equal(p[:], pin) {
+			return a
+		}
+	}
+	return r.Known[0]
 }
 
 func (r Returning) send(session *tls.Conn) error {
-	key, pin := r.Key.Public(), r.Authority.Pin()
-	return ask(session, wireReturn{Version: formatVersion, Key: key[:], Pin: pin[:]}, func(message []byte) []byte {
+	key, pin := r.Key.Public(), r.Known[0].Pin()
+	request := wireReturn{Version: formatVersion, Key: key[:], Pin: pin[:]}
+	for _, a := range r.Known[1:min(len(r.Known), returnPins)] {
+		before := a.Pin()
+		request.Before = append(request.Before, before[:])
+	}
+	return ask(session, request, func(message []byte) []byte {
 		return r.Key.signed(purposeReturn, message)
 	})
 }
 
 // judge follows the successions to the CA that the server stands under.
-func (r Returning) judge(answer wireReturned, claimed *Authority) (Bundle, error) {
-	reached := r.Authority
+func (r Returning) judge(answer wireReturned, from, claimed *Authority) (Bundle, error) {
+	reached := from
 	for _, s := range answer.Successions {
 		next, maker, err := reached.Follow(s)
 		if err != nil {
@@ -124,7 +162,7 @@ func (r Returning) judge(answer wireReturned, claimed *Authority) (Bundle, error
 		reached = next
 	}
 	if reached.Pin() != claimed.Pin() {
-		return Bundle{}, mesh.Refuse(WrongCluster, "join again with a new token", "the node's CA does not follow from generation %d here", r.Authority.generation)
+		return Bundle{}, mesh.Refuse(WrongCluster, "join again with a new token", "the node's CA does not follow from generation %d here", from.generation)
 	}
 	b, err := answer.Bundle.bundle()
 	if err != nil {
@@ -159,10 +197,20 @@ func parseReturn(data []byte) (wireReturn, error) {
 	if err := decode(what, data, requestLimit, &r); err != nil {
 		return r, err
 	}
-	if len(r.Key) != KeySize || len(r.Pin) != PinSize {
+	short := func(pin []byte) bool { return len(pin) != PinSize }
+	if len(r.Key) != KeySize || short(r.Pin) || slices.ContainsFunc(r.Before, short) {
 		return r, damaged(what, "a key or pin has another length")
 	}
 	return r, nil
+}
+
+// known are the pins that a request names, the one that is believed first.
+func (r wireReturn) known() []Pin {
+	pins := []Pin{Pin(r.Pin)}
+	for _, p := range r.Before {
+		pins = append(pins, Pin(p))
+	}
+	return pins
 }
 
 func parseReturned(data []byte) (wireReturned, error) {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/sluice-mesh/sluice/mesh"
@@ -31,14 +32,15 @@ func newRotated(tb testing.TB, times int) *rotated {
 		r.successions, r.bundle = append(r.successions, seen.Succession), next
 		must[bool](tb)(r.node.Replace(next.Authority))
 	}
-	r.door.Return = func(id mesh.NodeID, from Pin) ([][]byte, error) {
+	r.door.Return = func(id mesh.NodeID, known []Pin) (Pin, [][]byte, error) {
+		from := r.first.Authority.Pin()
 		if id != testKey(7).ID() {
-			return nil, mesh.Refuse(mesh.NotFound, "join", "no such node")
+			return from, nil, mesh.Refuse(mesh.NotFound, "join", "no such node")
 		}
-		if from != r.first.Authority.Pin() {
-			return nil, mesh.Refuse(TokenOutdated, "join", "not known any more")
+		if !slices.Contains(known, from) {
+			return from, nil, mesh.Refuse(TokenOutdated, "join", "not known any more")
 		}
-		return r.successions, nil
+		return from, r.successions, nil
 	}
 	return r
 }
@@ -49,15 +51,15 @@ func (r *rotated) comeBack(tb testing.TB, who Returning) (Bundle, served, error)
 	tb.Helper()
 	client, server := loopback(tb)
 	done := r.open(tb.Context(), server)
-	b, err := Return(tb.Context(), client, who)
+	got, err := Return(tb.Context(), client, who)
 	client.Close()
-	return b, <-done, err
+	return got.Bundle, <-done, err
 }
 
 func TestReturn(t *testing.T) {
 	for _, times := range []int{0, 1, 5, 100} {
 		r := newRotated(t, times)
-		b, s, err := r.comeBack(t, Returning{Key: testKey(7), Authority: r.first.Authority.Public(), Now: at(0), Believed: believeAll})
+		b, s, err := r.comeBack(t, Returning{Key: testKey(7), Known: []*Authority{r.first.Authority.Public()}, Now: at(0), Believed: believeAll})
 		if err != nil || s.err != nil {
 			t.Fatal(times, err, s.err)
 		}
@@ -80,11 +82,11 @@ func TestReturnRefusals(t *testing.T) {
 	}{
 		"as is":          {func(*testing.T, *rotated, *Returning) {}, "", ""},
 		"a removed node": {func(_ *testing.T, _ *rotated, r *Returning) { r.Key = testKey(8) }, mesh.NotFound, mesh.NotFound},
-		"too long ago":   {func(t *testing.T, _ *rotated, r *Returning) { t.Helper(); r.Authority = testAuthority(t) }, TokenOutdated, TokenOutdated},
+		"too long ago":   {func(t *testing.T, _ *rotated, r *Returning) { t.Helper(); r.Known = []*Authority{testAuthority(t)} }, TokenOutdated, TokenOutdated},
 		"nobody returns": {func(_ *testing.T, c *rotated, _ *Returning) { c.door.Return = nil }, NoProtocol, NoProtocol},
 		"not so long ago": {func(t *testing.T, c *rotated, r *Returning) {
 			t.Helper()
-			r.Authority, c.first = c.bundle.Authority, c.bundle
+			r.Known, c.first = []*Authority{c.bundle.Authority}, c.bundle
 		}, WrongCluster, ""},
 		"by who is unknown": {func(_ *testing.T, _ *rotated, r *Returning) { r.Believed = func(mesh.NodeID) error { return distrust } }, mesh.NotFound, ""},
 		"one left out":      {func(_ *testing.T, c *rotated, _ *Returning) { c.successions = c.successions[1:] }, WrongCluster, ""},
@@ -102,7 +104,7 @@ func TestReturnRefusals(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRotated(t, 2)
-			who := Returning{Key: testKey(7), Authority: r.first.Authority.Public(), Now: at(0), Believed: believeAll}
+			who := Returning{Key: testKey(7), Known: []*Authority{r.first.Authority.Public()}, Now: at(0), Believed: believeAll}
 			c.prepare(t, r, &who)
 			_, s, err := r.comeBack(t, who)
 			wantReason(t, err, c.client)
@@ -156,7 +158,7 @@ func FuzzReturned(f *testing.F) {
 	must[struct{}](f)(struct{}{}, json.Unmarshal(old.Rotation, &rotation))
 	next := must[Bundle](f)(now.Authority.OpenRotation(old.Rotation, key))
 	w := must[wireBundle](f)(next.wire())
-	who := Returning{Key: key, Authority: now.Authority.Public(), Now: at(0), Believed: believeAll}
+	who := Returning{Key: key, Known: []*Authority{now.Authority.Public()}, Now: at(0), Believed: believeAll}
 	f.Add(must[[]byte](f)(json.Marshal(wireReturned{Version: 1, Successions: [][]byte{rotation.Succession}, Bundle: &w})))
 	f.Add([]byte(`{"v":1,"bundle":{}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -164,7 +166,7 @@ func FuzzReturned(f *testing.F) {
 		if err != nil || a.Refusal != nil {
 			return
 		}
-		if b, err := who.judge(a, next.Authority.Public()); err == nil && b.Authority.Pin() != next.Authority.Pin() {
+		if b, err := who.judge(a, now.Authority.Public(), next.Authority.Public()); err == nil && b.Authority.Pin() != next.Authority.Pin() {
 			t.Fatalf("believes %v", b)
 		}
 	})

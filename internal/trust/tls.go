@@ -19,7 +19,11 @@ const (
 	ProtocolSync   Protocol = "sluice-sync/1"   // nodes compare their records
 	ProtocolJoin   Protocol = "sluice-join/1"   // who has but a token becomes a member
 	ProtocolReturn Protocol = "sluice-return/1" // a node that was away gets what it missed
-	ProtocolAPI    Protocol = "sluice-api/1"    // nodes, operators and viewers ask a node
+
+	// ProtocolAPI is for nodes, operators and viewers that ask a node. It has HTTP/2's own name
+	// (RFC 9113), which every gRPC library offers: other programs call with a certificate and
+	// nothing of ours.
+	ProtocolAPI Protocol = "h2"
 )
 
 // clients are the roles that may open a connection for p. Who joins or returns has none:

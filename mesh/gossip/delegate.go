@@ -16,6 +16,11 @@ type delegate struct {
 	queue    *queue
 	book     *logbook
 	inbox    chan []byte // messages that came by packet or stream
+	stay     stay
+
+	// Of the goroutine that takes messages in.
+	heard *heard
+	words words
 
 	gate   sync.RWMutex // held for reading while State is called
 	closed bool
@@ -30,11 +35,14 @@ const inboxSize = 256
 const relayLimit = 64
 
 func newDelegate(cfg Config, q *queue, book *logbook) *delegate {
-	return &delegate{self: cfg.ID, state: cfg.State, verifier: cfg.Verifier, queue: q, book: book, inbox: make(chan []byte, inboxSize)}
+	return &delegate{
+		self: cfg.ID, state: cfg.State, verifier: cfg.Verifier, queue: q, book: book, inbox: make(chan []byte, inboxSize),
+		stay: newStay(), heard: newHeard(), words: words{},
+	}
 }
 
-// NodeMeta tells the others that this is a node of sluice.
-func (d *delegate) NodeMeta(int) []byte { return []byte(memberMark) }
+// NodeMeta tells the others that this is a node of sluice, and since when it is here.
+func (d *delegate) NodeMeta(int) []byte { return d.stay.meta() }
 
 // NotifyMsg must not block, and msg is memberlist's own buffer.
 func (d *delegate) NotifyMsg(msg []byte) {
@@ -68,14 +76,24 @@ func (d *delegate) LocalState(bool) []byte { return nil }
 func (d *delegate) MergeRemoteState([]byte, bool) {}
 
 // merge takes a message that came by datagram or from its writer, and passes on what was new.
-func (d *delegate) merge(msg []byte) { d.absorb(msg, d.admit, d.relay) }
+// Of a message with a record that was refused nothing is remembered: a writer who is no member
+// yet may be one in a moment.
+func (d *delegate) merge(msg []byte) {
+	if msg = d.heard.news(msg); len(msg) == 1 && msg[0] == wireVersion {
+		return
+	}
+	if _, whole := d.absorb(msg, d.admit, d.relay); whole {
+		d.heard.note(msg)
+	}
+}
 
 // take is merge for an exchange: what is new here then is not news to others, and
 // everybody will compare. What State answers in this node's own name is.
 func (d *delegate) take(msg []byte) int {
-	return d.absorb(msg, func(mesh.Record) error { return nil }, func(fresh []mesh.Record) {
+	fresh, _ := d.absorb(msg, func(mesh.Record) error { return nil }, func(fresh []mesh.Record) {
 		d.relay(slices.DeleteFunc(slices.Clone(fresh), func(r mesh.Record) bool { return r.Version.Writer != d.self }))
 	})
+	return fresh
 }
 
 // admit is for a record that came by packet.
@@ -86,12 +104,13 @@ func (d *delegate) admit(r mesh.Record) error {
 	return d.verifier.Admit(r)
 }
 
-// absorb hands the records of a message to State and returns how many were new.
-func (d *delegate) absorb(msg []byte, admit func(mesh.Record) error, pass func(fresh []mesh.Record)) int {
+// absorb hands the records of a message to State and returns how many were new, and whether
+// State got all of them.
+func (d *delegate) absorb(msg []byte, admit func(mesh.Record) error, pass func(fresh []mesh.Record)) (fresh int, whole bool) {
 	records, left, err := decode(msg, noticeLimit, d.verifier)
 	if err != nil {
 		d.book.Warn("gossip message refused", "err", err)
-		return 0
+		return 0, false
 	}
 	records = slices.DeleteFunc(records, func(r mesh.Record) bool {
 		err := admit(r)
@@ -106,11 +125,11 @@ func (d *delegate) absorb(msg []byte, admit func(mesh.Record) error, pass func(f
 	d.gate.RLock()
 	defer d.gate.RUnlock()
 	if d.closed || len(records) == 0 {
-		return 0
+		return 0, false
 	}
-	fresh := d.state.Merge(records)
-	pass(fresh)
-	return len(fresh)
+	taken := d.state.Merge(records)
+	pass(taken)
+	return len(taken), left.count == 0
 }
 
 // relay gossips on what was new here: memberlist passes on no message by itself.

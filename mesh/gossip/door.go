@@ -2,7 +2,9 @@ package gossip
 
 import (
 	"container/list"
+	"context"
 	"errors"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
@@ -28,7 +30,8 @@ var errCrowded = errors.New("the stream was closed in favour of others, or has s
 // named itself gives way: an honest stream is over in milliseconds, so that a crowd of
 // idle ones does not keep it out. Safe for concurrent use.
 type door struct {
-	book *logbook
+	book      *logbook
+	greetings *greetings
 
 	mu        sync.Mutex
 	closed    bool
@@ -46,7 +49,7 @@ type source struct {
 }
 
 func newDoor(book *logbook) *door {
-	return &door{book: book, met: map[netip.Addr]time.Time{}, sources: map[netip.Addr]*source{}}
+	return &door{book: book, greetings: newGreetings(), met: map[netip.Addr]time.Time{}, sources: map[netip.Addr]*source{}}
 }
 
 func sourceOf(a net.Addr) netip.Addr {
@@ -201,6 +204,36 @@ func (g *guest) Read(b []byte) (int, error) {
 		return 0, errCrowded
 	}
 	return n, err
+}
+
+// greets tells whether the stream may be protected, maybe after a wait: a stranger's has to
+// take its turn, and may have been closed in favour of others meanwhile.
+func (g *guest) greets(ctx context.Context) bool {
+	for range greetingsTries {
+		stranger, here := g.standing()
+		if !here || !stranger {
+			return here
+		}
+		wait := g.door.greetings.take(g.from, time.Now())
+		if wait == 0 {
+			return true
+		}
+		if !sleep(ctx, wait+rand.N(greetingSpread)) {
+			return false
+		}
+	}
+	g.door.book.Warn("stream refused, too many strangers ask for protection", "from", g.from)
+	return false
+}
+
+// greetingSpread keeps those who waited from coming in the order in which they did the last time.
+const greetingSpread = 50 * time.Millisecond
+
+// standing tells whether it is a stranger's, and whether it counts still.
+func (g *guest) standing() (stranger, here bool) {
+	g.door.mu.Lock()
+	defer g.door.mu.Unlock()
+	return g.strange != nil, g.mine != nil
 }
 
 // Close ends the stream.

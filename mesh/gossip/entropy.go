@@ -24,9 +24,10 @@ const (
 
 // entropy is what the exchanges of one node share. Safe for concurrent use.
 type entropy struct {
-	secure Secure
-	turns  *turns
-	hurry  chan struct{} // holds one token while something has moved
+	secure  Secure
+	turns   *turns
+	refused *refused
+	hurry   chan struct{} // holds one token while something has moved
 
 	mu      sync.Mutex
 	calling map[netip.AddrPort]bool
@@ -34,7 +35,7 @@ type entropy struct {
 }
 
 func newEntropy(secure Secure) *entropy {
-	return &entropy{secure: secure, turns: newTurns(), hurry: make(chan struct{}, 1), calling: map[netip.AddrPort]bool{}}
+	return &entropy{secure: secure, turns: newTurns(), refused: newRefused(), hurry: make(chan struct{}, 1), calling: map[netip.AddrPort]bool{}}
 }
 
 // compare begins exchanges until the node leaves: with any node that there should be, since
@@ -57,7 +58,6 @@ func (g *Gossip) compare() {
 	}
 	regular := time.NewTimer(jitter(entropyPeriod))
 	defer regular.Stop()
-	g.link.door.expect(g.state.Peers())
 	for {
 		select {
 		case <-g.leaving.Done():
@@ -90,11 +90,17 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// expect reads from the records who is to be let in, and returns where they are.
+func (g *Gossip) expect() []netip.AddrPort {
+	peers := slices.Clone(g.state.Peers())
+	g.link.door.expect(peers)
+	g.members.expect(g.state.Nodes())
+	return peers
+}
+
 // known are the nodes of the records and the members, without this node.
 func (g *Gossip) known() []netip.AddrPort {
-	peers := g.state.Peers()
-	g.link.door.expect(peers)
-	peers = append(slices.Clone(peers), g.members.addrs()...)
+	peers := append(g.expect(), g.members.addrs()...)
 	slices.SortFunc(peers, netip.AddrPort.Compare)
 	return slices.DeleteFunc(slices.Compact(peers), func(a netip.AddrPort) bool { return a == g.self })
 }
@@ -151,7 +157,7 @@ func (g *Gossip) newExchange(t *talk, peer mesh.NodeID) *exchange {
 	}
 	ours := hello{version: entropyVersion, now: g.state.Now(), members: mesh.Sum(members.Sum(nil))}
 	ours.root, ours.count = g.state.Root(), uint32(g.state.Count()) // after now
-	return &exchange{talk: t, peer: peer, state: g.state, take: g.in.take, book: g.book, ours: ours}
+	return &exchange{talk: t, self: g.id, peer: peer, state: g.state, refused: g.entropy.refused, take: g.in.take, book: g.book, ours: ours}
 }
 
 // moved makes the next exchange follow at once where this one was of use.

@@ -22,8 +22,10 @@ import (
 // many records there may be. Not safe for concurrent use.
 type exchange struct {
 	*talk
-	peer  mesh.NodeID
-	state State
+	self    mesh.NodeID
+	peer    mesh.NodeID
+	state   State
+	refused *refused
 	// take merges a message, notes what was new and returns how many records were.
 	take  func(msg []byte) (fresh int)
 	book  *logbook
@@ -99,50 +101,6 @@ func (x *exchange) differing() ([]uint8, error) {
 	return differing, nil
 }
 
-// level makes some buckets equal.
-func (x *exchange) level(buckets []uint8) error {
-	var ours []mesh.Head
-	for _, b := range buckets {
-		ours = append(ours, x.state.Heads(b)...)
-	}
-	if len(ours) == 0 {
-		return x.get(frameFetch, buckets)
-	}
-	theirs, err := x.heads(buckets)
-	if err != nil {
-		return err
-	}
-	give, want := differ(ours, theirs)
-	if err := x.give(give); err != nil {
-		return err
-	}
-	for keys := range slices.Chunk(want, keysAtOnce) {
-		var payload []byte
-		for _, k := range keys {
-			payload = appendKey(payload, k)
-		}
-		if err := x.get(frameWant, payload); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (x *exchange) heads(buckets []uint8) ([]mesh.Head, error) {
-	if err := x.write(frameAsk, buckets); err != nil {
-		return nil, err
-	}
-	var heads []mesh.Head
-	err := x.untilEnd(frameHeads, func(payload []byte) error {
-		part, err := decodeHeads(payload)
-		if heads = append(heads, part...); len(heads) > headsLimit {
-			return badFrame("more than %d heads came for %d buckets", headsLimit, len(buckets))
-		}
-		return err
-	})
-	return heads, err
-}
-
 // untilEnd hands on the payloads of one kind of frame until frameEnd.
 func (x *exchange) untilEnd(want frameKind, each func([]byte) error) error {
 	for {
@@ -161,38 +119,9 @@ func (x *exchange) untilEnd(want frameKind, each func([]byte) error) error {
 	}
 }
 
-// differ tells which records the other side lacks or has older, and which this one. Of one
-// version with two contents each side gets the other's, and both keep the same.
-func differ(ours, theirs []mesh.Head) (give, want []mesh.Key) {
-	there := make(map[mesh.Key]mesh.Head, len(theirs))
-	for _, h := range theirs {
-		there[h.Key] = h
-	}
-	for _, h := range ours {
-		other, ok := there[h.Key]
-		delete(there, h.Key)
-		order := h.Version.Compare(other.Version)
-		if ok && shorten(other.Sum) == shorten(h.Sum) {
-			continue
-		}
-		if !ok || order >= 0 {
-			give = append(give, h.Key)
-		}
-		if ok && order <= 0 {
-			want = append(want, h.Key)
-		}
-	}
-	for _, h := range theirs {
-		if _, left := there[h.Key]; left {
-			want = append(want, h.Key)
-			delete(there, h.Key) // it may have been listed twice
-		}
-	}
-	return give, want
-}
-
-func (x *exchange) give(keys []mesh.Key) error {
-	return x.eachMessage(keys, func(msg []byte) error {
+// give sends records whose contents here have those sums.
+func (x *exchange) give(keys []mesh.Key, sums map[mesh.Key]short) error {
+	return x.eachMessage(keys, func(sent []mesh.Key, msg []byte) error {
 		if err := x.write(frameRecords, msg); err != nil {
 			return err
 		}
@@ -202,23 +131,28 @@ func (x *exchange) give(keys []mesh.Key) error {
 		}
 		fresh, err := decodeTaken(payload)
 		x.moved += fresh
+		if err == nil && fresh == 0 {
+			for _, k := range sent {
+				x.refused.note(refusal{x.peer, k, sums[k]})
+			}
+		}
 		return err
 	})
 }
 
 // eachMessage encodes the records of keys in messages. Records that changed meanwhile go
 // as they are now, and those that are gone do not.
-func (x *exchange) eachMessage(keys []mesh.Key, send func([]byte) error) error {
+func (x *exchange) eachMessage(keys []mesh.Key, send func(keys []mesh.Key, msg []byte) error) error {
 	for some := range slices.Chunk(keys, keysAtOnce) {
-		lines := make([][]byte, 0, len(some))
+		lines, sent := make([][]byte, 0, len(some)), make([]mesh.Key, 0, len(some))
 		size := 0
 		flush := func() error {
 			if len(lines) == 0 {
 				return nil
 			}
-			msg := message(lines...)
-			lines, size = lines[:0], 0
-			return send(msg)
+			err := send(sent, message(lines...))
+			lines, sent, size = lines[:0], sent[:0], 0
+			return err
 		}
 		for _, r := range x.state.Select(some) {
 			line, err := Encode(r)
@@ -234,7 +168,7 @@ func (x *exchange) eachMessage(keys []mesh.Key, send func([]byte) error) error {
 					return err
 				}
 			}
-			lines, size = append(lines, line), size+len(line)+1
+			lines, sent, size = append(lines, line), append(sent, r.Key()), size+len(line)+1
 		}
 		if err := flush(); err != nil {
 			return err
@@ -308,7 +242,7 @@ func (x *exchange) answer(kind frameKind, payload []byte) error {
 }
 
 func (x *exchange) sendRecords(keys []mesh.Key) error {
-	return x.eachMessage(keys, func(msg []byte) error { return x.write(frameRecords, msg) })
+	return x.eachMessage(keys, func(_ []mesh.Key, msg []byte) error { return x.write(frameRecords, msg) })
 }
 
 func (x *exchange) answerFetch(payload []byte) error {

@@ -26,7 +26,7 @@ func exchangeOf(m *memory, conn net.Conn) *exchange {
 	return &exchange{
 		talk: newTalk(conn), state: m, take: in.take, book: book,
 		ours: hello{version: entropyVersion, now: m.Now(), root: m.Root(), count: uint32(m.Count())},
-		peer: nodeID(0xffe),
+		self: nodeID(0xfff), peer: nodeID(0xffe), refused: newRefused(),
 	}
 }
 
@@ -34,14 +34,26 @@ func exchangeOf(m *memory, conn net.Conn) *exchange {
 func swap(t interface{ Fatal(...any) }, a, b *memory, conn func(net.Conn) net.Conn) (asked, served *exchange) {
 	here, there := net.Pipe()
 	asked, served = exchangeOf(a, conn(here)), exchangeOf(b, there)
+	finish(t, asked, served)
+	return asked, served
+}
+
+// swapRemembering is swap where the side that asks remembers what was refused.
+func swapRemembering(t interface{ Fatal(...any) }, a, b *memory, remembered *refused) {
+	here, there := net.Pipe()
+	asked, served := exchangeOf(a, here), exchangeOf(b, there)
+	asked.refused = remembered
+	finish(t, asked, served)
+}
+
+func finish(t interface{ Fatal(...any) }, asked, served *exchange) {
 	done := make(chan error)
 	go func() { done <- served.serve() }()
 	_, err := asked.begin()
-	here.Close()
+	asked.conn.Close()
 	if served := <-done; err != nil || served != nil {
 		t.Fatal(err, served)
 	}
-	return asked, served
 }
 
 // stamped is a record with its bytes.

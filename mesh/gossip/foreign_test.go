@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -132,6 +133,11 @@ func TestForgedMembers(t *testing.T) {
 	if err := m.NotifyAlive(forged(string(nodeID(2)), memberMark)); err != nil {
 		t.Error("one that is known is refused:", err)
 	}
+	m.expect([]mesh.NodeID{nodeID(9_999)})
+	if err := m.NotifyAlive(last); err != nil {
+		t.Error("a node of the records is kept out:", err)
+	}
+	m.expect(nil)
 	m.NotifyLeave(forged(string(nodeID(2)), memberMark))
 	if err := m.NotifyAlive(last); err != nil {
 		t.Error("there is room, and yet:", err)
@@ -154,4 +160,39 @@ func TestNodeTurnsForeign(t *testing.T) {
 	if alive, _ := state.isAlive(nodeID(2)); alive {
 		t.Error("State holds it to be alive")
 	}
+}
+
+// Who has but the key of gossip fills a cluster with members that there are none of, and waits
+// until a node restarts: it gets in all the same, and knows the others.
+func TestInventedMembersKeepNobodyOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(3 * time.Minute) // memberlist's probes run on after Close
+		network := newMemnet()
+		knows := func(others ...int) func(*Config) {
+			return func(c *Config) {
+				m, ok := c.State.(*memory)
+				for _, n := range others {
+					m.nodes, m.peers = append(m.nodes, nodeID(n)), append(m.peers, memAddr(n))
+				}
+				if !ok {
+					t.Fatal("another State")
+				}
+			}
+		}
+		first := startIn(t, network, 1, knows(2))
+		defer first.Close()
+		for i := range memberLimit {
+			n := &memberlist.Node{Name: string(nodeID(100 + i)), Meta: newStay().meta(), Addr: []byte{10, 1, 0, 1}, Port: 1}
+			if err := first.members.NotifyAlive(n); err != nil {
+				t.Fatal(err)
+			}
+			first.members.NotifyJoin(n)
+		}
+		second := startIn(t, network, 2, knows(1))
+		defer second.Close()
+		time.Sleep(5 * time.Second)
+		if first.members.get(second.id) == nil || second.members.get(first.id) == nil {
+			t.Error("a node that the records know is kept out")
+		}
+	})
 }

@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -34,6 +35,7 @@ const (
 	Busy           mesh.Reason = "Busy"
 	BadFrame       mesh.Reason = "BadFrame"
 	TooManyMembers mesh.Reason = "TooManyMembers"
+	Replayed       mesh.Reason = "Replayed"
 )
 
 // State is what gossip carries and tells. Implementations are safe for concurrent
@@ -65,15 +67,22 @@ type State interface {
 	// Peers returns the gossip addresses of nodes that should be members. Those that
 	// are not are tried again, so that a split that has healed ends.
 	Peers() []netip.AddrPort
+	// Nodes returns the IDs of the nodes of the records. They become members, whoever else
+	// there is.
+	Nodes() []mesh.NodeID
 }
 
 // Config is what Start needs. All fields of the first part are required.
 type Config struct {
 	ID    mesh.NodeID
 	Bind  netip.AddrPort // address and port that other nodes reach, UDP and TCP
-	Key   []byte         // KeySize bytes; packets and streams are sealed with it (AES-256-GCM)
+	Key   []byte         // KeySize bytes; packets and streams are sealed with it (AES-256-GCM); see SetKeys
 	State State
 	Log   *slog.Logger
+
+	Read [][]byte // keys that others may still, or already, send with
+
+	Detection Detection // zero: Fast
 
 	Network  Network  // nil: the host's
 	Secure   Secure   // of exchanges; nil: they are sealed with Key, and who holds it may be any node
@@ -98,8 +107,11 @@ type Gossip struct {
 	entropy *entropy
 	census  census
 	signer  Signer
+	said    atomic.Uint64 // number of the last word; greater than those of before the start
 	link    *transport
 	list    *memberlist.Memberlist
+	ring    *memberlist.Keyring
+	keying  sync.Mutex // held while ring changes
 
 	ctx       context.Context // ends with Close
 	cancel    context.CancelFunc
@@ -122,15 +134,20 @@ func Start(cfg Config) (*Gossip, error) {
 		id: cfg.ID, self: cfg.Bind, state: cfg.State, book: newLogbook(cfg.Log),
 		members: newMembers(cfg.ID), small: newOutbox(), large: newOutbox(), signer: cfg.Signer, entropy: newEntropy(cfg.secure()),
 	}
+	var err error
+	if g.ring, err = cfg.ring(); err != nil {
+		return nil, err
+	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.leaving, g.setLeaves = context.WithCancel(g.ctx)
 	g.queue = newQueue(g.members.count)
 	g.in = newDelegate(cfg, g.queue, g.book)
-	var err error
+	g.said.Store(cfg.State.Now())
 	if g.link, err = listen(g.ctx, cfg.network(), cfg.Bind, g.book, g.serve); err != nil {
 		g.cancel()
 		return nil, err
 	}
+	g.expect()
 	if g.list, err = memberlist.Create(g.settings(cfg, g.link)); err != nil {
 		g.cancel()
 		_ = g.link.Shutdown() // the first error is the one to tell
@@ -164,9 +181,6 @@ func (cfg Config) validate() error {
 	if a := cfg.Bind.Addr(); !a.IsValid() || a.IsUnspecified() || a.Is4In6() || a.IsMulticast() || cfg.Bind.Port() == 0 {
 		return mesh.Refuse(mesh.BadAddress, do, "gossip cannot listen on %s: other nodes must reach it there", cfg.Bind)
 	}
-	if len(cfg.Key) != KeySize {
-		return mesh.Refuse(mesh.BadValue, "run sluice init or sluice join again", "the gossip key has %d bytes instead of %d", len(cfg.Key), KeySize)
-	}
 	if cfg.State == nil || cfg.Log == nil {
 		return mesh.Refuse(mesh.BadValue, "give both", "gossip needs a state and a log")
 	}
@@ -179,9 +193,6 @@ const (
 	packetBytes    = 1400                  // of UDP payload, the seal included
 	memberPeriod   = 30 * time.Second      // between two exchanges of members; see also align
 	reclaimAfter   = 10 * time.Millisecond // see settings
-	probePeriod    = time.Second / 5       // with probeTimeout and suspicionMult: dead in 1 to 2.3 s
-	probeTimeout   = time.Second / 10      // of a direct probe; others are asked afterwards
-	suspicionMult  = 3
 	gossipPeriod   = 50 * time.Millisecond // same traffic as the usual 200 ms, a quarter of the delay
 )
 
@@ -191,14 +202,13 @@ func (g *Gossip) settings(cfg Config, link *transport) *memberlist.Config {
 	c.Transport = link
 	c.BindAddr, c.BindPort = cfg.Bind.Addr().String(), int(cfg.Bind.Port())
 	c.AdvertiseAddr, c.AdvertisePort = c.BindAddr, c.BindPort
-	c.SecretKey = cfg.Key
+	c.Keyring = g.ring
 	c.Logger = g.book.std()
 	c.Delegate, c.Events, c.Alive = g.in, g.members, g.members
 	// Serf's numbers: memberlist lets nobody in whose numbers do not meet those of all
 	// others, and our own version is in each message.
 	c.DelegateProtocolMin, c.DelegateProtocolVersion, c.DelegateProtocolMax = 2, 4, 5
-	c.GossipInterval, c.ProbeInterval, c.ProbeTimeout = gossipPeriod, probePeriod, probeTimeout
-	c.SuspicionMult, c.RetransmitMult = suspicionMult, retransmitMult
+	cfg.Detection.set(c)
 	c.TCPTimeout, c.UDPBufferSize = streamTimeout, packetBytes
 	c.PushPullInterval = memberPeriod
 	// A node that comes back with another address is refused until it was dead for so long.

@@ -25,6 +25,7 @@ type memory struct {
 	state  mesh.State
 	alive  map[mesh.NodeID]bool
 	peers  []netip.AddrPort
+	nodes  []mesh.NodeID
 	met    map[mesh.NodeID]uint64
 	merges int
 	refuse func(mesh.Record) bool // may be nil
@@ -97,6 +98,12 @@ func (m *memory) Peers() []netip.AddrPort {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.peers)
+}
+
+func (m *memory) Nodes() []mesh.NodeID {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.nodes)
 }
 
 func (m *memory) get(k mesh.Key) (mesh.Record, bool) {

@@ -50,10 +50,26 @@ func (g *Gossip) join(seed netip.AddrPort) error {
 	}
 	// memberlist flattens its errors to text; a test holds this one.
 	if strings.Contains(err.Error(), "no installed keys could decrypt") {
+		if g.keysByRecords(seed) {
+			return nil
+		}
 		return mesh.Refuse(WrongSecret, "take the token from 'sluice init' on a node of that cluster", "the node at %s has another secret", seed)
 	}
 	return mesh.Refuse(Unreachable, "check the address and port, that 'sluice agent' runs there, and that TCP and UDP pass the firewalls",
 		"no node answers at %s: %v", seed, err)
+}
+
+// keysPause is how long State may take to set the keys that a record tells.
+const keysPause = 100 * time.Millisecond
+
+// keysByRecords meets a node that has other keys of gossip: they may have been changed while this
+// node was away, and records, which tell, are exchanged without them. It tells whether that was it.
+func (g *Gossip) keysByRecords(seed netip.AddrPort) bool {
+	if g.meet(seed) != nil || !sleep(g.ctx, keysPause) {
+		return false
+	}
+	_, err := g.list.Join([]string{seed.String()})
+	return err == nil
 }
 
 // A seed that many join at one time is busy.
@@ -85,7 +101,7 @@ func (g *Gossip) rejoin() {
 		if !sleep(g.leaving, jitter(rejoinPeriod)) {
 			return
 		}
-		missing := slices.DeleteFunc(slices.Clone(g.state.Peers()), func(a netip.AddrPort) bool { return a == g.self || g.members.at(a) })
+		missing := slices.DeleteFunc(g.members.missing(g.state.Peers()), func(a netip.AddrPort) bool { return a == g.self })
 		if len(missing) == 0 {
 			continue
 		}

@@ -22,6 +22,7 @@ type members struct {
 	alive   map[mesh.NodeID]*memberlist.Node // nodes without self; never changed once in
 	foreign map[string]bool                  // living members that are no node of sluice
 	told    map[mesh.NodeID]bool             // what State knows to be alive
+	nodes   map[mesh.NodeID]bool             // of the records; replaced, never changed
 	news    chan struct{}
 }
 
@@ -46,7 +47,7 @@ const (
 // NotifyJoin, NotifyUpdate and NotifyLeave are memberlist.EventDelegate.
 func (m *members) NotifyJoin(n *memberlist.Node) {
 	c := *n
-	c.Addr, c.Meta = slices.Clone(n.Addr), nil
+	c.Addr, c.Meta = slices.Clone(n.Addr), slices.Clone(n.Meta)
 	ours := isNode(n)
 	m.change(n, func(id mesh.NodeID) {
 		if ours {
@@ -76,8 +77,20 @@ func isNode(n *memberlist.Node) bool {
 	return mesh.NodeID(n.Name).Validate() == nil && bytes.HasPrefix(n.Meta, []byte("sluice/"))
 }
 
+// expect says which nodes are let in even where there are too many members.
+func (m *members) expect(nodes []mesh.NodeID) {
+	known := make(map[mesh.NodeID]bool, len(nodes))
+	for _, id := range nodes {
+		known[id] = true
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.nodes = known
+}
+
 // NotifyAlive refuses a member with a name that is no name, since it goes into logs and
-// look-ups from here on, and those that are too many. It is memberlist.AliveDelegate.
+// look-ups from here on, and those that are too many, unless the records know the node. It is
+// memberlist.AliveDelegate.
 func (m *members) NotifyAlive(n *memberlist.Node) error {
 	if !isName(n.Name) {
 		return mesh.Refuse(mesh.BadRecord, "remove the member", "a member is named %.40q", n.Name)
@@ -85,7 +98,7 @@ func (m *members) NotifyAlive(n *memberlist.Node) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	id := mesh.NodeID(n.Name)
-	if id == m.self || m.alive[id] != nil || m.foreign[n.Name] {
+	if id == m.self || m.alive[id] != nil || m.foreign[n.Name] || m.nodes[id] {
 		return nil
 	}
 	if have, limit := m.room(n); have >= limit {
@@ -174,6 +187,15 @@ func (m *members) get(id mesh.NodeID) *memberlist.Node {
 	return m.alive[id]
 }
 
+// stay is what a living node told of itself.
+func (m *members) stay(id mesh.NodeID) stay {
+	n := m.get(id)
+	if n == nil {
+		return ""
+	}
+	return stayOf(n.Meta)
+}
+
 // others are the living without self.
 func (m *members) others() []*memberlist.Node {
 	m.mu.Lock()
@@ -200,7 +222,16 @@ func (m *members) addrs() []netip.AddrPort {
 }
 
 // at tells whether a living member has the address.
-func (m *members) at(a netip.AddrPort) bool { return slices.Contains(m.addrs(), a) }
+func (m *members) at(a netip.AddrPort) bool { return len(m.missing([]netip.AddrPort{a})) == 0 }
+
+// missing are those of the addresses that no living member has.
+func (m *members) missing(of []netip.AddrPort) []netip.AddrPort {
+	living := map[netip.AddrPort]bool{}
+	for _, a := range m.addrs() {
+		living[a] = true
+	}
+	return slices.DeleteFunc(slices.Clone(of), func(a netip.AddrPort) bool { return living[a] })
+}
 
 // signal wakes the receiver once, however often it is called before.
 func signal(c chan<- struct{}) {

@@ -29,7 +29,21 @@ const overKind mesh.Kind = "over"
 type wireOver struct {
 	Kind    mesh.Kind    `json:"k"`
 	Node    mesh.NodeID  `json:"w"`
+	To      mesh.NodeID  `json:"t"`
+	Stay    stay         `json:"y"` // of who it is for
+	Number  uint64       `json:"q"`
 	Senders []wireSender `json:"s"`
+}
+
+// A word is true once, and whoever has the key of gossip can send it again. So it is for one
+// node, for as long as that one has been up, and has a number, which is taken once.
+
+// word is what one node says to another.
+type word struct {
+	mesh.Over
+	to     mesh.NodeID
+	stay   stay
+	number uint64
 }
 
 type wireSender struct {
@@ -40,18 +54,18 @@ type wireSender struct {
 // TellOver tells those of the nodes that are alive that flows are over, and returns when
 // each has taken it or failed to, or ctx ends. An error names the nodes that do not know.
 func (g *Gossip) TellOver(ctx context.Context, over mesh.Over, nodes []mesh.NodeID) error {
-	var msgs [][]byte
-	for part := range slices.Chunk(over.Senders, mesh.OverLimit) {
-		msg, err := encodeOver(mesh.Over{Node: over.Node, Senders: part}, g.signer)
-		if err != nil {
+	var parts []mesh.Over
+	for senders := range slices.Chunk(over.Senders, mesh.OverLimit) {
+		part := mesh.Over{Node: over.Node, Senders: senders}
+		if err := part.Validate(); err != nil {
 			return err
 		}
-		msgs = append(msgs, msg)
+		parts = append(parts, part)
 	}
-	return g.do(ctx, func() error { return g.sendOver(msgs, nodes) })
+	return g.do(ctx, func() error { return g.sendOver(parts, nodes) })
 }
 
-func (g *Gossip) sendOver(msgs [][]byte, nodes []mesh.NodeID) error {
+func (g *Gossip) sendOver(parts []mesh.Over, nodes []mesh.NodeID) error {
 	var group sync.WaitGroup
 	var mu sync.Mutex
 	var untold []string
@@ -60,7 +74,7 @@ func (g *Gossip) sendOver(msgs [][]byte, nodes []mesh.NodeID) error {
 			continue
 		}
 		group.Go(func() {
-			if err := g.sendEach(n, msgs); err != nil {
+			if err := g.sendEach(n, parts); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				untold = append(untold, fmt.Sprintf("%s: %v", n.Name, err))
@@ -75,9 +89,12 @@ func (g *Gossip) sendOver(msgs [][]byte, nodes []mesh.NodeID) error {
 	return fmt.Errorf("tell that flows are over: %v", untold)
 }
 
-func (g *Gossip) sendEach(n *memberlist.Node, msgs [][]byte) error {
-	for _, msg := range msgs {
-		var err error
+func (g *Gossip) sendEach(n *memberlist.Node, parts []mesh.Over) error {
+	for _, part := range parts {
+		msg, err := g.say(part, mesh.NodeID(n.Name))
+		if err != nil {
+			return err
+		}
 		for range overTries {
 			if err = g.list.SendReliable(n, msg); err == nil || g.ctx.Err() != nil {
 				break
@@ -90,12 +107,14 @@ func (g *Gossip) sendEach(n *memberlist.Node, msgs [][]byte) error {
 	return nil
 }
 
-func encodeOver(over mesh.Over, s Signer) ([]byte, error) {
-	if err := over.Validate(); err != nil {
-		return nil, err
-	}
-	w := wireOver{Kind: overKind, Node: over.Node, Senders: make([]wireSender, len(over.Senders))}
-	for i, s := range over.Senders {
+// say gives the next number to a word for a node.
+func (g *Gossip) say(over mesh.Over, to mesh.NodeID) ([]byte, error) {
+	return encodeOver(word{Over: over, to: to, stay: g.members.stay(to), number: g.said.Add(1)}, g.signer)
+}
+
+func encodeOver(say word, s Signer) ([]byte, error) {
+	w := wireOver{Kind: overKind, Node: say.Node, To: say.to, Stay: say.stay, Number: say.number, Senders: make([]wireSender, len(say.Senders))}
+	for i, s := range say.Senders {
 		w.Senders[i] = wireSender(s)
 	}
 	text, err := json.Marshal(w)
@@ -109,21 +128,21 @@ func encodeOver(over mesh.Over, s Signer) ([]byte, error) {
 	return signatureText().AppendEncode(append(msg, '\t'), s.Sign(text)), nil
 }
 
-func decodeOver(msg []byte, v Verifier) (mesh.Over, error) {
+func decodeOver(msg []byte, v Verifier) (word, error) {
 	text, signature, signed := bytes.Cut(msg[1:], []byte{'\t'})
 	var w wireOver
 	if err := json.Unmarshal(text, &w); err != nil {
-		return mesh.Over{}, fmt.Errorf("decode flows that are over: %w", err)
+		return word{}, fmt.Errorf("decode flows that are over: %w", err)
 	}
 	if w.Kind != overKind {
-		return mesh.Over{}, mesh.Refuse(mesh.BadRecord, "update the node that sent it", "a word on flows is of kind %.20q", string(w.Kind))
+		return word{}, mesh.Refuse(mesh.BadRecord, "update the node that sent it", "a word on flows is of kind %.20q", string(w.Kind))
 	}
 	if v != nil {
 		var sig []byte
 		if signed {
 			var err error
 			if sig, err = decodeSignature(signature); err != nil {
-				return mesh.Over{}, err
+				return word{}, err
 			}
 		}
 		// Who says it must be a member: it comes by the key of gossip alone.
@@ -132,22 +151,25 @@ func decodeOver(msg []byte, v Verifier) (mesh.Over, error) {
 			err = v.Admit(mesh.Record{Version: mesh.Version{Writer: w.Node}})
 		}
 		if err != nil {
-			return mesh.Over{}, fmt.Errorf("verify flows that are over by %.40q: %w", string(w.Node), err)
+			return word{}, fmt.Errorf("verify flows that are over by %.40q: %w", string(w.Node), err)
 		}
 	}
-	over := mesh.Over{Node: w.Node, Senders: make([]mesh.Sender, len(w.Senders))}
+	said := word{to: w.To, stay: w.Stay, number: w.Number, Over: mesh.Over{Node: w.Node, Senders: make([]mesh.Sender, len(w.Senders))}}
 	for i, s := range w.Senders {
-		over.Senders[i] = mesh.Sender(s)
+		said.Senders[i] = mesh.Sender(s)
 	}
-	if err := over.Validate(); err != nil {
-		return mesh.Over{}, fmt.Errorf("check flows that are over: %w", err)
+	if err := said.Validate(); err != nil {
+		return word{}, fmt.Errorf("check flows that are over: %w", err)
 	}
-	return over, nil
+	return said, nil
 }
 
 // over takes a message in.
 func (d *delegate) over(msg []byte) {
-	over, err := decodeOver(msg, d.verifier)
+	said, err := decodeOver(msg, d.verifier)
+	if err == nil {
+		err = d.fresh(said)
+	}
 	if err != nil {
 		d.book.Warn("gossip message refused", "err", err)
 		return
@@ -155,6 +177,15 @@ func (d *delegate) over(msg []byte) {
 	d.gate.RLock()
 	defer d.gate.RUnlock()
 	if !d.closed {
-		d.state.FlowsOver(over)
+		d.state.FlowsOver(said.Over)
 	}
+}
+
+// fresh refuses a word that is not for this node as it is now, or was heard before.
+func (d *delegate) fresh(said word) error {
+	if said.to == d.self && said.stay == d.stay && d.words.take(said.Node, said.number) {
+		return nil
+	}
+	return mesh.Refuse(Replayed, "nothing, unless it goes on: then somebody has the gossip key, and sends again what a node said before",
+		"word %d of node %s that flows are over, to node %.40q, was not for now", said.number, said.Node, string(said.to))
 }

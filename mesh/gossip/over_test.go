@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sluice-mesh/sluice/mesh"
@@ -70,6 +71,84 @@ func TestFlowsOverHostile(t *testing.T) {
 	}
 }
 
+// Who has the key of gossip can send a word again, to whom he likes and whenever he likes: it
+// does nothing.
+func TestFlowsOverAreNotReplayed(t *testing.T) {
+	network := newMemnet()
+	sign := func(n int) func(*Config) {
+		return func(c *Config) { c.Signer, c.Verifier = seals{nodeID(n)}, verifier{} }
+	}
+	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(3 * time.Minute) // memberlist's probes run on after Close
+		nodes := []*node{startIn(t, network, 1, sign(1)), startIn(t, network, 2, sign(2)), startIn(t, network, 3, sign(3))}
+		defer func() {
+			for _, n := range nodes {
+				n.Close()
+			}
+		}()
+		for _, n := range nodes[1:] {
+			if _, err := n.Join(t.Context(), nodes[0].addr); err != nil {
+				t.Fatal(err)
+			}
+		}
+		say := func(i int) []byte {
+			msg, err := nodes[0].say(mesh.Over{Node: nodeID(1), Senders: senders(1 + i)}, nodeID(2))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return msg
+		}
+		count := func(n *node) int { return locked(n.memory, func() int { return len(n.over) }) }
+		time.Sleep(time.Second)
+		deliver := func(n *node, msg []byte) { n.in.NotifyMsg(msg); synctest.Wait() }
+		first, second := say(1), say(2)
+		deliver(nodes[1], second)
+		deliver(nodes[1], first) // two streams may overtake one another
+		if count(nodes[1]) != 2 {
+			t.Fatalf("%d words were taken", count(nodes[1]))
+		}
+		deliver(nodes[1], first)
+		deliver(nodes[1], second)
+		deliver(nodes[2], second)
+		if count(nodes[1]) != 2 || count(nodes[2]) != 0 {
+			t.Errorf("a word was taken again: %d and %d", count(nodes[1]), count(nodes[2]))
+		}
+		nodes[1].Close()
+		nodes[1] = startIn(t, network, 2, sign(2))
+		if _, err := nodes[1].Join(t.Context(), nodes[0].addr); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		deliver(nodes[1], first)
+		if count(nodes[1]) != 0 {
+			t.Error("a word of before the start was taken")
+		}
+		deliver(nodes[1], say(3))
+		if count(nodes[1]) != 1 {
+			t.Error("a word to the node as it is now was not taken")
+		}
+	})
+}
+
+func TestWindow(t *testing.T) {
+	var w window
+	for _, c := range []struct {
+		number uint64
+		fresh  bool
+	}{{5, true}, {5, false}, {4, true}, {4, false}, {100, true}, {36, false}, {37, true}, {37, false}, {99, true}, {100, false}, {5, false}, {1 << 60, true}, {100, false}} {
+		if got := w.take(c.number); got != c.fresh {
+			t.Errorf("number %d was taken: %v", c.number, got)
+		}
+	}
+	full := words{}
+	for i := range wordsLimit {
+		full.take(nodeID(i), 1)
+	}
+	if full.take(nodeID(wordsLimit), 1) || full.take(nodeID(3), 1) || !full.take(nodeID(3), 2) {
+		t.Error("who is not known was taken in, or who is known was not")
+	}
+}
+
 // A word is its node's, as a record is its writer's.
 func TestFlowsOverAreSigned(t *testing.T) {
 	over := mesh.Over{Node: nodeID(1), Senders: senders(2)}
@@ -81,12 +160,12 @@ func TestFlowsOverAreSigned(t *testing.T) {
 		"another's": {seals{nodeID(2)}, false},
 		"nobody's":  {nil, false},
 	} {
-		msg, err := encodeOver(over, c.signer)
+		msg, err := encodeOver(word{Over: over}, c.signer)
 		if err != nil {
 			t.Fatal(err)
 		}
 		got, err := decodeOver(msg, verifier{})
-		if (err == nil) != c.good || c.good && !reflect.DeepEqual(got, over) {
+		if (err == nil) != c.good || c.good && !reflect.DeepEqual(got.Over, over) {
 			t.Errorf("%s signature: %+v, %v", name, got, err)
 		}
 	}

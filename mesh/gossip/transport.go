@@ -122,7 +122,10 @@ func (t *transport) sort(g *guest) {
 	_ = g.SetReadDeadline(time.Time{})
 	g.first = first[:]
 	if first[0] == tlsByte || first[0] == keyedByte {
-		t.serve(g)
+		if g.greets(t.ctx) {
+			t.serve(g)
+		}
+		_ = g.Close() // serve has done so, maybe
 		return
 	}
 	select {

@@ -180,6 +180,9 @@ type (
 		Writer  mesh.NodeID `json:"w"`
 		Claim   uint64      `json:"c"`
 		Deleted bool        `json:"d,omitempty"`
+		// Of an endpoint's tombstone.
+		Freed   []wireFreed    `json:"f,omitempty"`
+		FreedBy mesh.ServiceID `json:"fs,omitempty"`
 		// One noun, and nothing behind it; see withFields.
 		Node     *wireNode     `json:"node,omitempty"`
 		Network  *wireNetwork  `json:"net,omitempty"`
@@ -188,6 +191,7 @@ type (
 		Token    *wireToken    `json:"tok,omitempty"`
 		Removal  *wireRemoval  `json:"rm,omitempty"`
 		Rotation *wireRotation `json:"rot,omitempty"`
+		Keyring  *wireKeyring  `json:"key,omitempty"`
 	}
 	wireNode struct {
 		ID         mesh.NodeID `json:"i"`
@@ -202,12 +206,17 @@ type (
 		Held       []wireHeld  `json:"h,omitempty"`
 		Cert       []byte      `json:"x,omitempty"` // base64
 		Synced     uint64      `json:"sy,omitempty"`
+		Routes     []wireRoute `json:"r,omitempty"`
 	}
 	wireHeld struct {
 		Addr      netip.Addr `json:"a,omitzero"`
 		Proto     mesh.Proto `json:"x"`
 		Published uint16     `json:"p"`
 		By        string     `json:"by"`
+	}
+	wireRoute struct {
+		Prefix netip.Prefix `json:"p"`
+		By     string       `json:"by"`
 	}
 	wireBlock struct {
 		Network mesh.NetworkID `json:"n"`
@@ -221,9 +230,14 @@ type (
 		Subnet4  netip.Prefix   `json:"4"`
 		Subnet6  netip.Prefix   `json:"6"`
 		Bits4    int            `json:"b"`
+		More     []wireSubnet   `json:"m,omitempty"`
 		VNI      mesh.VNI       `json:"v"`
 		EntryVNI mesh.VNI       `json:"ev,omitempty"`
 		Pool     netip.Prefix   `json:"p,omitzero"`
+	}
+	wireSubnet struct {
+		Prefix netip.Prefix `json:"p"`
+		Claim  uint64       `json:"c"`
 	}
 	wireService struct {
 		ID        mesh.ServiceID   `json:"i"`
@@ -247,6 +261,8 @@ type (
 		State    mesh.EndpointState `json:"s"`
 		Weight   int                `json:"w"`
 		Attached []wireAttachment   `json:"a,omitempty"`
+		Fixed    []netip.Addr       `json:"f,omitempty"`
+		Left     []wireFreed        `json:"l,omitempty"`
 	}
 	wireToken struct {
 		ID      mesh.TokenID `json:"i"`
@@ -265,9 +281,20 @@ type (
 		Data   []byte        `json:"d"` // base64
 		Covers []mesh.NodeID `json:"c,omitempty"`
 	}
+	wireKeyring struct {
+		ID     string `json:"i"`
+		Nonce  string `json:"n"`
+		Before string `json:"b,omitempty"`
+	}
 	wireAttachment struct {
 		Network mesh.NetworkID `json:"n"`
 		V4      netip.Addr     `json:"4"`
 		V6      netip.Addr     `json:"6"`
+	}
+	wireFreed struct {
+		Network mesh.NetworkID `json:"n"`
+		V4      netip.Addr     `json:"4"`
+		V6      netip.Addr     `json:"6"`
+		Since   uint64         `json:"t,omitempty"`
 	}
 )

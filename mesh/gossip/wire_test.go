@@ -58,11 +58,17 @@ func records() *rapid.Generator[mesh.Record] {
 				n.Held = append(n.Held, h)
 			}
 			n.Held = mesh.Reported(n.Held)
+			for i := range rapid.IntRange(0, 2).Draw(t, "routes") {
+				n.Routes = append(n.Routes, mesh.Route{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{172, byte(16 + i)}), 16), By: "route dev eth0"})
+			}
 			r = mesh.NodeRecord(n)
 		case 1:
 			n := mesh.NewIngress(mesh.DefaultIngress(), mesh.DefaultPool(), rapid.Uint64().Draw(t, "seed"))
 			if n.Name = name().Draw(t, "name"); rapid.Bool().Draw(t, "user network") {
 				n.ID, n.EntryVNI, n.Pool = "b000000000000000", 0, netip.Prefix{}
+			}
+			for i := range rapid.IntRange(0, 3).Draw(t, "further subnets") {
+				n.More = append(n.More, mesh.Subnet{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i)}), 20), Claim: 1})
 			}
 			r = mesh.NetworkRecord(n)
 		case 2:
@@ -87,10 +93,16 @@ func records() *rapid.Generator[mesh.Record] {
 			if rapid.Bool().Draw(t, "attached") {
 				e.Attached = []mesh.Attachment{{Network: hexID[mesh.NetworkID]().Draw(t, "network"), V4: addr4().Draw(t, "4"), V6: addr6().Draw(t, "6")}}
 			}
+			if rapid.Bool().Draw(t, "fixed") {
+				e.Fixed = []netip.Addr{addr4().Draw(t, "fixed 4"), addr6().Draw(t, "fixed 6")}
+			}
+			for _, a := range e.Attached[:min(len(e.Attached), rapid.IntRange(0, 1).Draw(t, "left"))] {
+				e.Left = append(e.Left, mesh.Freed{Network: a.Network, V4: a.V4, V6: a.V6, Since: 1})
+			}
 			r = mesh.EndpointRecord(e)
 		}
 		if rapid.Bool().Draw(t, "tombstone") {
-			r = mesh.Record{Kind: r.Kind, ID: r.ID, Deleted: true}
+			r = mesh.Tombstone(r)
 		}
 		r.Version = mesh.Version{Time: rapid.Uint64Min(1).Draw(t, "time"), Writer: writer}
 		r.Claim = rapid.Uint64Range(1, r.Version.Time).Draw(t, "claim")
@@ -189,6 +201,8 @@ func FuzzDecode(f *testing.F) {
 	f.Add(message([]byte(`{"v":2,"k":"endpoint","i":"d000000000000001","t":"later","w":"a000000000000001"}`)))
 	f.Add(message([]byte(` { "k" : "endpoint" , "i":"d000000000000001","t":5,"w":"a000000000000001","c":1,"d":true,"later":{} } `)))
 	f.Add([]byte{})
+	f.Add(message([]byte(`{"k":"endpoint","i":"d000000000000001","t":5,"w":"a000000000000001","c":1,"d":true,"f":[{"n":"0000000000000001","4":"198.18.0.5","6":"fd00::6"}],"fs":"c000000000000001"}`)))
+	f.Add(message([]byte(`{"k":"network","i":"b000000000000001","t":5,"w":"a000000000000001","c":1,"net":{"i":"b000000000000001","n":"blue","4":"10.0.0.0/24","6":"fd00::/48","b":26,"m":[{"p":"10.1.0.0/20","c":3},{"p":"fd01::/48","c":4}],"v":1048580}}`)))
 	f.Add([]byte{2, '{', '}'})
 	f.Fuzz(func(t *testing.T, msg []byte) {
 		got, left, err := decode(msg, noticeLimit, nil)

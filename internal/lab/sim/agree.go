@@ -130,10 +130,24 @@ func (w *World) Sound() error {
 			errs = append(errs, fmt.Errorf("%s has %s %s to settle", n.Name, records[0].Kind, records[0].ID))
 		}
 		for e, err := range refused {
+			if askedFor(err) {
+				continue
+			}
 			errs = append(errs, fmt.Errorf("%s has no room for endpoint %s: %w", n.Name, e, err))
 		}
 	}
 	return errors.Join(append(errs, oneOwner(snap), inBlocks(snap), w.book.kept(snap))...)
+}
+
+// askedFor tells whether an endpoint is without an address because it wants one that another
+// has: somebody asked for it on two sides of a split.
+func askedFor(err error) bool {
+	switch mesh.ReasonOf(err) {
+	case mesh.BlockTaken, mesh.AddressTaken, mesh.AddressRests, mesh.BadAddress:
+		return true
+	default:
+		return false
+	}
 }
 
 // owners finds things that two nouns have.
@@ -164,7 +178,7 @@ func oneOwner(snap *mesh.Snapshot) error {
 			continue // it lost, and is not built
 		}
 		o.claim(fmt.Sprint("VNI ", n.VNI), string(n.ID))
-		for _, p := range []netip.Prefix{n.Subnet4, n.Subnet6} {
+		for _, p := range snap.Network(n.ID).Subnets() {
 			if slices.ContainsFunc(subnets, p.Overlaps) {
 				o.errs = append(o.errs, fmt.Errorf("subnet %s of network %s overlaps another", p, n.Name))
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -58,8 +59,9 @@ func (w *World) measure(row *Row, deaths *atomic.Int64) (err error) {
 	if row.Joined, err = Within(waitAgree, 10*time.Millisecond, whole); err != nil {
 		return fmt.Errorf("join: %w", err)
 	}
+	w.rest()
 	w.Net.SetWeather(Weather{Loss: row.Loss})
-	time.Sleep(5 * time.Second) // what the joining left to gossip
+	time.Sleep(5 * time.Second)
 	deaths.Store(0)
 	before := w.Net.Traffic()
 	time.Sleep(idleFor)
@@ -72,6 +74,27 @@ func (w *World) measure(row *Row, deaths *atomic.Int64) (err error) {
 		return err
 	}
 	return w.splitInHalves(row, d)
+}
+
+// Of what the joining left, each node gossips for as long as its queue lasts: half a minute at
+// 100 nodes.
+const (
+	restStep = 5 * time.Second
+	restMost = 24 // steps
+)
+
+// rest lets the joining's echo die away: until what is sent grows less no more.
+func (w *World) rest() {
+	was := uint64(math.MaxUint64)
+	for range restMost {
+		before := w.Net.Traffic()
+		time.Sleep(restStep)
+		sent := w.Net.Traffic().Packets - before.Packets
+		if sent > was/20*19 && sent <= was {
+			return
+		}
+		was = sent
+	}
 }
 
 // reach measures how long changes take to each node.

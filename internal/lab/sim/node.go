@@ -79,7 +79,7 @@ func (n *Node) start(ctx context.Context) {
 		n.world.note("not started", "node", n.Name, "err", err)
 		sleep(ctx, retryPause)
 	}
-	n.join(ctx)
+	n.join(ctx, netip.AddrPort{})
 }
 
 func (n *Node) open() (*agent.Plane, error) {
@@ -88,11 +88,12 @@ func (n *Node) open() (*agent.Plane, error) {
 	})
 }
 
-// join makes a process that knows no cluster a member of the world's, by any other node.
-func (n *Node) join(ctx context.Context) {
+// join makes a process that knows no cluster a member of the world's, by the node at an address if
+// that is a member, or any other.
+func (n *Node) join(ctx context.Context, by netip.AddrPort) {
 	p := n.plane.Load()
 	for p != nil && ctx.Err() == nil && p.Alive() == nil {
-		seed := n.world.another(n)
+		seed := n.world.another(n, by)
 		if seed == nil {
 			sleep(ctx, retryPause)
 			continue
@@ -106,15 +107,18 @@ func (n *Node) join(ctx context.Context) {
 
 // again lets a process that is a member of nothing any more join anew.
 func (n *Node) again(ctx context.Context, p *agent.Plane) {
-	if n.plane.Load() != p || !p.Outcast() {
+	by, out := p.Outcast()
+	if n.plane.Load() != p || !out {
 		return
 	}
+	n.world.note("leaves to join again", "node", n.Name, "by", by)
 	if err := p.Leave(ctx); err != nil {
 		n.world.note("not left", "node", n.Name, "err", err)
 		return
 	}
+	n.world.note("joins again", "node", n.Name, "by", by)
 	n.disks++ // what it alone had is lost
-	n.join(ctx)
+	n.join(ctx, by)
 }
 
 // token is one by which others join this node now: that of the beginning is of no use once

@@ -17,7 +17,7 @@ type Result struct {
 // Run plays a schedule in a world and tells what was wrong at the end. It is to be called in a
 // synctest bubble, in which nothing of it is left when it returns.
 func Run(o Options, s Schedule, within time.Duration) (res Result, err error) {
-	o.Seed, o.Nodes = s.Seed, s.Nodes
+	o.Seed, o.Nodes, o.Removals = s.Seed, s.Nodes, s.Removals
 	w, err := NewWorld(o)
 	if err == nil {
 		res, err = w.play(s, within)

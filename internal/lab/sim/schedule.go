@@ -14,7 +14,12 @@ type Schedule struct {
 	Seed  uint64
 	Nodes int
 	Long  time.Duration // when all that is still broken heals
-	Steps []Step        // by time
+
+	// Removals: operators put nodes that lost their disk out for good, which gives all others new
+	// keys, instead of only deleting their records.
+	Removals bool
+
+	Steps []Step // by time
 }
 
 // Step is one thing that happens.
@@ -27,7 +32,7 @@ type Step struct {
 // String is one line a step.
 func (s Schedule) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: %d nodes\n", s.Seed, s.Nodes)
+	fmt.Fprintf(&b, "seed %d: %d nodes, removals %t\n", s.Seed, s.Nodes, s.Removals)
 	for _, step := range s.Steps {
 		fmt.Fprintf(&b, "%8.3f  %s\n", step.At.Seconds(), step.Text)
 	}
@@ -41,6 +46,7 @@ func Plan(seed uint64, least, most int) Schedule {
 	p := &planner{rand: r, busy: map[int]time.Duration{}}
 	p.Seed, p.Nodes = seed, least+r.IntN(most-least+1)
 	p.Long = 30*time.Second + p.between(0, 90*time.Second)
+	p.Removals = rand.New(rand.NewPCG(seed, 4)).IntN(3) == 0
 	p.plan()
 	slices.SortStableFunc(p.Steps, func(a, b Step) int { return cmp.Compare(a.At, b.At) })
 	return p.Schedule
@@ -91,6 +97,7 @@ func (p *planner) plan() {
 		}
 	}
 	p.writes()
+	p.keys()
 }
 
 func (p *planner) between(least, most time.Duration) time.Duration {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -84,7 +86,10 @@ func (w *World) readmit() {
 		sleep(w.ctx, retryPause)
 		for _, n := range w.Nodes {
 			p := n.plane.Load()
-			if p == nil || !p.Outcast() {
+			if p == nil {
+				continue
+			}
+			if _, out := p.Outcast(); !out {
 				continue
 			}
 			select {
@@ -143,20 +148,24 @@ func (w *World) part(of time.Duration) time.Duration {
 	return time.Duration(w.rand.Int64N(int64(of)))
 }
 
-// another is a member to join by, or nil.
-func (w *World) another(than *Node) *Node {
-	var members []*Node
-	for _, n := range w.Nodes {
-		if p := n.plane.Load(); n != than && p != nil && !n.paused.Load() && p.Snapshot().Node(p.ID()) != nil {
-			members = append(members, n)
-		}
+// another is a member to join by, that at an address if it is one, or nil.
+func (w *World) another(than *Node, best netip.AddrPort) *Node {
+	member := func(n *Node) bool {
+		p := n.plane.Load()
+		return n != than && p != nil && !n.paused.Load() && p.Snapshot().Node(p.ID()) != nil
 	}
-	if len(members) == 0 {
-		return nil
+	if i := slices.IndexFunc(w.Nodes, func(n *Node) bool { return n.at == best }); i >= 0 && member(w.Nodes[i]) {
+		return w.Nodes[i]
 	}
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	return members[w.rand.IntN(len(members))]
+	order := w.rand.Perm(len(w.Nodes))
+	w.mu.Unlock()
+	for _, i := range order {
+		if member(w.Nodes[i]) {
+			return w.Nodes[i]
+		}
+	}
+	return nil
 }
 
 // heal ends every fault: what is down starts again. Clocks stay as wrong as they are.

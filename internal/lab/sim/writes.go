@@ -2,6 +2,8 @@ package sim
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"net/netip"
 	"time"
 
 	"github.com/sluice-mesh/sluice/agent"
@@ -15,6 +17,7 @@ const (
 	someServices  = 8
 	someEndpoints = 24
 	somePorts     = 6
+	someAddresses = 12
 )
 
 // write is what an operator does at a node that runs.
@@ -32,6 +35,8 @@ func (p *planner) writes() {
 		{2, p.removeService},
 		{2, p.publish},
 		{12, p.attach},
+		{4, p.attachAt},
+		{1, p.grow},
 		{4, p.detach},
 		{1, p.forget},
 		{1, p.forgetLiving},
@@ -127,6 +132,39 @@ func (p *planner) attach() (string, write) {
 	}
 }
 
+// attachAt asks for an address: one of few, on some network of the service.
+func (p *planner) attachAt() (string, write) {
+	name, service, pick := p.endpointName(), p.serviceName(), p.rand.IntN(someAddresses)
+	return fmt.Sprintf("endpoint attach %s of %s at %d", name, service, pick), func(n *Node, p *agent.Plane) error {
+		of, id, err := p.Attach(service, name, addressOf(p.Snapshot(), service, pick)...)
+		n.world.book.create(n, endpointKey(id), serviceKey(of), err)
+		return err
+	}
+}
+
+// addressOf is in one of the first blocks of a network that a service uses.
+func addressOf(snap *mesh.Snapshot, service string, pick int) []netip.Addr {
+	s := snap.ServiceNamed(service)
+	if s == nil {
+		return nil
+	}
+	for _, id := range s.Uses() {
+		if n := snap.Network(id); n != nil {
+			a := n.Subnets4()[pick%len(n.Subnets4())].Addr().As4()
+			a[3] = byte(pick*16 + 5)
+			return []netip.Addr{netip.AddrFrom4(a)}
+		}
+	}
+	return nil
+}
+
+// grow gives a network another subnet, which others are given too.
+func (p *planner) grow() (string, write) {
+	name := p.networkName()
+	subnet := netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16 + byte(p.rand.IntN(someNetworks))}), 20)
+	return fmt.Sprintf("network update %s %s", name, subnet), func(_ *Node, p *agent.Plane) error { return p.GrowNetwork(name, subnet) }
+}
+
 func (p *planner) detach() (string, write) {
 	name := p.endpointName()
 	return "endpoint detach " + name, func(n *Node, p *agent.Plane) error {
@@ -159,6 +197,19 @@ func (p *planner) forgetLiving() (string, write) {
 			return nil
 		}
 		return p.Forget(other.ID())
+	}
+}
+
+// keys plans rotations of the keys of gossip. They have numbers of their own, so that the rest of
+// a seed's schedule is what it was before there were any.
+func (p *planner) keys() {
+	r := rand.New(rand.NewPCG(p.Seed, 3))
+	for range r.IntN(6) {
+		i, at := r.IntN(p.Nodes), time.Duration(r.Int64N(int64(p.Long)))
+		const text = "key rotate"
+		p.step(at, func(w *World) {
+			w.Nodes[i].write(text, func(_ *Node, p *agent.Plane) error { return p.RotateKeys() })
+		}, "n%d: %s", i, text)
 	}
 }
 

@@ -122,6 +122,108 @@ func (x *CreateNetworkResponse) GetNetwork() *Network {
 	return nil
 }
 
+// UpdateNetworkRequest says what is added to a network.
+type UpdateNetworkRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or ID.
+	Network string `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	// IPv4 subnets of /8 to /24 and IPv6 subnets of /40 to /56, at least one. A
+	// network has at most 16 further ones.
+	AddSubnets    []string `protobuf:"bytes,2,rep,name=add_subnets,json=addSubnets,proto3" json:"add_subnets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateNetworkRequest) Reset() {
+	*x = UpdateNetworkRequest{}
+	mi := &file_sluice_v1_network_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateNetworkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateNetworkRequest) ProtoMessage() {}
+
+func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_network_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateNetworkRequest.ProtoReflect.Descriptor instead.
+func (*UpdateNetworkRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_network_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *UpdateNetworkRequest) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *UpdateNetworkRequest) GetAddSubnets() []string {
+	if x != nil {
+		return x.AddSubnets
+	}
+	return nil
+}
+
+// UpdateNetworkResponse holds the network as it is then.
+type UpdateNetworkResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With all its subnets.
+	Network       *Network `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateNetworkResponse) Reset() {
+	*x = UpdateNetworkResponse{}
+	mi := &file_sluice_v1_network_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateNetworkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateNetworkResponse) ProtoMessage() {}
+
+func (x *UpdateNetworkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_network_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateNetworkResponse.ProtoReflect.Descriptor instead.
+func (*UpdateNetworkResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_network_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *UpdateNetworkResponse) GetNetwork() *Network {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
 // ListNetworksRequest has no fields.
 type ListNetworksRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -131,7 +233,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_sluice_v1_network_proto_msgTypes[2]
+	mi := &file_sluice_v1_network_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -143,7 +245,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_network_proto_msgTypes[2]
+	mi := &file_sluice_v1_network_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -156,7 +258,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_network_proto_rawDescGZIP(), []int{2}
+	return file_sluice_v1_network_proto_rawDescGZIP(), []int{4}
 }
 
 // ListNetworksResponse holds the networks.
@@ -170,7 +272,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_sluice_v1_network_proto_msgTypes[3]
+	mi := &file_sluice_v1_network_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -182,7 +284,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_network_proto_msgTypes[3]
+	mi := &file_sluice_v1_network_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -195,7 +297,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_network_proto_rawDescGZIP(), []int{3}
+	return file_sluice_v1_network_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -216,7 +318,7 @@ type RemoveNetworkRequest struct {
 
 func (x *RemoveNetworkRequest) Reset() {
 	*x = RemoveNetworkRequest{}
-	mi := &file_sluice_v1_network_proto_msgTypes[4]
+	mi := &file_sluice_v1_network_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -228,7 +330,7 @@ func (x *RemoveNetworkRequest) String() string {
 func (*RemoveNetworkRequest) ProtoMessage() {}
 
 func (x *RemoveNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_network_proto_msgTypes[4]
+	mi := &file_sluice_v1_network_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -241,7 +343,7 @@ func (x *RemoveNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNetworkRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_network_proto_rawDescGZIP(), []int{4}
+	return file_sluice_v1_network_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RemoveNetworkRequest) GetNetwork() string {
@@ -260,7 +362,7 @@ type RemoveNetworkResponse struct {
 
 func (x *RemoveNetworkResponse) Reset() {
 	*x = RemoveNetworkResponse{}
-	mi := &file_sluice_v1_network_proto_msgTypes[5]
+	mi := &file_sluice_v1_network_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -272,7 +374,7 @@ func (x *RemoveNetworkResponse) String() string {
 func (*RemoveNetworkResponse) ProtoMessage() {}
 
 func (x *RemoveNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_network_proto_msgTypes[5]
+	mi := &file_sluice_v1_network_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -285,7 +387,7 @@ func (x *RemoveNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNetworkResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_network_proto_rawDescGZIP(), []int{5}
+	return file_sluice_v1_network_proto_rawDescGZIP(), []int{7}
 }
 
 // Network is an overlay.
@@ -295,7 +397,7 @@ type Network struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Unique in the cluster.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	// IPv4 and IPv6 subnet.
+	// The IPv4 and the IPv6 subnet that it was made with, then those that were added.
 	Subnets []string `protobuf:"bytes,3,rep,name=subnets,proto3" json:"subnets,omitempty"`
 	// VXLAN network identifier.
 	Vni uint32 `protobuf:"varint,4,opt,name=vni,proto3" json:"vni,omitempty"`
@@ -313,7 +415,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_sluice_v1_network_proto_msgTypes[6]
+	mi := &file_sluice_v1_network_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -325,7 +427,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_network_proto_msgTypes[6]
+	mi := &file_sluice_v1_network_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -338,7 +440,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_network_proto_rawDescGZIP(), []int{6}
+	return file_sluice_v1_network_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Network) GetId() string {
@@ -406,6 +508,12 @@ const file_sluice_v1_network_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06subnet\x18\x02 \x01(\tR\x06subnet\"E\n" +
 	"\x15CreateNetworkResponse\x12,\n" +
+	"\anetwork\x18\x01 \x01(\v2\x12.sluice.v1.NetworkR\anetwork\"Q\n" +
+	"\x14UpdateNetworkRequest\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x1f\n" +
+	"\vadd_subnets\x18\x02 \x03(\tR\n" +
+	"addSubnets\"E\n" +
+	"\x15UpdateNetworkResponse\x12,\n" +
 	"\anetwork\x18\x01 \x01(\v2\x12.sluice.v1.NetworkR\anetwork\"\x15\n" +
 	"\x13ListNetworksRequest\"F\n" +
 	"\x14ListNetworksResponse\x12.\n" +
@@ -421,9 +529,10 @@ const file_sluice_v1_network_proto_rawDesc = "" +
 	"\x03mtu\x18\x05 \x01(\rR\x03mtu\x12\x18\n" +
 	"\aingress\x18\x06 \x01(\bR\aingress\x12\x1a\n" +
 	"\bservices\x18\a \x03(\tR\bservices\x12\x1c\n" +
-	"\tconflicts\x18\b \x03(\tR\tconflicts2\x89\x02\n" +
+	"\tconflicts\x18\b \x03(\tR\tconflicts2\xdd\x02\n" +
 	"\x0eNetworkService\x12R\n" +
-	"\rCreateNetwork\x12\x1f.sluice.v1.CreateNetworkRequest\x1a .sluice.v1.CreateNetworkResponse\x12O\n" +
+	"\rCreateNetwork\x12\x1f.sluice.v1.CreateNetworkRequest\x1a .sluice.v1.CreateNetworkResponse\x12R\n" +
+	"\rUpdateNetwork\x12\x1f.sluice.v1.UpdateNetworkRequest\x1a .sluice.v1.UpdateNetworkResponse\x12O\n" +
 	"\fListNetworks\x12\x1e.sluice.v1.ListNetworksRequest\x1a\x1f.sluice.v1.ListNetworksResponse\x12R\n" +
 	"\rRemoveNetwork\x12\x1f.sluice.v1.RemoveNetworkRequest\x1a .sluice.v1.RemoveNetworkResponseB8Z6github.com/sluice-mesh/sluice/proto/sluice/v1;sluicev1b\x06proto3"
 
@@ -439,30 +548,35 @@ func file_sluice_v1_network_proto_rawDescGZIP() []byte {
 	return file_sluice_v1_network_proto_rawDescData
 }
 
-var file_sluice_v1_network_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_sluice_v1_network_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_sluice_v1_network_proto_goTypes = []any{
 	(*CreateNetworkRequest)(nil),  // 0: sluice.v1.CreateNetworkRequest
 	(*CreateNetworkResponse)(nil), // 1: sluice.v1.CreateNetworkResponse
-	(*ListNetworksRequest)(nil),   // 2: sluice.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),  // 3: sluice.v1.ListNetworksResponse
-	(*RemoveNetworkRequest)(nil),  // 4: sluice.v1.RemoveNetworkRequest
-	(*RemoveNetworkResponse)(nil), // 5: sluice.v1.RemoveNetworkResponse
-	(*Network)(nil),               // 6: sluice.v1.Network
+	(*UpdateNetworkRequest)(nil),  // 2: sluice.v1.UpdateNetworkRequest
+	(*UpdateNetworkResponse)(nil), // 3: sluice.v1.UpdateNetworkResponse
+	(*ListNetworksRequest)(nil),   // 4: sluice.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),  // 5: sluice.v1.ListNetworksResponse
+	(*RemoveNetworkRequest)(nil),  // 6: sluice.v1.RemoveNetworkRequest
+	(*RemoveNetworkResponse)(nil), // 7: sluice.v1.RemoveNetworkResponse
+	(*Network)(nil),               // 8: sluice.v1.Network
 }
 var file_sluice_v1_network_proto_depIdxs = []int32{
-	6, // 0: sluice.v1.CreateNetworkResponse.network:type_name -> sluice.v1.Network
-	6, // 1: sluice.v1.ListNetworksResponse.networks:type_name -> sluice.v1.Network
-	0, // 2: sluice.v1.NetworkService.CreateNetwork:input_type -> sluice.v1.CreateNetworkRequest
-	2, // 3: sluice.v1.NetworkService.ListNetworks:input_type -> sluice.v1.ListNetworksRequest
-	4, // 4: sluice.v1.NetworkService.RemoveNetwork:input_type -> sluice.v1.RemoveNetworkRequest
-	1, // 5: sluice.v1.NetworkService.CreateNetwork:output_type -> sluice.v1.CreateNetworkResponse
-	3, // 6: sluice.v1.NetworkService.ListNetworks:output_type -> sluice.v1.ListNetworksResponse
-	5, // 7: sluice.v1.NetworkService.RemoveNetwork:output_type -> sluice.v1.RemoveNetworkResponse
-	5, // [5:8] is the sub-list for method output_type
-	2, // [2:5] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	8, // 0: sluice.v1.CreateNetworkResponse.network:type_name -> sluice.v1.Network
+	8, // 1: sluice.v1.UpdateNetworkResponse.network:type_name -> sluice.v1.Network
+	8, // 2: sluice.v1.ListNetworksResponse.networks:type_name -> sluice.v1.Network
+	0, // 3: sluice.v1.NetworkService.CreateNetwork:input_type -> sluice.v1.CreateNetworkRequest
+	2, // 4: sluice.v1.NetworkService.UpdateNetwork:input_type -> sluice.v1.UpdateNetworkRequest
+	4, // 5: sluice.v1.NetworkService.ListNetworks:input_type -> sluice.v1.ListNetworksRequest
+	6, // 6: sluice.v1.NetworkService.RemoveNetwork:input_type -> sluice.v1.RemoveNetworkRequest
+	1, // 7: sluice.v1.NetworkService.CreateNetwork:output_type -> sluice.v1.CreateNetworkResponse
+	3, // 8: sluice.v1.NetworkService.UpdateNetwork:output_type -> sluice.v1.UpdateNetworkResponse
+	5, // 9: sluice.v1.NetworkService.ListNetworks:output_type -> sluice.v1.ListNetworksResponse
+	7, // 10: sluice.v1.NetworkService.RemoveNetwork:output_type -> sluice.v1.RemoveNetworkResponse
+	7, // [7:11] is the sub-list for method output_type
+	3, // [3:7] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_sluice_v1_network_proto_init() }
@@ -476,7 +590,7 @@ func file_sluice_v1_network_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_v1_network_proto_rawDesc), len(file_sluice_v1_network_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	NetworkService_CreateNetwork_FullMethodName = "/sluice.v1.NetworkService/CreateNetwork"
+	NetworkService_UpdateNetwork_FullMethodName = "/sluice.v1.NetworkService/UpdateNetwork"
 	NetworkService_ListNetworks_FullMethodName  = "/sluice.v1.NetworkService/ListNetworks"
 	NetworkService_RemoveNetwork_FullMethodName = "/sluice.v1.NetworkService/RemoveNetwork"
 )
@@ -32,6 +33,9 @@ const (
 type NetworkServiceClient interface {
 	// CreateNetwork makes a network on all nodes.
 	CreateNetwork(ctx context.Context, in *CreateNetworkRequest, opts ...grpc.CallOption) (*CreateNetworkResponse, error)
+	// UpdateNetwork gives a network further subnets; what has an address keeps it.
+	// Refused with SubnetTaken where a network or a node has a part of the range.
+	UpdateNetwork(ctx context.Context, in *UpdateNetworkRequest, opts ...grpc.CallOption) (*UpdateNetworkResponse, error)
 	// ListNetworks lists the networks, the ingress network included, sorted by name.
 	ListNetworks(ctx context.Context, in *ListNetworksRequest, opts ...grpc.CallOption) (*ListNetworksResponse, error)
 	// RemoveNetwork removes a network. Refused with InUse while a service uses it.
@@ -50,6 +54,16 @@ func (c *networkServiceClient) CreateNetwork(ctx context.Context, in *CreateNetw
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CreateNetworkResponse)
 	err := c.cc.Invoke(ctx, NetworkService_CreateNetwork_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *networkServiceClient) UpdateNetwork(ctx context.Context, in *UpdateNetworkRequest, opts ...grpc.CallOption) (*UpdateNetworkResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdateNetworkResponse)
+	err := c.cc.Invoke(ctx, NetworkService_UpdateNetwork_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -84,6 +98,9 @@ func (c *networkServiceClient) RemoveNetwork(ctx context.Context, in *RemoveNetw
 type NetworkServiceServer interface {
 	// CreateNetwork makes a network on all nodes.
 	CreateNetwork(context.Context, *CreateNetworkRequest) (*CreateNetworkResponse, error)
+	// UpdateNetwork gives a network further subnets; what has an address keeps it.
+	// Refused with SubnetTaken where a network or a node has a part of the range.
+	UpdateNetwork(context.Context, *UpdateNetworkRequest) (*UpdateNetworkResponse, error)
 	// ListNetworks lists the networks, the ingress network included, sorted by name.
 	ListNetworks(context.Context, *ListNetworksRequest) (*ListNetworksResponse, error)
 	// RemoveNetwork removes a network. Refused with InUse while a service uses it.
@@ -100,6 +117,9 @@ type UnimplementedNetworkServiceServer struct{}
 
 func (UnimplementedNetworkServiceServer) CreateNetwork(context.Context, *CreateNetworkRequest) (*CreateNetworkResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateNetwork not implemented")
+}
+func (UnimplementedNetworkServiceServer) UpdateNetwork(context.Context, *UpdateNetworkRequest) (*UpdateNetworkResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateNetwork not implemented")
 }
 func (UnimplementedNetworkServiceServer) ListNetworks(context.Context, *ListNetworksRequest) (*ListNetworksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListNetworks not implemented")
@@ -142,6 +162,24 @@ func _NetworkService_CreateNetwork_Handler(srv interface{}, ctx context.Context,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(NetworkServiceServer).CreateNetwork(ctx, req.(*CreateNetworkRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NetworkService_UpdateNetwork_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateNetworkRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NetworkServiceServer).UpdateNetwork(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NetworkService_UpdateNetwork_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NetworkServiceServer).UpdateNetwork(ctx, req.(*UpdateNetworkRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -192,6 +230,10 @@ var NetworkService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CreateNetwork",
 			Handler:    _NetworkService_CreateNetwork_Handler,
+		},
+		{
+			MethodName: "UpdateNetwork",
+			Handler:    _NetworkService_UpdateNetwork_Handler,
 		},
 		{
 			MethodName: "ListNetworks",

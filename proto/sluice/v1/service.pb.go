@@ -830,7 +830,14 @@ type AttachEndpointRequest struct {
 	//	*AttachEndpointRequest_Pid
 	Namespace isAttachEndpointRequest_Namespace `protobuf_oneof:"namespace"`
 	// The endpoint ends when this process does; 0: only when detached.
-	UntilPid      uint32 `protobuf:"varint,6,opt,name=until_pid,json=untilPid,proto3" json:"until_pid,omitempty"`
+	UntilPid uint32 `protobuf:"varint,6,opt,name=until_pid,json=untilPid,proto3" json:"until_pid,omitempty"`
+	// Addresses that it is to have, at most one of each family on each of the
+	// service's networks; others are chosen. One in a block that no node has makes
+	// this node claim the block. Refused with BadAddress where the address is no
+	// endpoint's of those networks, BlockTaken where another node has the block,
+	// AddressTaken where another endpoint has it or asked for it before, and
+	// AddressRests where one of another service had it in the last minute.
+	Addresses     []string `protobuf:"bytes,7,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -916,6 +923,13 @@ func (x *AttachEndpointRequest) GetUntilPid() uint32 {
 		return x.UntilPid
 	}
 	return 0
+}
+
+func (x *AttachEndpointRequest) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
 }
 
 type isAttachEndpointRequest_Namespace interface {
@@ -1266,8 +1280,11 @@ type Endpoint struct {
 	Weight uint32 `protobuf:"varint,6,opt,name=weight,proto3" json:"weight,omitempty"`
 	// Its interfaces.
 	Attachments []*Attachment `protobuf:"bytes,7,rep,name=attachments,proto3" json:"attachments,omitempty"`
-	// Claims that lost against an older one.
-	Conflicts     []string `protobuf:"bytes,8,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
+	// Claims that lost against an older one, and addresses that were asked for and
+	// could not be had.
+	Conflicts []string `protobuf:"bytes,8,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
+	// Addresses that were asked for.
+	Fixed         []string `protobuf:"bytes,9,rep,name=fixed,proto3" json:"fixed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1354,6 +1371,13 @@ func (x *Endpoint) GetAttachments() []*Attachment {
 func (x *Endpoint) GetConflicts() []string {
 	if x != nil {
 		return x.Conflicts
+	}
+	return nil
+}
+
+func (x *Endpoint) GetFixed() []string {
+	if x != nil {
+		return x.Fixed
 	}
 	return nil
 }
@@ -1476,14 +1500,15 @@ const file_sluice_v1_service_proto_rawDesc = "" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x1c\n" +
 	"\tpublished\x18\x03 \x01(\rR\tpublished\x12\x16\n" +
-	"\x06target\x18\x04 \x01(\rR\x06target\"\xb3\x01\n" +
+	"\x06target\x18\x04 \x01(\rR\x06target\"\xd1\x01\n" +
 	"\x15AttachEndpointRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
 	"\x06weight\x18\x03 \x01(\rR\x06weight\x12\x16\n" +
 	"\x05netns\x18\x04 \x01(\tH\x00R\x05netns\x12\x12\n" +
 	"\x03pid\x18\x05 \x01(\rH\x00R\x03pid\x12\x1b\n" +
-	"\tuntil_pid\x18\x06 \x01(\rR\buntilPidB\v\n" +
+	"\tuntil_pid\x18\x06 \x01(\rR\buntilPid\x12\x1c\n" +
+	"\taddresses\x18\a \x03(\tR\taddressesB\v\n" +
 	"\tnamespace\"I\n" +
 	"\x16AttachEndpointResponse\x12/\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x13.sluice.v1.EndpointR\bendpoint\"2\n" +
@@ -1497,7 +1522,7 @@ const file_sluice_v1_service_proto_rawDesc = "" +
 	"\x14ListEndpointsRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\"J\n" +
 	"\x15ListEndpointsResponse\x121\n" +
-	"\tendpoints\x18\x01 \x03(\v2\x13.sluice.v1.EndpointR\tendpoints\"\xe1\x01\n" +
+	"\tendpoints\x18\x01 \x03(\v2\x13.sluice.v1.EndpointR\tendpoints\"\xf7\x01\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1506,7 +1531,8 @@ const file_sluice_v1_service_proto_rawDesc = "" +
 	"\x05state\x18\x05 \x01(\tR\x05state\x12\x16\n" +
 	"\x06weight\x18\x06 \x01(\rR\x06weight\x127\n" +
 	"\vattachments\x18\a \x03(\v2\x15.sluice.v1.AttachmentR\vattachments\x12\x1c\n" +
-	"\tconflicts\x18\b \x03(\tR\tconflicts\"b\n" +
+	"\tconflicts\x18\b \x03(\tR\tconflicts\x12\x14\n" +
+	"\x05fixed\x18\t \x03(\tR\x05fixed\"b\n" +
 	"\n" +
 	"Attachment\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x1c\n" +

@@ -86,7 +86,9 @@ type CreateTokenResponse struct {
 	// The secret itself, for Join.
 	Text string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
 	// Where other nodes reach this one, ADDR:PORT.
-	JoinAddress   string `protobuf:"bytes,3,opt,name=join_address,json=joinAddress,proto3" json:"join_address,omitempty"`
+	JoinAddress string `protobuf:"bytes,3,opt,name=join_address,json=joinAddress,proto3" json:"join_address,omitempty"`
+	// Where operators and viewers log in, ADDR:PORT; empty where this node has no API over TCP.
+	ApiAddress    string `protobuf:"bytes,4,opt,name=api_address,json=apiAddress,proto3" json:"api_address,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -138,6 +140,13 @@ func (x *CreateTokenResponse) GetText() string {
 func (x *CreateTokenResponse) GetJoinAddress() string {
 	if x != nil {
 		return x.JoinAddress
+	}
+	return ""
+}
+
+func (x *CreateTokenResponse) GetApiAddress() string {
+	if x != nil {
+		return x.ApiAddress
 	}
 	return ""
 }
@@ -388,11 +397,13 @@ const file_sluice_v1_token_proto_rawDesc = "" +
 	"\x15sluice/v1/token.proto\x12\tsluice.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"U\n" +
 	"\x12CreateTokenRequest\x12+\n" +
 	"\x03ttl\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x12\n" +
-	"\x04role\x18\x02 \x01(\tR\x04role\"t\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\"\x95\x01\n" +
 	"\x13CreateTokenResponse\x12&\n" +
 	"\x05token\x18\x01 \x01(\v2\x10.sluice.v1.TokenR\x05token\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12!\n" +
-	"\fjoin_address\x18\x03 \x01(\tR\vjoinAddress\"\x13\n" +
+	"\fjoin_address\x18\x03 \x01(\tR\vjoinAddress\x12\x1f\n" +
+	"\vapi_address\x18\x04 \x01(\tR\n" +
+	"apiAddress\"\x13\n" +
 	"\x11ListTokensRequest\">\n" +
 	"\x12ListTokensResponse\x12(\n" +
 	"\x06tokens\x18\x01 \x03(\v2\x10.sluice.v1.TokenR\x06tokens\"$\n" +

@@ -31,7 +31,8 @@ const (
 // TokenService makes what others become members with, and takes it back.
 type TokenServiceClient interface {
 	// CreateToken makes a token. The cluster keeps only what it needs to know it again, so this
-	// is the only time that it is shown.
+	// is the only time that it is shown. Who asks over TCP makes none above its own role: a token
+	// for nodes is made by a node.
 	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
 	// ListTokens lists the tokens that can still be used, sorted by when they end.
 	ListTokens(ctx context.Context, in *ListTokensRequest, opts ...grpc.CallOption) (*ListTokensResponse, error)
@@ -85,7 +86,8 @@ func (c *tokenServiceClient) RemoveToken(ctx context.Context, in *RemoveTokenReq
 // TokenService makes what others become members with, and takes it back.
 type TokenServiceServer interface {
 	// CreateToken makes a token. The cluster keeps only what it needs to know it again, so this
-	// is the only time that it is shown.
+	// is the only time that it is shown. Who asks over TCP makes none above its own role: a token
+	// for nodes is made by a node.
 	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)
 	// ListTokens lists the tokens that can still be used, sorted by when they end.
 	ListTokens(context.Context, *ListTokensRequest) (*ListTokensResponse, error)

@@ -1,0 +1,177 @@
+package mesh
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// fixedWorld has two nodes, the network blue, which is 10.0.0.0/24 in blocks of /26, and a service on it with an
+// endpoint on the first node.
+func fixedWorld(t *testing.T) (w *world, blue *Network) {
+	t.Helper()
+	w = newWorld(t, 2)
+	a := testID[NodeID]('a', 1)
+	blue, err := NewNetwork(w.state.Snapshot(), testID[NetworkID]('b', 1), "blue", netip.MustParsePrefix("10.0.0.0/24"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.write(a, NetworkRecord(blue))
+	for i := range 2 {
+		s := testService(i + 1)
+		s.Networks = []NetworkID{blue.ID}
+		w.write(a, ServiceRecord(s))
+	}
+	w.write(a, EndpointRecord(testEndpoint(1, 1, 1)))
+	w.settleAll()
+	return w, blue
+}
+
+func addrs(texts ...string) []netip.Addr {
+	var list []netip.Addr
+	for _, text := range texts {
+		list = append(list, netip.MustParseAddr(text))
+	}
+	slices.SortFunc(list, netip.Addr.Compare)
+	return list
+}
+
+func (w *world) endpoint(n int) *Endpoint {
+	return w.state.Snapshot().EndpointNamed(testEndpoint(n, 1, 1).Name)
+}
+
+func TestFixedAddressIsKept(t *testing.T) {
+	w, blue := fixedWorld(t)
+	free := blue.block(0)
+	if w.state.Snapshot().Node(testID[NodeID]('a', 1)).Blocks[0].V4 == free.V4 {
+		free = blue.block(1)
+	}
+	v4, _ := free.address(5)
+	_, v6 := free.address(9)
+	other, _ := blue.block(2).address(1)
+	for n, fixed := range map[int][]netip.Addr{2: {v4}, 3: {v6}, 4: {free.V4.Addr().Next(), free.V6.Addr().Next().Next()}} {
+		e := testEndpoint(n, 2, 1)
+		e.Fixed = fixed
+		if err := w.state.Snapshot().CheckFixed(e, w.time); err != nil {
+			t.Fatalf("%v: %v", fixed, err)
+		}
+		w.write(e.Node, EndpointRecord(e))
+		w.settleAll()
+	}
+	settled(t, w.state.Snapshot())
+	if a, _ := w.endpoint(2).On(blue.ID); a.V4 != v4 || w.endpoint(2).Node != testID[NodeID]('a', 2) {
+		t.Errorf("%v", a)
+	}
+	if got := w.state.Snapshot().Node(testID[NodeID]('a', 2)).Blocks; len(got) != 1 || got[0].V4 != free.V4 {
+		t.Errorf("node 2 has %v for addresses of %s", got, free.V4)
+	}
+	// An address outside of it makes the node claim one more block, and nobody moves.
+	before := w.endpoint(2).Attached
+	e := testEndpoint(5, 2, 1)
+	e.Fixed = []netip.Addr{other}
+	if w.state.Snapshot().CheckFixed(e, w.time) == nil {
+		w.write(e.Node, EndpointRecord(e))
+		w.settleAll()
+		settled(t, w.state.Snapshot())
+		if a, _ := w.endpoint(5).On(blue.ID); a.V4 != other {
+			t.Errorf("%v", a)
+		}
+	}
+	if !slices.Equal(before, w.endpoint(2).Attached) {
+		t.Errorf("%v became %v", before, w.endpoint(2).Attached)
+	}
+}
+
+func TestCheckFixedRefuses(t *testing.T) {
+	w, blue := fixedWorld(t)
+	snap := w.state.Snapshot()
+	own := snap.Node(testID[NodeID]('a', 1)).Blocks[0]
+	have := w.endpoint(1).Attached[0]
+	spare4, spare6 := own.address(40)
+	if spare4 == have.V4 {
+		spare4, spare6 = own.address(41)
+	}
+	virtual := blue.virtual().Addr().Next()
+	waiting := testEndpoint(7, 1, 1)
+	waiting.Fixed = []netip.Addr{spare4}
+	other4, _ := own.address(50)
+	_, wide := blue.block(0).address(3)
+	if blue.block(0).V6 == own.V6 {
+		_, wide = blue.block(1).address(3)
+	}
+	w.write(waiting.Node, EndpointRecord(waiting))
+	for _, c := range []struct {
+		name  string
+		node  int
+		fixed []netip.Addr
+		want  Reason
+		says  string
+	}{
+		{"in no network", 1, addrs("172.16.0.1"), BadAddress, "in no network of service"},
+		{"of a network that the service is not on", 1, addrs("198.18.0.5"), BadAddress, "in no network of service"},
+		{"taken", 1, []netip.Addr{have.V4}, AddressTaken, `endpoint "e1"`},
+		{"taken, IPv6", 1, []netip.Addr{have.V6}, AddressTaken, `endpoint "e1"`},
+		{"asked for", 1, []netip.Addr{spare4}, AddressTaken, `asked for by endpoint "e7"`},
+		{"the sandbox's", 1, []netip.Addr{own.Gateway4()}, BadAddress, "sandbox"},
+		{"the sandbox's, IPv6", 1, []netip.Addr{own.Gateway6()}, BadAddress, "sandbox"},
+		{"anycast", 1, []netip.Addr{own.V6.Addr()}, BadAddress, "sandbox"},
+		{"virtual", 1, []netip.Addr{virtual}, BadAddress, "virtual"},
+		{"another node's", 2, []netip.Addr{other4}, BlockTaken, `node "n1"`},
+		{"another node's, IPv6", 2, []netip.Addr{spare6}, BlockTaken, `node "n1"`},
+		{"two of a family", 1, []netip.Addr{spare4.Next(), spare4.Next().Next()}, BadValue, "several of one family"},
+		{"of two blocks", 1, []netip.Addr{other4, wide}, BadAddress, "not of one block"},
+		{"free", 1, []netip.Addr{other4}, "", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			e := testEndpoint(9, c.node, 1)
+			e.Fixed = c.fixed
+			err := w.state.Snapshot().CheckFixed(e, w.time)
+			if ReasonOf(err) != c.want || err != nil && !strings.Contains(err.Error(), c.says) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+// Both sides of a split give one address: the older block holds it, the other endpoint is without
+// and says so on all nodes, and has it once the first is gone.
+func TestFixedAddressAcrossSplit(t *testing.T) {
+	w, blue := fixedWorld(t)
+	free := blue.block(0)
+	if w.state.Snapshot().Node(testID[NodeID]('a', 1)).Blocks[0].V4 == free.V4 {
+		free = blue.block(1)
+	}
+	v4, _ := free.address(7)
+	halves := [2]*world{}
+	for i := range halves {
+		halves[i] = &world{t: t, state: *merged(w.state.Records()...), time: w.time + uint64(10*i)}
+		e := testEndpoint(10+i, i+1, 1)
+		e.Fixed = []netip.Addr{v4}
+		halves[i].write(e.Node, EndpointRecord(e))
+		halves[i].settle(e.Node)
+		if a, _ := halves[i].endpoint(10 + i).On(blue.ID); a.V4 != v4 {
+			t.Fatalf("half %d gives %v", i, a)
+		}
+	}
+	w = &world{t: t, state: *merged(append(halves[0].state.Records(), halves[1].state.Records()...)...), time: halves[1].time + 100}
+	w.settleAll()
+	snap := w.state.Snapshot()
+	settled(t, snap)
+	first, second := snap.EndpointNamed("e10"), snap.EndpointNamed("e11")
+	if a, _ := first.On(blue.ID); a.V4 != v4 {
+		t.Errorf("the older claim lost it: %v", first.Attached)
+	}
+	if len(second.Attached) != 0 || ReasonOf(snap.Unmet(second)) != BlockTaken || snap.Unmet(first) != nil {
+		t.Errorf("the younger one has %v: %v", second.Attached, snap.Unmet(second))
+	}
+	w.time += restMicros
+	for _, name := range []string{"e1", "e10"} { // all that node 1 has
+		w.write(testID[NodeID]('a', 1), Tombstone(EndpointRecord(snap.EndpointNamed(name))))
+	}
+	w.time += restMicros
+	w.settleAll()
+	if a, _ := w.endpoint(11).On(blue.ID); a.V4 != v4 {
+		t.Errorf("it is free, and %v has it", w.endpoint(11).Attached)
+	}
+}

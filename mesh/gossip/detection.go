@@ -1,0 +1,37 @@
+package gossip
+
+import (
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// Detection is how soon a node that does not answer counts as dead. What is sooner is wrong
+// more often; docs/SIMULATION.md has figures, and docs/decisions/0008-detection.md says why
+// Fast is the usual one.
+type Detection struct {
+	Period    time.Duration // between two probes, each of another node
+	Timeout   time.Duration // of a direct probe; Helpers others are asked afterwards, until Period ends
+	Helpers   int
+	Suspicion int           // a node that answers nobody is suspected for at least Suspicion·log10(nodes) periods
+	Gossip    time.Duration // between two rounds of news about members
+	Repeats   int           // each node sends a piece of such news Repeats·log10(nodes+1) times
+}
+
+// Fast finds a dead node in 1 to 2.5 seconds.
+func Fast() Detection {
+	return Detection{Period: time.Second / 4, Timeout: time.Second / 10, Helpers: 6, Suspicion: 3, Gossip: gossipPeriod, Repeats: 8}
+}
+
+// LAN is what memberlist proposes for one: a dead node is found in 5 to 15 seconds.
+func LAN() Detection {
+	return Detection{Period: time.Second, Timeout: time.Second / 2, Helpers: 3, Suspicion: 4, Gossip: time.Second / 5, Repeats: 4}
+}
+
+func (d Detection) set(c *memberlist.Config) {
+	if d == (Detection{}) {
+		d = Fast()
+	}
+	c.ProbeInterval, c.ProbeTimeout, c.IndirectChecks = d.Period, d.Timeout, d.Helpers
+	c.SuspicionMult, c.GossipInterval, c.RetransmitMult = d.Suspicion, d.Gossip, d.Repeats
+}
