@@ -223,14 +223,22 @@ func (f *Forwarder) join(k lookup) (*flight, result) {
 func (f *Forwarder) fly(key flightKey, fl *flight) {
 	ctx, cancel := context.WithTimeout(f.ctx, patience)
 	defer cancel()
-	msg, err := f.race(ctx, key.lookup)
-	if err == nil {
+	var err error
+	func() {
+		defer f.count.caught()
+		var msg *dns.Msg
+		if msg, err = f.race(ctx, key.lookup); err != nil {
+			return
+		}
 		clean(msg)
-		fl.wire, err = msg.Pack()
+		if fl.wire, err = msg.Pack(); err == nil {
+			f.cache.put(key.lookup, msg, key.epoch, time.Now())
+		}
+	}()
+	if err == nil && fl.wire == nil {
+		err = errPanic
 	}
-	if err == nil {
-		f.cache.put(key.lookup, msg, key.epoch, time.Now())
-	} else {
+	if err != nil {
 		f.count.failed.Add(1)
 		fl.res = result{code: edeNetworkError, text: reason(err)}
 		f.cache.fail(key.lookup, fl.res, key.epoch, time.Now())

@@ -15,7 +15,7 @@ func FromSnapshot(snap *mesh.Snapshot) Names {
 	for _, n := range snap.Networks {
 		network := Network{ID: n.ID}
 		if !n.Ingress() {
-			network.Name, network.Subnets = n.Name, []netip.Prefix{n.Subnet4, n.Subnet6}
+			network.Name, network.Subnets = n.Name, n.Subnets()
 		}
 		names.Networks = append(names.Networks, network)
 	}

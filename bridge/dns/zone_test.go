@@ -309,7 +309,7 @@ func TestFromSnapshot(t *testing.T) {
 	snap := &mesh.Snapshot{
 		Networks: []*mesh.Network{
 			{ID: mesh.IngressNetwork, Name: "ingress"},
-			{ID: "n", Name: "back", Subnet4: netip.MustParsePrefix("10.9.0.0/20"), Subnet6: netip.MustParsePrefix("fd09::/48")},
+			{ID: "n", Name: "back", Subnet4: netip.MustParsePrefix("10.9.0.0/20"), Subnet6: netip.MustParsePrefix("fd09::/48"), More: []mesh.Subnet{{Prefix: netip.MustParsePrefix("10.77.0.0/24")}}},
 		},
 		Services: []*mesh.Service{
 			{ID: "s1", Name: "web", Networks: []mesh.NetworkID{"n"}, Publish: []mesh.PublishedPort{{Proto: mesh.TCP, Published: 8080, Target: 80}, {Proto: mesh.TCP, Published: 8081, Target: 80}}},
@@ -334,6 +334,7 @@ func TestFromSnapshot(t *testing.T) {
 		{Name: "1.0.255.10.in-addr.arpa.", Qtype: dns.TypePTR},
 		{Name: "1.0.9.10.in-addr.arpa.", Qtype: dns.TypePTR},
 		{Name: "99.0.9.10.in-addr.arpa.", Qtype: dns.TypePTR},
+		{Name: "99.0.77.10.in-addr.arpa.", Qtype: dns.TypePTR},
 	} {
 		got[q.Name+" "+dns.TypeToString[q.Qtype]] = say(z.Lookup(&a, q, 0))
 	}
@@ -341,6 +342,7 @@ func TestFromSnapshot(t *testing.T) {
 		"web. A": "found 10.9.0.1", "web. AAAA": "found fd09::1", "web.2. A": "found 10.9.0.2", "web.3. A": "found 10.9.0.3",
 		"_80._tcp.web. SRV": "found web.1.:80", "1.0.255.10.in-addr.arpa. PTR": "not ours",
 		"1.0.9.10.in-addr.arpa. PTR": "found web.1.back.", "99.0.9.10.in-addr.arpa. PTR": "no name",
+		"99.0.77.10.in-addr.arpa. PTR": "no name",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
