@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -8,6 +9,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/sluice-mesh/sluice/mesh"
+	"github.com/sluice-mesh/sluice/mesh/gossip"
 )
 
 // write runs f as one transaction, and says what is wrong with a disk that does not take
@@ -33,4 +35,93 @@ func structural(path string, err error) error {
 		}
 	}
 	return err
+}
+
+// putRecords keeps records, and forgets those that are gone, in one transaction.
+func (s *store) putRecords(records []mesh.Record, gone ...mesh.Key) error {
+	return s.write(func(tx *bolt.Tx) error {
+		for _, k := range gone {
+			if err := bucket(tx, bucketRecords).Delete(recordKey(k)); err != nil {
+				return err
+			}
+		}
+		return putRecords(tx, records)
+	})
+}
+
+// putCertificate keeps another certificate of this node.
+func (s *store) putCertificate(cert []byte) error {
+	return s.write(func(tx *bolt.Tx) error { return bucket(tx, bucketMeta).Put([]byte(keyCertificate), cert) })
+}
+
+// putMembership keeps what makes the node a member, and records, in one transaction.
+func (s *store) putMembership(m *membership, records []mesh.Record) error {
+	text, err := m.bundle.Marshal()
+	if err != nil {
+		return fmt.Errorf("write store: %w", err)
+	}
+	trail, err := m.trail.Marshal()
+	if err != nil {
+		return fmt.Errorf("write store: %w", err)
+	}
+	return s.write(func(tx *bolt.Tx) error {
+		meta := bucket(tx, bucketMeta)
+		err := errors.Join(meta.Put([]byte(keyBundle), text), meta.Put([]byte(keyCertificate), m.cert),
+			meta.Put([]byte(keyLineage), lineageText(m.lineage)), meta.Put([]byte(keyTrail), trail))
+		if err != nil {
+			return err
+		}
+		return putRecords(tx, records)
+	})
+}
+
+func recordKey(k mesh.Key) []byte { return []byte(string(k.Kind) + "/" + k.ID) }
+
+func putRecords(tx *bolt.Tx, records []mesh.Record) error {
+	b := bucket(tx, bucketRecords)
+	for _, r := range records {
+		line, err := gossip.Encode(r)
+		if err != nil {
+			return err
+		}
+		if err := b.Put(recordKey(r.Key()), line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// putLifetime keeps which process an endpoint ends with.
+func (s *store) putLifetime(id mesh.EndpointID, l lifetime) error {
+	text, err := json.Marshal(l)
+	if err != nil {
+		return fmt.Errorf("write store: %w", err)
+	}
+	return s.write(func(tx *bolt.Tx) error { return bucket(tx, bucketLifetimes).Put([]byte(id), text) })
+}
+
+// dropLifetime forgets it; dropping what is not there is success.
+func (s *store) dropLifetime(id mesh.EndpointID) error {
+	return s.write(func(tx *bolt.Tx) error { return bucket(tx, bucketLifetimes).Delete([]byte(id)) })
+}
+
+// dropMembership forgets the cluster: its keys, every record and lifetime. The
+// identity stays.
+func (s *store) dropMembership() error {
+	return s.write(func(tx *bolt.Tx) error {
+		for _, name := range []string{bucketRecords, bucketLifetimes} {
+			if err := tx.DeleteBucket([]byte(name)); err != nil {
+				return err
+			}
+			if _, err := tx.CreateBucket([]byte(name)); err != nil {
+				return err
+			}
+		}
+		meta := bucket(tx, bucketMeta)
+		var errs []error
+		for _, key := range []string{keyBundle, keyCertificate, keyLineage, keyTrail} {
+			errs = append(errs, meta.Delete([]byte(key)))
+		}
+		return errors.Join(errs...)
+	})
 }
