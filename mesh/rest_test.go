@@ -3,6 +3,7 @@ package mesh
 import (
 	"net/netip"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -166,6 +167,42 @@ func TestBlocksAreReleased(t *testing.T) {
 	if n := len(w.state.Snapshot().Node(node).BlocksOf(blue.ID)); n > 2 || n == 2 && inOne(w.state.Snapshot(), blue.ID) {
 		t.Errorf("%d blocks", n)
 	}
+}
+
+// A node with one short-lived endpoint at a time takes no network from the others, however often
+// it starts one.
+func TestChurnStarvesNobody(t *testing.T) {
+	for name, pause := range map[string]time.Duration{"three a second": time.Second / 3, "thirty a second": time.Second / 30} {
+		t.Run(name, func(t *testing.T) {
+			w, blue := fixedWorld(t)
+			a, b := testID[NodeID]('a', 1), testID[NodeID]('a', 2)
+			for i := range 300 {
+				w.write(a, EndpointRecord(testEndpoint(100+i, 1, 1)))
+				w.settleAll()
+				w.end(testEndpoint(100+i, 1, 1).Name, blue.ID)
+				w.settleAll()
+				w.time += uint64(pause.Microseconds())
+			}
+			settled(t, w.state.Snapshot())
+			w.write(b, EndpointRecord(testEndpoint(900, 2, 1)))
+			w.settleAll()
+			settled(t, w.state.Snapshot())
+			if got := w.endpoint(900).Attached; len(got) != 1 {
+				t.Errorf("another node's first endpoint has %v", got)
+			}
+			w.time += restMicros
+			w.settleAll()
+			if n := len(w.state.Snapshot().Node(a).BlocksOf(blue.ID)); n > 2 || n == 2 && inFirst(w.state.Snapshot().Node(a), w.endpoint(1), blue.ID) {
+				t.Errorf("%d blocks for one endpoint", n)
+			}
+		})
+	}
+}
+
+// inFirst tells whether an endpoint's address is in the first of its node's blocks.
+func inFirst(n *Node, e *Endpoint, id NetworkID) bool {
+	a, _ := e.On(id)
+	return n.BlocksOf(id)[0].V4.Contains(a.V4)
 }
 
 // inOne tells whether all endpoints of a network are in one block.

@@ -42,9 +42,7 @@ func Settle(snap *Snapshot, self NodeID, now uint64) ([]Record, map[EndpointID]e
 		}
 	}
 	s.needless(needed)
-	if len(records) > 0 {
-		s.release()
-	}
+	s.release()
 	old := held
 	if w := snap.written[self]; w != nil {
 		old = w
