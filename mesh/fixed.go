@@ -115,12 +115,45 @@ func (snap *Snapshot) fits(e *Endpoint, n *Network, asked []at, now uint64) erro
 				return Refuse(BadAddress, "give addresses of one block, or only one of them", "%s and %s are not of one block of node %q, which has %s with %s", asked[0].addr, asked[1].addr, node.Name, b.V4, b.V6)
 			}
 			if node.ID != e.Node && (b.V4 == want.V4 || b.V6 == want.V6) {
-				return Refuse(BlockTaken, "attach it there, or choose another address", "node %q gives the addresses of %s and %s, where %s is", node.Name, b.V4, b.V6, asked[0].addr)
+				return snap.blockTaken(node, b, asked[0].addr, now)
 			}
 		}
 	}
 	return nil
 }
+
+// blockTaken refuses an address of another node's block, and says until when where the block only
+// waits for what is in it to rest no more.
+func (snap *Snapshot) blockTaken(node *Node, b Block, a netip.Addr, now uint64) error {
+	const do = "attach it there, or choose another address"
+	if until := snap.emptyFrom(node, b); until > now {
+		return Refuse(BlockTaken, do+", or try again then", "node %q gives the addresses of %s and %s, where %s is: none is in use, and it gives them back at %s", node.Name, b.V4, b.V6, a, clock(until))
+	}
+	return Refuse(BlockTaken, do, "node %q gives the addresses of %s and %s, where %s is", node.Name, b.V4, b.V6, a)
+}
+
+// emptyFrom is when the last address of a block rests no more; 0 where one is in use or the block
+// is the node's first, which it keeps.
+func (snap *Snapshot) emptyFrom(node *Node, b Block) uint64 {
+	if node.BlocksOf(b.Network)[0] == b {
+		return 0
+	}
+	for _, e := range snap.Endpoints {
+		if a, on := e.On(b.Network); on && e.Node == node.ID && (b.V4.Contains(a.V4) || b.V6.Contains(a.V6)) {
+			return 0
+		}
+	}
+	until := uint64(0)
+	for a, r := range snap.rests {
+		if a.network == b.Network && (b.V4.Contains(a.addr) || b.V6.Contains(a.addr)) {
+			until = max(until, r.until)
+		}
+	}
+	return until
+}
+
+// clock is a time of records as people read it.
+func clock(micros uint64) string { return time.UnixMicro(int64(micros)).UTC().Format(time.RFC3339) }
 
 // checkHeld refuses what another endpoint of the same node has, or some other had a moment ago.
 func (snap *Snapshot) checkHeld(e *Endpoint, n *Network, a at, now uint64) error {
@@ -132,7 +165,7 @@ func (snap *Snapshot) checkHeld(e *Endpoint, n *Network, a at, now uint64) error
 	}
 	if until := snap.restsUntil(a, e.Service, now); until != 0 {
 		return Refuse(AddressRests, "choose another address, or try again then", "%s was that of an endpoint of another service, and is given to nobody until %s",
-			a.addr, time.UnixMicro(int64(until)).UTC().Format(time.RFC3339))
+			a.addr, clock(until))
 	}
 	return nil
 }

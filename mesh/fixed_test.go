@@ -175,3 +175,40 @@ func TestFixedAddressAcrossSplit(t *testing.T) {
 		t.Errorf("it is free, and %v has it", w.endpoint(11).Attached)
 	}
 }
+
+// The address of an endpoint that is gone can be asked for at another node: a minute later, since its
+// block is given back then, which the refusal says.
+func TestFixedAddressMoves(t *testing.T) {
+	w, blue := fixedWorld(t)
+	free := blue.block(0)
+	if w.state.Snapshot().Node(testID[NodeID]('a', 1)).Blocks[0].V4 == free.V4 {
+		free = blue.block(1)
+	}
+	v4, _ := free.address(5)
+	e := testEndpoint(2, 1, 1)
+	e.Fixed = []netip.Addr{v4}
+	w.write(e.Node, EndpointRecord(e))
+	w.settleAll()
+	moved := testEndpoint(3, 2, 1)
+	moved.Fixed = e.Fixed
+	check := func() error { return w.state.Snapshot().CheckFixed(moved, w.time) }
+	if err := check(); ReasonOf(err) != AddressTaken {
+		t.Errorf("while it is in use: %v", err)
+	}
+	w.end("e2", blue.ID)
+	until := clock(w.time + restMicros)
+	w.settleAll()
+	if err := check(); ReasonOf(err) != BlockTaken || !strings.Contains(err.Error(), "back at "+until) {
+		t.Errorf("at once: %v", err)
+	}
+	w.time += restMicros
+	w.settleAll()
+	if err := check(); err != nil {
+		t.Errorf("a minute later: %v", err)
+	}
+	w.write(moved.Node, EndpointRecord(moved))
+	w.settleAll()
+	if a, _ := w.endpoint(3).On(blue.ID); a.V4 != v4 {
+		t.Errorf("it is given %v", a)
+	}
+}
