@@ -71,9 +71,38 @@ func (snap *Snapshot) CheckFixed(e *Endpoint, now uint64) error {
 		return nil
 	}
 	for _, a := range e.Fixed {
-		in := func(id NetworkID) bool { n := snap.Network(id); return n != nil && n.Contains(a) }
-		if !slices.ContainsFunc(service.Uses(), in) {
-			return Refuse(BadAddress, "give an address of one of the networks of the service: see sluice network ls", "%s is in no network of service %q", a, service.Name)
+		if !snap.anyContains(service.Uses(), a) {
+			return notIn(service, a)
+		}
+	}
+	return nil
+}
+
+func (snap *Snapshot) anyContains(ids []NetworkID, a netip.Addr) bool {
+	return slices.ContainsFunc(ids, func(id NetworkID) bool { n := snap.Network(id); return n != nil && n.Contains(a) })
+}
+
+func notIn(service *Service, a netip.Addr) error {
+	return Refuse(BadAddress, "give an address of one of the networks of the service: see sluice network ls", "%s is in no network of service %q", a, service.Name)
+}
+
+// stranded refuses a network's addresses to an endpoint that asks for one whose subnet went: to an
+// older claim, or because another write of the network took the place of the one that added it.
+// It is to have that one or none, since others were told of it. What it asked for on a network that
+// its service uses no longer is over.
+func (snap *Snapshot) stranded(e *Endpoint, service *Service, id NetworkID) error {
+	uses := service.Uses()
+	for _, a := range e.Fixed {
+		answered := func(asked at) bool { return asked.addr.Is4() == a.Is4() }
+		if snap.anyContains(uses, a) || slices.ContainsFunc(snap.asked(e, id), answered) {
+			continue
+		}
+		// Networks has them with the subnets that they lost.
+		here := func(n *Network) bool { return n.ID == id && n.Contains(a) }
+		anywhere := func(n *Network) bool { return n.Contains(a) }
+		if slices.ContainsFunc(snap.Networks, here) || !slices.ContainsFunc(snap.Networks, anywhere) {
+			return Refuse(BadAddress, "give the subnet to the network again: sluice network update NETWORK --subnet CIDR, or attach the endpoint anew",
+				"%s, which endpoint %q asks for, is in no network of service %q any more", a, e.Name, service.Name)
 		}
 	}
 	return nil
@@ -199,6 +228,9 @@ func (snap *Snapshot) Unmet(e *Endpoint) error {
 				return err
 			}
 			return Refuse(AddressTaken, "wait, or see sluice status on its node", "endpoint %q has not got %s yet", e.Name, a.addr)
+		}
+		if err := snap.stranded(e, service, id); err != nil {
+			return err
 		}
 	}
 	return nil

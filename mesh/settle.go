@@ -135,9 +135,14 @@ func (s *settling) attach(e *Endpoint, service *Service, needed map[NetworkID]bo
 			continue
 		}
 		needed[id] = true
+		stranded := s.snap.stranded(e, service, id)
+		refused = cmp.Or(stranded, refused)
 		have, attached := e.On(id)
 		if attached && s.keeps(e, have) {
 			next.Attached = append(next.Attached, have)
+			continue
+		}
+		if stranded != nil {
 			continue
 		}
 		a, err := s.address(e, n)
