@@ -56,7 +56,8 @@ type cluster struct {
 	left    map[mesh.Key]error          // on disk, of no use, and why
 	seen    map[mesh.NodeID]observation // how gossip sees the others
 
-	contacts mesh.Contacts // since the agent started
+	contacts  mesh.Contacts                    // since the agent started
+	overtaken map[mesh.NetworkID][]mesh.Subnet // that this node is to add again
 }
 
 // phase says whether the state is that of a cluster.
@@ -269,6 +270,7 @@ func (c *cluster) mergeLocked(records []mesh.Record) []mesh.Record {
 			delete(c.left, r.Key())
 			c.merged(was, r)
 			c.noteLate(was, r)
+			c.noteOvertaken(was, r)
 			fresh = append(fresh, r)
 			c.snap = nil
 		}
@@ -304,7 +306,10 @@ func (c *cluster) settle() (*mesh.Snapshot, map[mesh.EndpointID]error, error) {
 	for range settleRounds {
 		wrote := false
 		_, err := c.update(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
-			var records []mesh.Record
+			records := c.regrowLocked()
+			if wrote = len(records) > 0; wrote {
+				return records, nil
+			}
 			records, refused = mesh.Settle(snap, c.own.ID, c.tick())
 			records = c.sayLocked(slices.DeleteFunc(records, c.premature))
 			wrote = len(records) > 0
