@@ -243,3 +243,38 @@ func TestFreedIsChecked(t *testing.T) {
 		}
 	}
 }
+
+// Who loses its block to an older claim leaves its addresses: they rest at the winner too.
+func TestAddressesOfLostBlockRest(t *testing.T) {
+	w, blue := fixedWorld(t)
+	free := blue.block(0)
+	if w.state.Snapshot().Node(testID[NodeID]('a', 1)).Blocks[0].V4 == free.V4 {
+		free = blue.block(1)
+	}
+	first, _ := free.address(5)
+	second, _ := free.address(9)
+	halves := w.halved()
+	for i, want := range []netip.Addr{first, second} {
+		e := testEndpoint(10+i, i+1, 1)
+		e.Fixed = []netip.Addr{want}
+		halves[i].write(e.Node, EndpointRecord(e))
+		halves[i].settle(e.Node)
+	}
+	w = met(halves)
+	w.settleAll()
+	stranger := testEndpoint(20, 1, 2)
+	stranger.Fixed = []netip.Addr{second}
+	if a, _ := w.endpoint(10).On(blue.ID); a.V4 != first {
+		t.Fatalf("the older claim lost %s: %v", first, a)
+	}
+	lost := w.endpoint(11)
+	lost.Fixed = nil // so that it asks for it no longer
+	w.write(lost.Node, EndpointRecord(lost))
+	w.settleAll()
+	if err := w.state.Snapshot().CheckFixed(stranger, w.time); ReasonOf(err) != AddressRests {
+		t.Errorf("to an endpoint of another service: %v", err)
+	}
+	if err := w.state.Snapshot().CheckFixed(stranger, w.time+restMicros); err != nil {
+		t.Errorf("a minute later: %v", err)
+	}
+}

@@ -155,7 +155,7 @@ func (s *settling) attach(e *Endpoint, service *Service, needed map[NetworkID]bo
 	}
 	slices.SortFunc(next.Attached, func(a, b Attachment) int { return cmp.Compare(a.Network, b.Network) })
 	for _, a := range e.Attached {
-		if !slices.Contains(next.Attached, a) && s.owns(a) {
+		if !slices.Contains(next.Attached, a) {
 			next.leave(a, s.now)
 		}
 	}
