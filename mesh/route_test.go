@@ -129,3 +129,14 @@ func TestReportedRoutes(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkReportedRoutes(b *testing.B) {
+	snap := manyNetworks(b, 100).Snapshot()
+	all := make([]Route, 100_000)
+	for i := range all {
+		all[i] = Route{nth4(netip.MustParsePrefix("64.0.0.0/2"), 24, i), "route via 192.0.2.1 dev eth0"}
+	}
+	for b.Loop() {
+		snap.ReportedRoutes(all)
+	}
+}
