@@ -58,6 +58,7 @@ type cluster struct {
 
 	contacts  mesh.Contacts                    // since the agent started
 	overtaken map[mesh.NetworkID][]mesh.Subnet // that this node is to add again
+	ticked    uint64                           // the time of the write under way; 0: there is none
 }
 
 // phase says whether the state is that of a cluster.
@@ -197,6 +198,8 @@ func (c *cluster) write(decide func(*mesh.Snapshot) ([]mesh.Record, error)) (uin
 	if c.parting {
 		return 0, nil, mesh.Refuse(NoCluster, "wait until it has ended", "this node leaves its cluster")
 	}
+	c.ticked = c.tick()
+	defer func() { c.ticked = 0 }()
 	records, err := decide(c.snapshotLocked())
 	if err != nil {
 		return 0, nil, err
@@ -243,8 +246,12 @@ func (c *cluster) stamp(records []mesh.Record) ([]mesh.Record, error) {
 	return stamped, nil
 }
 
-// tick is the time of the next write.
+// tick is the time of the next write. Of one write it is the same from its decision to its version,
+// also where the clock is set back in between: no claim is of after its version.
 func (c *cluster) tick() uint64 {
+	if c.ticked != 0 {
+		return c.ticked
+	}
 	now := c.now()
 	return mesh.Tick(c.state.SeenBy(mesh.LatestBelieved(now)), mesh.Micros(now))
 }

@@ -109,6 +109,22 @@ func TestWritesAreStamped(t *testing.T) {
 	}
 }
 
+// A wall clock that is set back between a decision and its write makes no claim of the future.
+func TestClockIsSetBackWithinWrite(t *testing.T) {
+	at := &clock{at: time.Unix(1000, 0)}
+	c, _ := member(t, scene.New(t, 1), at)
+	_, err := c.update(func(*mesh.Snapshot) ([]mesh.Record, error) {
+		at.set(time.Unix(2000, 0))
+		own := c.ownNode()
+		own.Slot, own.SlotClaim = 7, c.tick()
+		at.set(time.Unix(1001, 0))
+		return []mesh.Record{mesh.NodeRecord(own)}, nil
+	})
+	if err != nil || c.snapshot().Node(c.own.ID).Slot != 7 {
+		t.Errorf("the slot is %d, %v", c.snapshot().Node(c.own.ID).Slot, err)
+	}
+}
+
 func TestInvalidWriteChangesNothing(t *testing.T) {
 	c, dir := member(t, scene.New(t, 1), &clock{at: time.Unix(1000, 0)})
 	before := c.snapshot().Rev

@@ -62,7 +62,7 @@ func TestPoolWithinRoute(t *testing.T) {
 	ingress := *w.state.Snapshot().Network(IngressNetwork)
 	ingress.Pool = netip.MustParsePrefix("10.192.0.0/18") // four subnets
 	w.write(testID[NodeID]('a', 1), NetworkRecord(&ingress))
-	w.lead(2, "10.0.0.0/8", "10.192.16.0/21", "10.192.32.0/20")
+	w.lead(1, "10.0.0.0/8", "10.192.16.0/21", "10.192.32.0/20")
 	for i := range 2 {
 		n, err := NewNetwork(w.state.Snapshot(), testID[NetworkID]('b', i+1), fmt.Sprintf("n%d", i), netip.Prefix{})
 		if err != nil {
@@ -71,7 +71,7 @@ func TestPoolWithinRoute(t *testing.T) {
 		w.write(testID[NodeID]('a', 1), NetworkRecord(n))
 	}
 	_, err := NewNetwork(w.state.Snapshot(), testID[NetworkID]('b', 9), "n9", netip.Prefix{})
-	exhausted(t, err, "networks have 2, 2 are where", `node "n2" has a route to 10.192.`, "(route dev eth0)", "0 are free")
+	exhausted(t, err, "networks have 2, 2 are where", `node "n1" has a route to 10.192.`, "(route dev eth0)", "0 are free")
 }
 
 func TestRouteConflicts(t *testing.T) {
