@@ -17,7 +17,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -107,7 +106,7 @@ type Gossip struct {
 	entropy *entropy
 	census  census
 	signer  Signer
-	said    atomic.Uint64 // number of the last word; greater than those of before the start
+	said    *numbers
 	link    *transport
 	list    *memberlist.Memberlist
 	ring    *memberlist.Keyring
@@ -142,7 +141,7 @@ func Start(cfg Config) (*Gossip, error) {
 	g.leaving, g.setLeaves = context.WithCancel(g.ctx)
 	g.queue = newQueue(g.members.count)
 	g.in = newDelegate(cfg, g.queue, g.book)
-	g.said.Store(cfg.State.Now())
+	g.said = newNumbers(cfg.State.Now())
 	if g.link, err = listen(g.ctx, cfg.network(), cfg.Bind, g.book, g.serve); err != nil {
 		g.cancel()
 		return nil, err

@@ -109,7 +109,7 @@ func (g *Gossip) sendEach(n *memberlist.Node, parts []mesh.Over) error {
 
 // say gives the next number to a word for a node.
 func (g *Gossip) say(over mesh.Over, to mesh.NodeID) ([]byte, error) {
-	return encodeOver(word{Over: over, to: to, stay: g.members.stay(to), number: g.said.Add(1)}, g.signer)
+	return encodeOver(word{Over: over, to: to, stay: g.members.stay(to), number: g.said.next(to)}, g.signer)
 }
 
 func encodeOver(say word, s Signer) ([]byte, error) {

@@ -130,6 +130,45 @@ func TestFlowsOverAreNotReplayed(t *testing.T) {
 	})
 }
 
+// However many nodes are told at once, what one of them hears second does not put the first out.
+func TestWordsToManyMayOvertake(t *testing.T) {
+	nodes := cluster(t, 2)
+	say := func(n, to int) []byte {
+		msg, err := nodes[0].say(mesh.Over{Node: nodes[0].id, Senders: senders(n)}, nodeID(to))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return msg
+	}
+	first := say(1, 2)
+	for i := range 2 * windowSize {
+		say(1, 10+i)
+	}
+	nodes[1].in.NotifyMsg(say(2, 2))
+	nodes[1].in.NotifyMsg(first)
+	within(t, 5*time.Second, "both words were taken", func() bool {
+		return locked(nodes[1].memory, func() bool { return len(nodes[1].over) == 2 })
+	})
+}
+
+// The numbers for one node rise by one, and are above those of before where it was forgotten.
+func TestNumbers(t *testing.T) {
+	n := newNumbers(7)
+	most := uint64(0)
+	for want := uint64(8); want < 12; want++ {
+		if got := n.next(nodeID(0)); got != want {
+			t.Errorf("number %d, not %d", got, want)
+		}
+		most = want
+	}
+	for i := range 2 * wordsLimit {
+		n.next(nodeID(1 + i))
+	}
+	if got := n.next(nodeID(0)); got <= most || len(n.last) > wordsLimit {
+		t.Errorf("number %d after %d, of %d nodes", got, most, len(n.last))
+	}
+}
+
 func TestWindow(t *testing.T) {
 	var w window
 	for _, c := range []struct {
