@@ -81,7 +81,8 @@ type Config struct {
 
 	Read [][]byte // keys that others may still, or already, send with
 
-	Detection Detection // zero: Fast
+	Detection Detection        // zero: Fast
+	Wall      func() time.Time // the clock by which State refuses records of the future; nil: the host's
 
 	Network  Network  // nil: the host's
 	Secure   Secure   // of exchanges; nil: they are sealed with Key, and who holds it may be any node
@@ -131,7 +132,7 @@ func Start(cfg Config) (*Gossip, error) {
 	}
 	g := &Gossip{
 		id: cfg.ID, self: cfg.Bind, state: cfg.State, book: newLogbook(cfg.Log),
-		members: newMembers(cfg.ID), small: newOutbox(), large: newOutbox(), signer: cfg.Signer, entropy: newEntropy(cfg.secure()),
+		members: newMembers(cfg.ID), small: newOutbox(), large: newOutbox(), signer: cfg.Signer, entropy: newEntropy(cfg.secure(), cfg.Wall),
 	}
 	var err error
 	if g.ring, err = cfg.ring(); err != nil {
