@@ -186,6 +186,9 @@ func (d *delegate) fresh(said word) error {
 	if said.to == d.self && said.stay == d.stay && d.words.take(said.Node, said.number) {
 		return nil
 	}
+	if said.to == "" && said.stay == "" && said.number == 0 {
+		return mesh.Refuse(UnknownVersion, "update sluice on that node", "a word of node %s that flows are over has no number", said.Node)
+	}
 	return mesh.Refuse(Replayed, "nothing, unless it goes on: then somebody has the gossip key, and sends again what a node said before",
 		"word %d of node %s that flows are over, to node %.40q, was not for now", said.number, said.Node, string(said.to))
 }

@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"log/slog"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -128,6 +129,25 @@ func TestFlowsOverAreNotReplayed(t *testing.T) {
 			t.Error("a word to the node as it is now was not taken")
 		}
 	})
+}
+
+// A node that has yet to be updated says its words without a number. That is no alarm.
+func TestFlowsOverOfTheVersionBefore(t *testing.T) {
+	d := newDelegate(Config{ID: nodeID(1), State: newMemory()}, newQueue(func() int { return 1 }), newLogbook(slog.New(slog.DiscardHandler)))
+	for name, c := range map[string]struct {
+		said word
+		want mesh.Reason
+	}{
+		"as before":            {word{}, UnknownVersion},
+		"for another node":     {word{to: nodeID(7), stay: d.stay, number: 1}, Replayed},
+		"for a node of before": {word{to: d.self, number: 1}, Replayed},
+		"for now":              {word{to: d.self, stay: d.stay, number: 1}, ""},
+	} {
+		c.said.Over = mesh.Over{Node: nodeID(2), Senders: senders(1)}
+		if err := d.fresh(c.said); mesh.ReasonOf(err) != c.want {
+			t.Errorf("a word %s: %v", name, err)
+		}
+	}
 }
 
 // However many nodes are told at once, what one of them hears second does not put the first out.
