@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/sluice-mesh/sluice/mesh"
 )
@@ -16,11 +18,13 @@ type delegate struct {
 	queue    *queue
 	book     *logbook
 	inbox    chan []byte // messages that came by packet or stream
-	stay     stay
+	stay     atomic.Pointer[stay]
+	renewed  chan struct{} // holds one token while others are to be told another stay
 
 	// Of the goroutine that takes messages in.
-	heard *heard
-	words words
+	heard   *heard
+	words   words
+	renewAt time.Time // not before
 
 	gate   sync.RWMutex // held for reading while State is called
 	closed bool
@@ -35,14 +39,17 @@ const inboxSize = 256
 const relayLimit = 64
 
 func newDelegate(cfg Config, q *queue, book *logbook) *delegate {
-	return &delegate{
+	d := &delegate{
 		self: cfg.ID, state: cfg.State, verifier: cfg.Verifier, queue: q, book: book, inbox: make(chan []byte, inboxSize),
-		stay: newStay(), heard: newHeard(), words: words{},
+		renewed: make(chan struct{}, 1), heard: newHeard(), words: words{},
 	}
+	own := newStay()
+	d.stay.Store(&own)
+	return d
 }
 
 // NodeMeta tells the others that this is a node of sluice, and since when it is here.
-func (d *delegate) NodeMeta(int) []byte { return d.stay.meta() }
+func (d *delegate) NodeMeta(int) []byte { return d.stay.Load().meta() }
 
 // NotifyMsg must not block, and msg is memberlist's own buffer.
 func (d *delegate) NotifyMsg(msg []byte) {

@@ -153,7 +153,7 @@ func Start(cfg Config) (*Gossip, error) {
 		_ = g.link.Shutdown() // the first error is the one to tell
 		return nil, mesh.Refuse(mesh.BadValue, "see the agent's log", "gossip does not start on %s: %v", cfg.Bind, err)
 	}
-	for _, task := range []func(){g.receive, g.tellMembers, g.sendSmall, g.sendLarge, g.spread, g.compare, g.rejoin} {
+	for _, task := range []func(){g.receive, g.tellMembers, g.tellStay, g.sendSmall, g.sendLarge, g.spread, g.compare, g.rejoin} {
 		g.tasks.Go(task)
 	}
 	return g, nil

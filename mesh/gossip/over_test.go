@@ -60,6 +60,7 @@ func TestFlowsOverHostile(t *testing.T) {
 		`{` + node + `,"s":[{"x":"udp","c":"[::ffff:192.0.2.1]:5"}]}`,
 		`{` + node + `,"s":[{"x":"udp","c":"[fe80::1%eth0]:5"}]}`,
 		`{` + node + `,"s":[{"x":"udp"}]}`,
+		`{` + node + `,"o":"since yesterday","s":[{"x":"udp","c":"192.0.2.1:5"}]}`,
 		`{` + node + `,"s":[` + strings.Repeat(`{"x":"udp","c":"192.0.2.1:5"},`, mesh.OverLimit) + `{"x":"udp","c":"192.0.2.1:5"}]}`,
 	} {
 		if over, err := decodeOver(append([]byte{overVersion}, text...), nil); err == nil {
@@ -139,9 +140,9 @@ func TestFlowsOverOfTheVersionBefore(t *testing.T) {
 		want mesh.Reason
 	}{
 		"as before":            {word{}, UnknownVersion},
-		"for another node":     {word{to: nodeID(7), stay: d.stay, number: 1}, Replayed},
+		"for another node":     {word{to: nodeID(7), stay: *d.stay.Load(), number: 1}, Replayed},
 		"for a node of before": {word{to: d.self, number: 1}, Replayed},
-		"for now":              {word{to: d.self, stay: d.stay, number: 1}, ""},
+		"for now":              {word{to: d.self, stay: *d.stay.Load(), number: 1}, ""},
 	} {
 		c.said.Over = mesh.Over{Node: nodeID(2), Senders: senders(1)}
 		if err := d.fresh(c.said); mesh.ReasonOf(err) != c.want {
@@ -201,10 +202,81 @@ func TestWindow(t *testing.T) {
 	}
 	full := words{}
 	for i := range wordsLimit {
-		full.take(nodeID(i), 1)
+		full.take(nodeID(i), "", 1)
 	}
-	if full.take(nodeID(wordsLimit), 1) || full.take(nodeID(3), 1) || !full.take(nodeID(3), 2) {
+	if full.take(nodeID(wordsLimit), "", 1) || full.take(nodeID(3), "", 1) || !full.take(nodeID(3), "", 2) {
 		t.Error("who is not known was taken in, or who is known was not")
+	}
+	for range 2 * staysLimit {
+		full.take(nodeID(5), newStay(), 1)
+	}
+	if got := len(full[nodeID(5)]); got != staysLimit {
+		t.Errorf("%d stays of one node are known", got)
+	}
+}
+
+// A node whose clock was ahead, and which began anew once it was set, is listened to as before;
+// what it said before that is not taken again.
+func TestFlowsOverAfterTheClockWasSetBack(t *testing.T) {
+	d := newDelegate(Config{ID: nodeID(1), State: newMemory()}, newQueue(func() int { return 1 }), newLogbook(slog.New(slog.DiscardHandler)))
+	say := func(n *numbers) word {
+		return word{Over: mesh.Over{Node: nodeID(2)}, to: d.self, stay: *d.stay.Load(), own: n.own, number: n.next(d.self)}
+	}
+	ahead, right := newNumbers(1<<40), newNumbers(1<<30)
+	before := say(ahead)
+	if err := d.fresh(before); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.fresh(say(right)); err != nil {
+		t.Error(err)
+	}
+	if err := d.fresh(before); mesh.ReasonOf(err) != Replayed {
+		t.Errorf("a word of before was taken again: %v", err)
+	}
+}
+
+// However many nodes have come and gone, and however often one began anew, the next is listened
+// to, and no word twice.
+func TestFlowsOverOfMany(t *testing.T) {
+	for name, next := range map[string]func(i int) word{
+		"nodes": func(i int) word { return word{Over: mesh.Over{Node: nodeID(10 + i)}} },
+		"stays": func(int) word { return word{Over: mesh.Over{Node: nodeID(10)}, own: newStay()} },
+	} {
+		inBubble(t, 2, func(b *bubble) {
+			t, nodes := b.T, b.nodes
+			if !full(nodes, 10*time.Second) {
+				t.Fatal("they did not find each other")
+			}
+			d := nodes[1].in
+			was := *d.stay.Load()
+			said := func(i int) word {
+				say := next(i)
+				say.to, say.stay, say.number = d.self, nodes[0].members.stay(d.self), 1
+				return say
+			}
+			for i := 0; *d.stay.Load() == was; i++ {
+				say := said(i)
+				if err := d.fresh(say); err != nil {
+					t.Fatalf("%s, word %d: %v", name, i, err)
+				}
+				if err := d.fresh(say); mesh.ReasonOf(err) != Replayed {
+					t.Fatalf("%s, word %d again: %v", name, i, err)
+				}
+				if i > wordsLimit {
+					t.Fatalf("%s: %d are remembered", name, i)
+				}
+			}
+			time.Sleep(5 * time.Second)
+			if err := d.fresh(said(0)); err != nil {
+				t.Errorf("%s, after the other node was told: %v", name, err)
+			}
+			for i := range wordsLimit {
+				d.fresh(said(1 + i))
+			}
+			if len(d.words) > wordsLimit || len(d.words[nodeID(10)]) > staysLimit {
+				t.Errorf("%s: too many are remembered", name)
+			}
+		})
 	}
 }
 

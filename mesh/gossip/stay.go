@@ -6,8 +6,8 @@ import (
 	"encoding/hex"
 )
 
-// stay is a random name of the time from a Gossip's start to its end, told to all by
-// memberlist. Who has the key of gossip can tell another one; then what is said to the node is
+// stay is a random name of the time from a Gossip's start to its end, or until it has heard too
+// many words to remember them all. It is told to all by memberlist. Who has the key of gossip can tell another one; then what is said to the node is
 // not taken, and no more.
 type stay string
 

@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"sync"
+	"time"
 
 	"github.com/sluice-mesh/sluice/mesh"
 )
@@ -9,13 +10,17 @@ import (
 // numbers are those of what this node says, for each node that it is said to: with one count
 // for all, what one of them hears next could be out of its window. Safe for concurrent use.
 type numbers struct {
+	own stay // of who says it
+
 	mu   sync.Mutex
 	most uint64 // given to any node; greater than those of before the start
 	last map[mesh.NodeID]uint64
 }
 
+// newNumbers begins above a number, since nodes of the version before go on counting where this
+// node was at its last start.
 func newNumbers(above uint64) *numbers {
-	return &numbers{most: above, last: map[mesh.NodeID]uint64{}}
+	return &numbers{own: newStay(), most: above, last: map[mesh.NodeID]uint64{}}
 }
 
 // next is the next number for a node.
@@ -34,20 +39,37 @@ func (n *numbers) next(to mesh.NodeID) uint64 {
 	return last + 1
 }
 
-// words are the numbers of what nodes have said. Not safe for concurrent use.
-type words map[mesh.NodeID]window
+// words are the numbers of what nodes have said, apart for each stay of theirs: a number is a
+// time at first, and their clocks are set back. Not safe for concurrent use.
+type words map[mesh.NodeID]map[stay]window
 
-// wordsLimit bounds the nodes that are listened to. They are members by their certificates.
-const wordsLimit = 4096
+// Nothing of words is ever forgotten but all of it, with a stay of the node that heard them.
+const (
+	wordsLimit = 4096 // nodes that are listened to; they are members by their certificates
+	staysLimit = 8    // of each
+	renewPause = time.Minute
+)
 
-// take tells whether a node's number was not taken before.
-func (w words) take(node mesh.NodeID, number uint64) bool {
-	said, known := w[node]
-	if !known && len(w) >= wordsLimit {
+// room tells whether what a node says can be noted.
+func (w words) room(node mesh.NodeID, own stay) bool {
+	if said, known := w[node]; known {
+		_, known = said[own]
+		return known || len(said) < staysLimit
+	}
+	return len(w) < wordsLimit
+}
+
+// take tells whether a node's number was not taken before, if there is room for it.
+func (w words) take(node mesh.NodeID, own stay, number uint64) bool {
+	if !w.room(node, own) {
 		return false
 	}
+	if w[node] == nil {
+		w[node] = map[stay]window{}
+	}
+	said := w[node][own]
 	fresh := said.take(number)
-	w[node] = said
+	w[node][own] = said
 	return fresh
 }
 
