@@ -56,6 +56,7 @@ func (c *cluster) forgetLocked() error {
 	clear(c.dirty)
 	clear(c.left)
 	clear(c.seen)
+	clear(c.departed)
 	c.wake()
 	signal(c.heard)
 	return nil
