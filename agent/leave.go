@@ -57,6 +57,7 @@ func (c *cluster) forgetLocked() error {
 	clear(c.left)
 	clear(c.seen)
 	clear(c.departed)
+	c.peersTime = peersTime{}
 	c.wake()
 	signal(c.heard)
 	return nil
