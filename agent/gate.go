@@ -13,10 +13,12 @@ import (
 )
 
 // The limits of calls over TCP that are under way. A call lasts until its answer was taken, so
-// they bound what answers that nobody reads may hold.
+// they bound what answers that nobody reads may hold. A token admits many, so viewers together get
+// but a part: whoever has one for viewers keeps no operator out.
 const (
-	callsOfOne = 64
-	callsOfAll = 512
+	callsOfOne     = 64
+	callsOfViewers = 256
+	callsOfAll     = 512
 )
 
 // gate lets calls over TCP through, each judged anew: who calls is a member of its role at this
@@ -25,9 +27,10 @@ type gate struct {
 	cluster *cluster
 	least   map[string]trust.Role
 
-	mu    sync.Mutex
-	calls map[trust.PublicKey]int
-	all   int
+	mu      sync.Mutex
+	calls   map[trust.PublicKey]int
+	viewers int
+	all     int
 }
 
 func newGate(c *cluster) *gate {
@@ -85,22 +88,29 @@ func (g *gate) enter(ctx context.Context, method string) (trust.Identity, error)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.calls[id.Key] >= callsOfOne || g.all >= callsOfAll {
+	if g.calls[id.Key] >= callsOfOne || g.all >= callsOfAll || id.Role == trust.RoleViewer && g.viewers >= callsOfViewers {
 		return id, mesh.Refuse(TooManyCalls, "wait until some have ended",
-			"%s has %d calls under way and all together have %d, and %d and %d are allowed", id, g.calls[id.Key], g.all, callsOfOne, callsOfAll)
+			"%s has %d calls under way, viewers together have %d and all have %d, and %d, %d and %d are allowed",
+			id, g.calls[id.Key], g.viewers, g.all, callsOfOne, callsOfViewers, callsOfAll)
 	}
-	g.calls[id.Key]++
-	g.all++
-	context.AfterFunc(ctx, func() { g.leave(id.Key) })
+	g.countLocked(id, 1)
+	context.AfterFunc(ctx, func() { g.leave(id) })
 	return id, nil
 }
 
-func (g *gate) leave(key trust.PublicKey) {
+func (g *gate) leave(id trust.Identity) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.all--
-	if g.calls[key]--; g.calls[key] == 0 {
-		delete(g.calls, key)
+	g.countLocked(id, -1)
+}
+
+func (g *gate) countLocked(id trust.Identity, calls int) {
+	g.all += calls
+	if id.Role == trust.RoleViewer {
+		g.viewers += calls
+	}
+	if g.calls[id.Key] += calls; g.calls[id.Key] == 0 {
+		delete(g.calls, id.Key)
 	}
 }
 
