@@ -26,6 +26,7 @@ const (
 type gate struct {
 	cluster *cluster
 	least   map[string]trust.Role
+	turns   turns
 
 	mu      sync.Mutex
 	calls   map[trust.PublicKey]int
@@ -34,7 +35,7 @@ type gate struct {
 }
 
 func newGate(c *cluster) *gate {
-	return &gate{cluster: c, least: leastRoles(), calls: map[trust.PublicKey]int{}}
+	return &gate{cluster: c, least: leastRoles(), turns: newTurns(), calls: map[trust.PublicKey]int{}}
 }
 
 // session is what a connection over TCP proved.
@@ -118,6 +119,13 @@ func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, n
 	id, err := g.enter(ctx, info.FullMethod)
 	if err != nil {
 		return nil, err
+	}
+	if looksAtMachine(info.FullMethod) {
+		done, err := g.turns.take(ctx, id.Role)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
 	}
 	return next(context.WithValue(ctx, callerKey{}, id), req)
 }
