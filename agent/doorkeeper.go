@@ -27,6 +27,7 @@ const (
 // proven to be a member is counted apart. Safe for concurrent use.
 type doorkeeper struct {
 	net.Listener
+	greetings greetings
 
 	mu        sync.Mutex
 	closed    bool
