@@ -44,6 +44,19 @@ type session struct{ state tls.ConnectionState }
 // AuthType is for credentials.AuthInfo.
 func (session) AuthType() string { return "sluice" }
 
+// sessionOf is what the connection of a call over TCP proved.
+func sessionOf(ctx context.Context) (tls.ConnectionState, error) {
+	p, _ := grpcpeer.FromContext(ctx)
+	if p == nil {
+		return tls.ConnectionState{}, mesh.Refuse(NoCertificate, "connect by TLS", "the call came by no connection")
+	}
+	s, ok := p.AuthInfo.(session)
+	if !ok {
+		return tls.ConnectionState{}, mesh.Refuse(NoCertificate, "connect by TLS", "the connection has no certificate")
+	}
+	return s.state, nil
+}
+
 // callerKey is under which a call's context holds who calls.
 type callerKey struct{}
 
@@ -55,15 +68,11 @@ func callerOf(ctx context.Context) (trust.Identity, bool) {
 
 // judge says who is at the other end of a call, and refuses who may not make it.
 func (g *gate) judge(ctx context.Context, method string) (trust.Identity, error) {
-	p, _ := grpcpeer.FromContext(ctx)
-	if p == nil {
-		return trust.Identity{}, mesh.Refuse(NoCertificate, "connect by TLS", "the call came by no connection")
+	state, err := sessionOf(ctx)
+	if err != nil {
+		return trust.Identity{}, err
 	}
-	s, ok := p.AuthInfo.(session)
-	if !ok {
-		return trust.Identity{}, mesh.Refuse(NoCertificate, "connect by TLS", "the connection has no certificate")
-	}
-	id, err := g.cluster.identify(s.state)
+	id, err := g.cluster.identify(state)
 	if err != nil {
 		return id, err
 	}
