@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -239,11 +240,24 @@ func keyBytes(keys []trust.Secret) [][]byte {
 	return raw
 }
 
-// refresh rotates the keys of gossip where it is time and this node's turn: the living go in the
-// order of their IDs.
+// refresh keeps up what this node says of itself and what it says alone.
 func (c *cluster) refresh(snap *mesh.Snapshot, m *membership) error {
 	c.heal()
-	if c.keyPeriod <= 0 || snap.Node(c.own.ID) == nil {
+	if snap.Node(c.own.ID) == nil {
+		return nil
+	}
+	// A new certificate may have come while the disk took no record.
+	_, err := c.update(c.refreshOwn)
+	if mesh.ReasonOf(err) == NoCluster {
+		return nil // it leaves
+	}
+	return errors.Join(err, c.rotateInTime(snap, m))
+}
+
+// rotateInTime rotates the keys of gossip where it is time and this node's turn: the living go in
+// the order of their IDs.
+func (c *cluster) rotateInTime(snap *mesh.Snapshot, m *membership) error {
+	if c.keyPeriod <= 0 {
 		return nil
 	}
 	c.mu.Lock()
