@@ -30,25 +30,36 @@ type greetings struct {
 	by   map[netip.Prefix]int // no more than were let through in it
 }
 
-// take counts a handshake, or tells how long it is until the next second.
-func (g *greetings) take(from netip.Prefix, known bool, now time.Time) (wait time.Duration) {
+// stranger counts a stranger's handshake, or tells how long it is until the next second.
+func (g *greetings) stranger(from netip.Prefix, now time.Time) (wait time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !now.Before(g.ends) {
-		g.ends, g.all, g.by = now.Add(time.Second), 0, map[netip.Prefix]int{}
-	}
-	most := greetingsSource
-	if known {
-		most = greetingsKnown
-	}
-	if g.by[from] >= most || !known && g.all >= greetingsAll {
+	g.beginLocked(now)
+	if g.by[from] >= greetingsSource || g.all >= greetingsAll {
 		return g.ends.Sub(now)
 	}
 	g.by[from]++
-	if !known {
-		g.all++
-	}
+	g.all++
 	return 0
+}
+
+// neighbour is stranger for an origin from which a member is connected.
+func (g *greetings) neighbour(from netip.Prefix, now time.Time) (wait time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.beginLocked(now)
+	if g.by[from] >= greetingsKnown {
+		return g.ends.Sub(now)
+	}
+	g.by[from]++
+	return 0
+}
+
+// beginLocked begins another second where it is time.
+func (g *greetings) beginLocked(now time.Time) {
+	if !now.Before(g.ends) {
+		g.ends, g.all, g.by = now.Add(time.Second), 0, map[netip.Prefix]int{}
+	}
 }
 
 // greeting is cfg, by which a visitor takes a turn once it has said what it speaks: nothing dear has
@@ -67,8 +78,12 @@ func (d *doorkeeper) greeting(v *visitor, cfg *tls.Config) *tls.Config {
 
 // turn waits until a visitor may be greeted, and refuses where that takes too long.
 func (d *doorkeeper) turn(ctx context.Context, v *visitor) error {
+	take := d.greetings.stranger
+	if d.knows(v.from) {
+		take = d.greetings.neighbour
+	}
 	for range greetingsTries {
-		wait := d.greetings.take(v.from, d.knows(v.from), time.Now())
+		wait := take(v.from, time.Now())
 		if wait == 0 {
 			return nil
 		}

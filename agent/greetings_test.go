@@ -21,9 +21,9 @@ func TestGreetingsAreCounted(t *testing.T) {
 	var g greetings
 	now := time.Unix(0, 0)
 	from := func(n int) netip.Prefix { return netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(n)}), 32) }
-	count := func(n int, known bool) (taken int) {
+	count := func(n int, take func(netip.Prefix, time.Time) time.Duration) (taken int) {
 		for range 1000 {
-			if g.take(from(n), known, now) == 0 {
+			if take(from(n), now) == 0 {
 				taken++
 			}
 		}
@@ -31,7 +31,7 @@ func TestGreetingsAreCounted(t *testing.T) {
 	}
 	all := 0
 	for n := range 20 {
-		taken := count(n, false)
+		taken := count(n, g.stranger)
 		if taken > greetingsSource {
 			t.Errorf("%d of one origin", taken)
 		}
@@ -40,14 +40,14 @@ func TestGreetingsAreCounted(t *testing.T) {
 	if all != greetingsAll {
 		t.Errorf("%d of all strangers", all)
 	}
-	if taken := count(100, true); taken != greetingsKnown {
+	if taken := count(100, g.neighbour); taken != greetingsKnown {
 		t.Errorf("%d beside a member", taken)
 	}
-	if wait := g.take(from(200), false, now); wait <= 0 || wait > time.Second {
+	if wait := g.stranger(from(200), now); wait <= 0 || wait > time.Second {
 		t.Errorf("the next one waits %s", wait)
 	}
 	now = now.Add(time.Second)
-	if count(200, false) != greetingsSource {
+	if count(200, g.stranger) != greetingsSource {
 		t.Error("the next second is not another one")
 	}
 }
