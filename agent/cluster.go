@@ -40,21 +40,24 @@ type cluster struct {
 
 	swapping sync.Mutex // held while gossip is ended or begun; taken before mu
 
-	mu      sync.Mutex
-	state   mesh.State
-	phase   phase
-	parting bool                        // leave is under way
-	nothing *mesh.Snapshot              // what counts outside a cluster
-	member  *membership                 // nil outside a cluster
-	creds   *trust.Credentials          // of member; nil until gossip begins
-	outcast *outcast                    // who takes this node for none of the cluster; nil: nobody does
-	members *gossip.Gossip              // nil outside a cluster
-	late    late                        // who came in beside a removal
-	keyed   gossipKeys                  // of the last membership that gossiped
-	snap    *mesh.Snapshot              // of state; nil after a change
-	dirty   map[mesh.Key]bool           // merged, not yet on disk
-	left    map[mesh.Key]error          // on disk, of no use, and why
-	seen    map[mesh.NodeID]observation // how gossip sees the others
+	mu        sync.Mutex
+	state     mesh.State
+	phase     phase
+	parting   bool                        // leave is under way
+	nothing   *mesh.Snapshot              // what counts outside a cluster
+	member    *membership                 // nil outside a cluster
+	creds     *trust.Credentials          // of member; nil until gossip begins
+	outcast   *outcast                    // who takes this node for none of the cluster; nil: nobody does
+	members   *gossip.Gossip              // nil outside a cluster
+	late      late                        // who came in beside a removal
+	departed  map[mesh.NodeID]string      // the names of nodes that left
+	peersTime peersTime                   // what time the others have
+	healed    time.Time                   // when it was looked last for own records of the future
+	keyed     gossipKeys                  // of the last membership that gossiped
+	snap      *mesh.Snapshot              // of state; nil after a change
+	dirty     map[mesh.Key]bool           // merged, not yet on disk
+	left      map[mesh.Key]error          // on disk, of no use, and why
+	seen      map[mesh.NodeID]observation // how gossip sees the others
 
 	contacts  mesh.Contacts                    // since the agent started
 	overtaken map[mesh.NetworkID][]mesh.Subnet // that this node is to add again
