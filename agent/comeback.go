@@ -64,7 +64,8 @@ func (c *cluster) comeBack(ctx context.Context, peer netip.AddrPort) (came bool,
 	if m == nil {
 		return false, nil
 	}
-	got, err := c.returned(ctx, peer, m.known(c.steps.of(snap)))
+	counts := c.makers(m, snap)
+	got, err := c.returned(ctx, peer, m.known(m.ways(c.steps.of(snap)), counts), counts)
 	if got.Answers != nil && got.Answers.Compare(m.bundle.Authority) <= 0 {
 		return false, nil // it is the other one that is behind, and knows nothing of this node
 	}
@@ -77,11 +78,11 @@ func (c *cluster) comeBack(ctx context.Context, peer netip.AddrPort) (came bool,
 
 // known are the CAs that this node may be led from, the one that it believes first, then the
 // newest. Those that it has believed come before those that it only knows of.
-func (m *membership) known(all []*step) []*trust.Authority {
+func (m *membership) known(w ways, counts func(maker mesh.NodeID) bool) []*trust.Authority {
 	list := append(slices.Clone(m.lineage), m.bundle.Authority.Public())
 	slices.Reverse(list)
-	others := m.generations(all)
-	slices.Reverse(others)
+	others := m.generations(w, counts)
+	slices.SortFunc(others, func(a, b *trust.Authority) int { return b.Compare(a) })
 	for _, a := range others {
 		if !slices.ContainsFunc(list, func(b *trust.Authority) bool { return a.Pin() == b.Pin() }) {
 			list = append(list, a)
@@ -130,7 +131,7 @@ func (c *cluster) shutOut(m *membership, by netip.AddrPort, err error) {
 	}
 }
 
-func (c *cluster) returned(ctx context.Context, peer netip.AddrPort, known []*trust.Authority) (trust.Returned, error) {
+func (c *cluster) returned(ctx context.Context, peer netip.AddrPort, known []*trust.Authority, counts func(maker mesh.NodeID) bool) (trust.Returned, error) {
 	dialling, cancel := context.WithTimeout(ctx, returnDial)
 	defer cancel()
 	conn, err := c.network.Dial(dialling, peer)
@@ -139,9 +140,9 @@ func (c *cluster) returned(ctx context.Context, peer netip.AddrPort, known []*tr
 	}
 	defer conn.Close()
 	return trust.Return(ctx, conn, trust.Returning{Key: c.key, Known: known, Now: c.now, Believed: func(maker mesh.NodeID) error {
-		if !c.isMember(maker) {
+		if !counts(maker) {
 			return mesh.Refuse(NodeRemoved, "run 'sluice leave' and join again with a new token",
-				"the new keys were made by node %s, which was removed or is not known here", maker)
+				"the new keys were made by node %s, which was removed or has no part in the keys of this node", maker)
 		}
 		return nil
 	}})
@@ -157,11 +158,11 @@ func (c *cluster) successions(node mesh.NodeID, known []trust.Pin) (from trust.P
 	if !c.mayReturn(node) {
 		return from, nil, notOfThis(node)
 	}
-	links, present := m.links(c.steps.of(snap)), m.bundle.Authority.Pin()
+	links, present := m.ways(c.steps.of(snap)), m.bundle.Authority.Pin()
 	err = mesh.Refuse(trust.WrongCluster, "let it join by a new token", "no way is known from the CAs that node %s knows", node)
 	for _, from := range known {
 		// Who says to know the present CA shows nothing by it: its certificate is for all to see.
-		steps, ok := way(links, from, present)
+		steps, ok := links.way(from, present)
 		if !ok || from == present {
 			continue
 		}

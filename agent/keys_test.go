@@ -68,7 +68,7 @@ func (k keyed) rotates(from trust.Bundle, to ...keyed) (trust.Bundle, mesh.Recor
 	if err != nil {
 		panic(err)
 	}
-	return next, k.writes(mesh.RotationRecord(&mesh.Rotation{ID: mesh.RotationID(data), From: from.Authority.Certificate(), Data: data}))
+	return next, k.writes(mesh.RotationRecord(mesh.NewRotation(k.ID(), from.Authority.Certificate(), data, nil)))
 }
 
 // succession is what a rotation's record has of it.
@@ -77,7 +77,7 @@ func succession(from trust.Bundle, r mesh.Record) []byte {
 }
 
 // cluster is this node's, in a generation, with records.
-func (k keyed) cluster(t *testing.T, in trust.Bundle, network gossip.Network, records ...mesh.Record) *cluster {
+func (k keyed) cluster(t testing.TB, in trust.Bundle, network gossip.Network, records ...mesh.Record) *cluster {
 	t.Helper()
 	m := &membership{bundle: in, cert: must(in.Authority.Issue(trust.RoleNode, "", k.Public(), time.Now()))}
 	c := newCluster(clusterConfig{

@@ -1,0 +1,73 @@
+package agent
+
+import (
+	"crypto/x509"
+
+	"github.com/sluice-mesh/sluice/internal/trust"
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+// keepsKeys tells whether the keys of a membership are for a node: it had them when they were
+// made, or came by one that has them. Who came beside a removal may have come by the removed node.
+// The lock is held.
+func (c *cluster) keepsKeys(m *membership, present *step, id mesh.NodeID) bool {
+	r, known := c.nodeRecordLocked(id)
+	if !known || id == c.own.ID {
+		return known
+	}
+	if present != nil && present.sealedTo(id) {
+		return true
+	}
+	return !c.isLate(id) && r.Node != nil && certifiedBy(m.bundle.Authority, r.Node)
+}
+
+// makers tells whose word for another CA counts: that of who has the keys of now. Whoever came by
+// a removed node in its last moments, or left before, has old keys alone, and can make from them
+// what it likes. It asks for each node once, and is for one goroutine.
+func (c *cluster) makers(m *membership, snap *mesh.Snapshot) func(mesh.NodeID) bool {
+	present, known := m.present(c.steps.of(snap)), map[mesh.NodeID]bool{}
+	return func(id mesh.NodeID) bool {
+		counts, ok := known[id]
+		if !ok {
+			c.mu.Lock()
+			counts = c.keepsKeys(m, present, id)
+			c.mu.Unlock()
+			known[id] = counts
+		}
+		return counts
+	}
+}
+
+// certifiedBy tells whether a CA made a node's certificate, which may have ended since.
+func certifiedBy(a *trust.Authority, n *mesh.Node) bool {
+	cert, err := x509.ParseCertificate(n.Cert)
+	if err != nil {
+		return false
+	}
+	id, err := a.Identify(n.Cert, cert.NotBefore)
+	return err == nil && id.Node == n.ID
+}
+
+// keyLocked is a node's key: its record is signed by it, and its ID is the hash of it.
+func (c *cluster) keyLocked(id mesh.NodeID) (trust.PublicKey, bool) {
+	r, ok := c.state.Get(mesh.Key{Kind: mesh.KindNode, ID: string(id)})
+	if !ok || len(r.Sig) < trust.KeySize {
+		return trust.PublicKey{}, false
+	}
+	key := trust.PublicKey(r.Sig[:trust.KeySize])
+	return key, key.ID() == id
+}
+
+// nodeRecord is the record of a node that this one knows and that was not removed, a tombstone
+// included.
+func (c *cluster) nodeRecord(id mesh.NodeID) (mesh.Record, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.nodeRecordLocked(id)
+}
+
+func (c *cluster) nodeRecordLocked(id mesh.NodeID) (mesh.Record, bool) {
+	_, removed := c.state.Get(mesh.Key{Kind: mesh.KindRemoval, ID: string(id)})
+	r, known := c.state.Get(mesh.Key{Kind: mesh.KindNode, ID: string(id)})
+	return r, known && !removed
+}
