@@ -351,6 +351,25 @@ func TestShutOut(t *testing.T) {
 	if len(behind.outcastProblem()) != 1 {
 		t.Error("one that is as far behind has taken it back")
 	}
-	<-served
-	<-served
+	// Whoever answers at an address says the same by a CA that nothing leads to.
+	strange := must(trust.NewBundle(time.Now()))
+	for strange.Authority.Generation() < 3 {
+		strange = must(strange.Next(time.Now()))
+	}
+	told := b.cluster(t, first, answering(newKeyed(3, strange.Authority), strange, served), a.self())
+	now := time.Now()
+	told.now = func() time.Time { return now }
+	for _, want := range []int{0, 1} {
+		if came, err := told.comeBack(t.Context(), at); came || mesh.ReasonOf(err) != NodeRemoved {
+			t.Errorf("by a stranger: %v, %v", came, err)
+		}
+		problems := told.outcastProblem()
+		if len(problems) != want || want == 1 && problems[0].reason != string(trust.WrongCluster) {
+			t.Errorf("by a stranger status has %v, want %d problems", problems, want)
+		}
+		now = now.Add(outcastAfter)
+	}
+	for range 4 {
+		<-served
+	}
 }
