@@ -177,7 +177,8 @@ func (c *cluster) successions(node mesh.NodeID, known []trust.Pin) (from trust.P
 		if returns && steps[0].sealedTo(node) {
 			return one, successionsOf(steps), nil
 		}
-		if successions == nil && (!returns || steps[0].id != "") {
+		// Whoever asks is refused, and gets no more of proof than a trail has.
+		if successions == nil && (!returns || steps[0].id != "") && len(steps) <= trust.TrailLimit {
 			from, successions, err = one, successionsOf(steps), notOfThis(node)
 		}
 	}

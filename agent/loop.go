@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/sluice-mesh/sluice/internal/kernel"
@@ -156,7 +157,7 @@ func (l *loop) round(ctx context.Context, heard []kernel.Drift) ended {
 		l.log.Info("repaired", "op", op.String(), "by", culprit(heard, op))
 		l.status.events.repaired(op, culprit(heard, op))
 	}
-	l.status.round(outcome{snap: snap, plan: p, report: report, refused: refused, left: l.cluster.leftOut(), peers: append(l.pulse.problems(), l.cluster.outcastProblem()...), err: err, repaired: len(repaired)})
+	l.status.round(outcome{snap: snap, plan: p, report: report, refused: refused, left: l.cluster.leftOut(), peers: slices.Concat(l.pulse.problems(), l.cluster.outcastProblem(), l.cluster.guests()), err: err, repaired: len(repaired)})
 	return ended{complete: err == nil && len(report.Failed) == 0, worked: len(report.Done)+len(report.Failed) > 0, held: len(l.held.now) > 0}
 }
 

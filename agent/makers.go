@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"bytes"
 	"crypto/x509"
+	"fmt"
 
 	"github.com/sluice-mesh/sluice/internal/trust"
 	"github.com/sluice-mesh/sluice/mesh"
@@ -18,7 +20,7 @@ func (c *cluster) keepsKeys(m *membership, present *step, id mesh.NodeID) bool {
 	if present != nil && present.sealedTo(id) {
 		return true
 	}
-	return !c.isLate(id) && r.Node != nil && certifiedBy(m.bundle.Authority, r.Node)
+	return !c.isLate(id) && r.Node != nil && c.vouched.by(m.bundle.Authority, r.Node)
 }
 
 // makers tells whose word for another CA counts: that of who has the keys of now. Whoever came by
@@ -38,14 +40,48 @@ func (c *cluster) makers(m *membership, snap *mesh.Snapshot) func(mesh.NodeID) b
 	}
 }
 
-// certifiedBy tells whether a CA made a node's certificate, which may have ended since.
-func certifiedBy(a *trust.Authority, n *mesh.Node) bool {
-	cert, err := x509.ParseCertificate(n.Cert)
-	if err != nil {
-		return false
+// vouched remembers whose certificate is by which CA, in time or not: to read one takes longer
+// than all else of what is asked.
+type vouched map[mesh.NodeID]vouch
+
+type vouch struct {
+	cert []byte
+	ca   trust.Pin
+	good bool
+}
+
+// by tells whether a CA made a node's certificate, which may have ended since.
+func (v vouched) by(a *trust.Authority, n *mesh.Node) bool {
+	if one, ok := v[n.ID]; ok && one.ca == a.Pin() && bytes.Equal(one.cert, n.Cert) {
+		return one.good
 	}
-	id, err := a.Identify(n.Cert, cert.NotBefore)
-	return err == nil && id.Node == n.ID
+	one := vouch{cert: n.Cert, ca: a.Pin()}
+	if cert, err := x509.ParseCertificate(n.Cert); err == nil {
+		id, err := a.Identify(n.Cert, cert.NotBefore)
+		one.good = err == nil && id.Node == n.ID
+	}
+	if len(v) >= certifiedLimit {
+		clear(v)
+	}
+	v[n.ID] = one
+	return one.good
+}
+
+// guests are for status: nodes that the cluster's present keys are not for.
+func (c *cluster) guests() []problem {
+	m, snap := c.membership()
+	if m == nil || len(snap.Removals) == 0 {
+		return nil
+	}
+	keeps := c.makers(m, snap)
+	var list []problem
+	for _, n := range snap.Nodes {
+		if !keeps(n.ID) {
+			list = append(list, problem{problemKey: problemKey{"node " + n.Name, string(NoKeys)}, detail: fmt.Sprintf(
+				"node %s came in while a node was removed, perhaps by that one, and has none of the keys of now: run 'sluice node rm %s'; the machine joins again after 'sluice reset', by a new token", n.ID, n.ID)})
+		}
+	}
+	return list
 }
 
 // keyLocked is a node's key: its record is signed by it, and its ID is the hash of it.

@@ -129,6 +129,28 @@ func TestLateComersMakeNoKeys(t *testing.T) {
 	}
 }
 
+// Status names who came in beside a removal, until it has a certificate by the keys of now.
+func TestGuestsAreNamed(t *testing.T) {
+	first := must(trust.NewBundle(time.Now()))
+	a, b, out, f := newKeyed(1, first.Authority), newKeyed(2, first.Authority), newKeyed(3, first.Authority), newKeyed(4, first.Authority)
+	second, r2 := a.rotates(first, b)
+	c := a.cluster(t, second, nil, b.self(), out.self(), f.self(), r2)
+	if got := c.guests(); len(got) != 0 {
+		t.Errorf("without a removal: %v", got)
+	}
+	c.Merge([]mesh.Record{a.writes(mesh.RemovalRecord(&mesh.Removal{Node: out.ID(), Name: "n3"}))})
+	if got := c.guests(); len(got) != 1 || got[0].object != "node n4" || got[0].reason != string(NoKeys) {
+		t.Errorf("a guest beside the removal: %v", got)
+	}
+	for name, by := range map[string]*trust.Authority{"of before": first.Authority, "of now": second.Authority} {
+		later := newKeyed(5, by)
+		d := a.cluster(t, second, nil, b.self(), r2, a.writes(mesh.RemovalRecord(&mesh.Removal{Node: out.ID(), Name: "n3"})), later.self())
+		if got, want := len(d.guests()), map[string]int{"of before": 1, "of now": 0}[name]; got != want {
+			t.Errorf("a certificate by the keys %s: %d, want %d", name, got, want)
+		}
+	}
+}
+
 // A rotation that cannot be opened keeps nobody from the next best.
 func TestDamagedRotationIsPassedOver(t *testing.T) {
 	first := must(trust.NewBundle(time.Now()))
