@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"crypto/x509"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/sluice-mesh/sluice/internal/trust"
 	"github.com/sluice-mesh/sluice/mesh"
@@ -67,19 +69,37 @@ func (v vouched) by(a *trust.Authority, n *mesh.Node) bool {
 	return one.good
 }
 
-// guests are for status: nodes that the cluster's present keys are not for.
-func (c *cluster) guests() []problem {
-	m, snap := c.membership()
+// guests are the nodes of a view that the cluster's present keys are not for.
+func (c *cluster) guests(snap *mesh.Snapshot) []*mesh.Node {
+	m, _ := c.membership()
 	if m == nil || len(snap.Removals) == 0 {
 		return nil
 	}
 	keeps := c.makers(m, snap)
+	return slices.DeleteFunc(slices.Clone(snap.Nodes), func(n *mesh.Node) bool { return keeps(n.ID) })
+}
+
+// withGuests adds to the nodes that are gone those whose kernel may well answer, and who have no
+// part in the cluster any more.
+func (c *cluster) withGuests(gone map[mesh.NodeID]bool, snap *mesh.Snapshot) map[mesh.NodeID]bool {
+	guests := c.guests(snap)
+	if len(guests) == 0 {
+		return gone
+	}
+	all := map[mesh.NodeID]bool{}
+	maps.Copy(all, gone)
+	for _, n := range guests {
+		all[n.ID] = true
+	}
+	return all
+}
+
+// guestProblems are for status.
+func (c *cluster) guestProblems(snap *mesh.Snapshot) []problem {
 	var list []problem
-	for _, n := range snap.Nodes {
-		if !keeps(n.ID) {
-			list = append(list, problem{problemKey: problemKey{"node " + n.Name, string(NoKeys)}, detail: fmt.Sprintf(
-				"node %s came in while a node was removed, perhaps by that one, and has none of the keys of now: run 'sluice node rm %s'; the machine joins again after 'sluice reset', by a new token", n.ID, n.ID)})
-		}
+	for _, n := range c.guests(snap) {
+		list = append(list, problem{problemKey: problemKey{"node " + n.Name, string(NoKeys)}, detail: fmt.Sprintf(
+			"node %s came in while a node was removed, perhaps by that one, and has none of the keys of now: run 'sluice leave' there and let it join by a new token, or 'sluice node rm %s'", n.ID, n.ID)})
 	}
 	return list
 }

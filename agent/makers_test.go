@@ -129,25 +129,28 @@ func TestLateComersMakeNoKeys(t *testing.T) {
 	}
 }
 
-// Status names who came in beside a removal, until it has a certificate by the keys of now.
-func TestGuestsAreNamed(t *testing.T) {
+// Who came in beside a removal is named in status and no backend, until it has a certificate by
+// the keys of now; a node that is sealed to is one, whatever certificate it shows.
+func TestGuestsAreNoBackends(t *testing.T) {
 	first := must(trust.NewBundle(time.Now()))
 	a, b, out, f := newKeyed(1, first.Authority), newKeyed(2, first.Authority), newKeyed(3, first.Authority), newKeyed(4, first.Authority)
 	second, r2 := a.rotates(first, b)
 	c := a.cluster(t, second, nil, b.self(), out.self(), f.self(), r2)
-	if got := c.guests(); len(got) != 0 {
+	if got := c.guests(c.snapshot()); len(got) != 0 {
 		t.Errorf("without a removal: %v", got)
 	}
 	c.Merge([]mesh.Record{a.writes(mesh.RemovalRecord(&mesh.Removal{Node: out.ID(), Name: "n3"}))})
-	if got := c.guests(); len(got) != 1 || got[0].object != "node n4" || got[0].reason != string(NoKeys) {
-		t.Errorf("a guest beside the removal: %v", got)
+	if got := c.guestProblems(c.snapshot()); len(got) != 1 || got[0].object != "node n4" || got[0].reason != string(NoKeys) {
+		t.Errorf("beside the removal: %v", got)
 	}
-	for name, by := range map[string]*trust.Authority{"of before": first.Authority, "of now": second.Authority} {
-		later := newKeyed(5, by)
-		d := a.cluster(t, second, nil, b.self(), r2, a.writes(mesh.RemovalRecord(&mesh.Removal{Node: out.ID(), Name: "n3"})), later.self())
-		if got, want := len(d.guests()), map[string]int{"of before": 1, "of now": 0}[name]; got != want {
-			t.Errorf("a certificate by the keys %s: %d, want %d", name, got, want)
-		}
+	gone := map[mesh.NodeID]bool{b.ID(): true}
+	if got := c.withGuests(gone, c.snapshot()); len(got) != 2 || !got[f.ID()] || !got[b.ID()] || len(gone) != 1 {
+		t.Errorf("no backends are on %v", got)
+	}
+	f.node.Cert = must(second.Authority.Issue(trust.RoleNode, "", f.Public(), time.Now()))
+	c.Merge([]mesh.Record{f.self()})
+	if got := c.withGuests(gone, c.snapshot()); len(got) != 1 || len(c.guestProblems(c.snapshot())) != 0 {
+		t.Errorf("with a certificate by the keys of now: %v", got)
 	}
 }
 
