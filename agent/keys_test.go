@@ -77,16 +77,16 @@ func succession(from trust.Bundle, r mesh.Record) []byte {
 }
 
 // cluster is this node's, in a generation, with records.
-func (k keyed) cluster(t testing.TB, in trust.Bundle, network gossip.Network, records ...mesh.Record) *cluster {
-	t.Helper()
+func (k keyed) cluster(tb testing.TB, in trust.Bundle, network gossip.Network, records ...mesh.Record) *cluster {
+	tb.Helper()
 	m := &membership{bundle: in, cert: must(in.Authority.Issue(trust.RoleNode, "", k.Public(), time.Now()))}
 	c := newCluster(clusterConfig{
 		Store: &mediumDisk{&Medium{key: k.Key, member: m}, func() error { return nil }}, Own: *k.node, Gossip: netip.AddrPortFrom(k.node.Addr, k.node.GossipPort),
-		Network: network, Key: k.Key, Now: time.Now, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Network: network, Key: k.Key, Now: time.Now, Log: slog.New(slog.NewTextHandler(tb.Output(), nil)),
 	}, &saved{ID: k.ID(), Key: k.Key, Member: m, Records: append(records, k.self())})
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := c.close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return c

@@ -89,11 +89,11 @@ func TestHalvesFollowEachOther(t *testing.T) {
 }
 
 // greater makes rotations by f until one comes after all others of the same generation.
-func (k keyed) greater(than *trust.Authority, from trust.Bundle, to ...keyed) (trust.Bundle, *mesh.Rotation) {
+func (k keyed) greater(than *trust.Authority, from trust.Bundle, to ...keyed) *mesh.Rotation {
 	for {
 		next, r := k.rotates(from, to...)
 		if next.Authority.Compare(than) > 0 {
-			return next, r.Rotation
+			return r.Rotation
 		}
 	}
 }
@@ -118,7 +118,7 @@ func TestLateComersMakeNoKeys(t *testing.T) {
 	first := must(trust.NewBundle(time.Now()))
 	a, b, out, f := newKeyed(1, first.Authority), newKeyed(2, first.Authority), newKeyed(3, first.Authority), newKeyed(4, first.Authority)
 	c, honest := removing(t, first, a, b, out)
-	_, evil := f.greater(honest.Authority, first, a, b)
+	evil := f.greater(honest.Authority, first, a, b)
 	c.Merge([]mesh.Record{f.self(), f.writes(mesh.RotationRecord(mesh.NewRotation(f.ID(), evil.From, evil.Data, []mesh.NodeID{out.ID()})))})
 	r := &rotations{cluster: c, since: time.Now().Add(-time.Minute)}
 	if err := r.follow(t.Context()); err != nil {
@@ -159,7 +159,7 @@ func TestDamagedRotationIsPassedOver(t *testing.T) {
 	first := must(trust.NewBundle(time.Now()))
 	a, b, out := newKeyed(1, first.Authority), newKeyed(2, first.Authority), newKeyed(3, first.Authority)
 	c, honest := removing(t, first, a, b, out)
-	_, bad := b.greater(honest.Authority, first, a)
+	bad := b.greater(honest.Authority, first, a)
 	data := slices.Clone(bad.Data)
 	i := len(data) - 8 // in the text of the envelope
 	if data[i] != 'A' {
