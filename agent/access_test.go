@@ -142,6 +142,39 @@ func TestCallsAreBounded(t *testing.T) {
 	}
 }
 
+// By one token for viewers anybody may log in often, and all of them together keep no operator out.
+func TestViewersLeaveRoomForOperators(t *testing.T) {
+	a := newRemoteCluster(t, 1)[0]
+	operator := a.remoteFor(a.credsFor(trust.RoleOperator))
+	resp, err := a.tokens.CreateToken(t.Context(), &sluicev1.CreateTokenRequest{Role: "viewer"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := must(trust.ParseJoinToken(resp.GetText()))
+	stopped := false
+	for range callsOfAll / callsOfOne {
+		key := trust.NewKey()
+		admission := must(joinBy(t, resp.GetApiAddress(), key, token))
+		for range callsOfOne / streamsOfConn {
+			client := sluicev1.NewEventServiceClient(a.remoteFor(credsOf(key, admission.Authority, admission.Certificate)))
+			for range streamsOfConn {
+				stream, err := client.WatchEvents(t.Context(), &sluicev1.WatchEventsRequest{Follow: true})
+				if err == nil {
+					_, err = stream.Recv()
+				}
+				if err != nil {
+					refused(t, err, TooManyCalls, codes.ResourceExhausted)
+					stopped = true
+					break
+				}
+			}
+		}
+	}
+	if err := getStatus(t.Context(), operator); err != nil || !stopped {
+		t.Errorf("an operator: %v; viewers were stopped: %v", err, stopped)
+	}
+}
+
 // The manual's table of roles is that of the program.
 func TestManualOfRoles(t *testing.T) {
 	text := string(must(os.ReadFile("../docs/API.md")))

@@ -40,24 +40,28 @@ type cluster struct {
 
 	swapping sync.Mutex // held while gossip is ended or begun; taken before mu
 
-	mu      sync.Mutex
-	state   mesh.State
-	phase   phase
-	parting bool                        // leave is under way
-	nothing *mesh.Snapshot              // what counts outside a cluster
-	member  *membership                 // nil outside a cluster
-	creds   *trust.Credentials          // of member; nil until gossip begins
-	outcast *outcast                    // who takes this node for none of the cluster; nil: nobody does
-	members *gossip.Gossip              // nil outside a cluster
-	vouched vouched                     // by which CA the nodes' certificates are
-	late    late                        // who came in beside a removal
-	keyed   gossipKeys                  // of the last membership that gossiped
-	snap    *mesh.Snapshot              // of state; nil after a change
-	dirty   map[mesh.Key]bool           // merged, not yet on disk
-	left    map[mesh.Key]error          // on disk, of no use, and why
-	seen    map[mesh.NodeID]observation // how gossip sees the others
+	mu        sync.Mutex
+	state     mesh.State
+	phase     phase
+	parting   bool                        // leave is under way
+	nothing   *mesh.Snapshot              // what counts outside a cluster
+	member    *membership                 // nil outside a cluster
+	creds     *trust.Credentials          // of member; nil until gossip begins
+	outcast   *outcast                    // who takes this node for none of the cluster; nil: nobody does
+	members   *gossip.Gossip              // nil outside a cluster
+	vouched   vouched                     // by which CA the nodes' certificates are
+	late      late                        // who came in beside a removal
+	departed  map[mesh.NodeID]string      // the names of nodes that left
+	peersTime peersTime                   // what time the others have
+	healed    time.Time                   // when it was looked last for own records of the future
+	keyed     gossipKeys                  // of the last membership that gossiped
+	snap      *mesh.Snapshot              // of state; nil after a change
+	dirty     map[mesh.Key]bool           // merged, not yet on disk
+	left      map[mesh.Key]error          // on disk, of no use, and why
+	seen      map[mesh.NodeID]observation // how gossip sees the others
 
-	contacts mesh.Contacts // since the agent started
+	contacts  mesh.Contacts                    // since the agent started
+	overtaken map[mesh.NetworkID][]mesh.Subnet // that this node is to add again
 }
 
 // phase says whether the state is that of a cluster.
@@ -270,6 +274,7 @@ func (c *cluster) mergeLocked(records []mesh.Record) []mesh.Record {
 			delete(c.left, r.Key())
 			c.merged(was, r)
 			c.noteLate(was, r)
+			c.noteOvertaken(was, r)
 			fresh = append(fresh, r)
 			c.snap = nil
 		}
@@ -305,7 +310,10 @@ func (c *cluster) settle() (*mesh.Snapshot, map[mesh.EndpointID]error, error) {
 	for range settleRounds {
 		wrote := false
 		_, err := c.update(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
-			var records []mesh.Record
+			records := c.regrowLocked()
+			if wrote = len(records) > 0; wrote {
+				return records, nil
+			}
 			records, refused = mesh.Settle(snap, c.own.ID, c.tick())
 			records = c.sayLocked(slices.DeleteFunc(records, c.premature))
 			wrote = len(records) > 0

@@ -17,6 +17,7 @@ import (
 const (
 	strangersMost = 256              // that have not said yet who they are
 	connsOfOne    = 64               // of one certificate's key
+	viewersMost   = 512              // of all viewers
 	connsOfAll    = 1024             // of all members
 	stayCheck     = 10 * time.Second // how often members' connections are judged anew
 )
@@ -26,15 +27,16 @@ const (
 // proven to be a member is counted apart. Safe for concurrent use.
 type doorkeeper struct {
 	net.Listener
+	greetings greetings
 
 	mu        sync.Mutex
 	closed    bool
 	strangers []*visitor // the oldest first
-	members   map[*visitor]trust.PublicKey
+	members   map[*visitor]trust.Identity
 }
 
 func newDoorkeeper(l net.Listener) *doorkeeper {
-	return &doorkeeper{Listener: l, members: map[*visitor]trust.PublicKey{}}
+	return &doorkeeper{Listener: l, members: map[*visitor]trust.Identity{}}
 }
 
 // visitor is one connection.
@@ -112,18 +114,21 @@ func (d *doorkeeper) recognize(v *visitor, id trust.Identity, state tls.Connecti
 	if i < 0 {
 		return net.ErrClosed // it had to go for another one
 	}
-	same := 0
-	for _, key := range d.members {
-		if key == id.Key {
+	same, viewers := 0, 0
+	for _, member := range d.members {
+		if member.Key == id.Key {
 			same++
 		}
+		if member.Role == trust.RoleViewer {
+			viewers++
+		}
 	}
-	if same >= connsOfOne || len(d.members) >= connsOfAll {
-		return mesh.Refuse(TooManyCalls, "close some connections", "%s has %d connections and all together have %d, and %d and %d are allowed",
-			id, same, len(d.members), connsOfOne, connsOfAll)
+	if same >= connsOfOne || len(d.members) >= connsOfAll || id.Role == trust.RoleViewer && viewers >= viewersMost {
+		return mesh.Refuse(TooManyCalls, "close some connections", "%s has %d connections, viewers together have %d and all have %d, and %d, %d and %d are allowed",
+			id, same, viewers, len(d.members), connsOfOne, viewersMost, connsOfAll)
 	}
 	d.strangers = slices.Delete(d.strangers, i, i+1)
-	d.members[v], v.state = id.Key, state
+	d.members[v], v.state = id, state
 	return nil
 }
 

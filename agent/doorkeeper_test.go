@@ -82,3 +82,26 @@ func TestDoorkeeperCountsMembers(t *testing.T) {
 		t.Errorf("%d members and %d strangers are left", len(d.members), len(d.strangers))
 	}
 }
+
+// However many viewers there are, an operator has room for a connection.
+func TestDoorkeeperKeepsRoomForOperators(t *testing.T) {
+	d := newDoorkeeper(nil)
+	come := func(n int, role trust.Role) error {
+		v := &visitor{keeper: d}
+		d.greet(v)
+		return d.recognize(v, trust.Identity{Key: trust.PublicKey{byte(n), byte(n >> 8)}, Role: role}, tls.ConnectionState{})
+	}
+	refused := false
+	for n := range connsOfAll {
+		if err := come(n, trust.RoleViewer); err != nil {
+			refused = true
+			if n != viewersMost || mesh.ReasonOf(err) != TooManyCalls {
+				t.Fatalf("viewer %d: %v", n, err)
+			}
+			break
+		}
+	}
+	if err := come(connsOfAll, trust.RoleOperator); err != nil || !refused {
+		t.Errorf("an operator: %v; a viewer was refused: %v", err, refused)
+	}
+}

@@ -167,7 +167,7 @@ func TestChangeOf(t *testing.T) {
 		{"claimed a slot", node("192.0.2.1", 0), node("192.0.2.1", 7), "", ""},
 		{"moved", node("192.0.2.1", 7), node("192.0.2.9", 7), NodeChanged, "address 192.0.2.9, was 192.0.2.1"},
 		{"its port is another's", node("192.0.2.1", 7), mesh.NodeRecord(node("192.0.2.1", 7).Node.WithHeld([]mesh.HeldPort{{Proto: mesh.TCP, Published: 80, By: "nginx (pid 7)"}})), NodeChanged, "held ports tcp/80 by nginx (pid 7), was none"},
-		{"left", node("192.0.2.1", 7), tombstone(node("192.0.2.1", 7)), NodeLeft, ""},
+		{"left", node("192.0.2.1", 7), tombstone(node("192.0.2.1", 7)), NodeLeft, "ID a"},
 	} {
 		if kind, text := changeOf(c.was, c.now); kind != c.kind || text != c.text {
 			t.Errorf("%s: got %q %q, want %q %q", c.name, kind, text, c.kind, c.text)

@@ -13,10 +13,12 @@ import (
 )
 
 // The limits of calls over TCP that are under way. A call lasts until its answer was taken, so
-// they bound what answers that nobody reads may hold.
+// they bound what answers that nobody reads may hold. A token admits many, so viewers together get
+// but a part: whoever has one for viewers keeps no operator out.
 const (
-	callsOfOne = 64
-	callsOfAll = 512
+	callsOfOne     = 64
+	callsOfViewers = 256
+	callsOfAll     = 512
 )
 
 // gate lets calls over TCP through, each judged anew: who calls is a member of its role at this
@@ -24,14 +26,16 @@ const (
 type gate struct {
 	cluster *cluster
 	least   map[string]trust.Role
+	turns   turns
 
-	mu    sync.Mutex
-	calls map[trust.PublicKey]int
-	all   int
+	mu      sync.Mutex
+	calls   map[trust.PublicKey]int
+	viewers int
+	all     int
 }
 
 func newGate(c *cluster) *gate {
-	return &gate{cluster: c, least: leastRoles(), calls: map[trust.PublicKey]int{}}
+	return &gate{cluster: c, least: leastRoles(), turns: newTurns(), calls: map[trust.PublicKey]int{}}
 }
 
 // session is what a connection over TCP proved.
@@ -39,6 +43,19 @@ type session struct{ state tls.ConnectionState }
 
 // AuthType is for credentials.AuthInfo.
 func (session) AuthType() string { return "sluice" }
+
+// sessionOf is what the connection of a call over TCP proved.
+func sessionOf(ctx context.Context) (tls.ConnectionState, error) {
+	p, _ := grpcpeer.FromContext(ctx)
+	if p == nil {
+		return tls.ConnectionState{}, mesh.Refuse(NoCertificate, "connect by TLS", "the call came by no connection")
+	}
+	s, ok := p.AuthInfo.(session)
+	if !ok {
+		return tls.ConnectionState{}, mesh.Refuse(NoCertificate, "connect by TLS", "the connection has no certificate")
+	}
+	return s.state, nil
+}
 
 // callerKey is under which a call's context holds who calls.
 type callerKey struct{}
@@ -51,15 +68,11 @@ func callerOf(ctx context.Context) (trust.Identity, bool) {
 
 // judge says who is at the other end of a call, and refuses who may not make it.
 func (g *gate) judge(ctx context.Context, method string) (trust.Identity, error) {
-	p, _ := grpcpeer.FromContext(ctx)
-	if p == nil {
-		return trust.Identity{}, mesh.Refuse(NoCertificate, "connect by TLS", "the call came by no connection")
+	state, err := sessionOf(ctx)
+	if err != nil {
+		return trust.Identity{}, err
 	}
-	s, ok := p.AuthInfo.(session)
-	if !ok {
-		return trust.Identity{}, mesh.Refuse(NoCertificate, "connect by TLS", "the connection has no certificate")
-	}
-	id, err := g.cluster.identify(s.state)
+	id, err := g.cluster.identify(state)
 	if err != nil {
 		return id, err
 	}
@@ -85,22 +98,29 @@ func (g *gate) enter(ctx context.Context, method string) (trust.Identity, error)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.calls[id.Key] >= callsOfOne || g.all >= callsOfAll {
+	if g.calls[id.Key] >= callsOfOne || g.all >= callsOfAll || id.Role == trust.RoleViewer && g.viewers >= callsOfViewers {
 		return id, mesh.Refuse(TooManyCalls, "wait until some have ended",
-			"%s has %d calls under way and all together have %d, and %d and %d are allowed", id, g.calls[id.Key], g.all, callsOfOne, callsOfAll)
+			"%s has %d calls under way, viewers together have %d and all have %d, and %d, %d and %d are allowed",
+			id, g.calls[id.Key], g.viewers, g.all, callsOfOne, callsOfViewers, callsOfAll)
 	}
-	g.calls[id.Key]++
-	g.all++
-	context.AfterFunc(ctx, func() { g.leave(id.Key) })
+	g.countLocked(id, 1)
+	context.AfterFunc(ctx, func() { g.leave(id) })
 	return id, nil
 }
 
-func (g *gate) leave(key trust.PublicKey) {
+func (g *gate) leave(id trust.Identity) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.all--
-	if g.calls[key]--; g.calls[key] == 0 {
-		delete(g.calls, key)
+	g.countLocked(id, -1)
+}
+
+func (g *gate) countLocked(id trust.Identity, calls int) {
+	g.all += calls
+	if id.Role == trust.RoleViewer {
+		g.viewers += calls
+	}
+	if g.calls[id.Key] += calls; g.calls[id.Key] == 0 {
+		delete(g.calls, id.Key)
 	}
 }
 
@@ -108,6 +128,13 @@ func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, n
 	id, err := g.enter(ctx, info.FullMethod)
 	if err != nil {
 		return nil, err
+	}
+	if looksAtMachine(info.FullMethod) {
+		done, err := g.turns.take(ctx, id.Role)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
 	}
 	return next(context.WithValue(ctx, callerKey{}, id), req)
 }

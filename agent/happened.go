@@ -20,6 +20,7 @@ func (c *cluster) merged(was, now mesh.Record) {
 	if c.phase != inside {
 		return // a whole cluster comes in at once
 	}
+	c.noteDeparted(was, now)
 	who := now
 	if now.Deleted {
 		who = was
@@ -83,6 +84,8 @@ func changeOf(was, now mesh.Record) (EventKind, string) {
 	switch {
 	case now.Deleted && !there:
 		return "", ""
+	case now.Deleted && now.Kind == mesh.KindNode:
+		return of.deleted, "ID " + now.ID // node rm takes it
 	case now.Deleted:
 		return of.deleted, ""
 	case !there:

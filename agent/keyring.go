@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -51,9 +52,8 @@ type oldKey struct {
 func (k *gossipKeys) follow(m *membership, r *mesh.Keyring, age time.Duration, now time.Time) error {
 	b := m.bundle
 	if k.of != m {
-		*k = gossipKeys{of: m, newest: b.Gossip[0], send: b.Gossip[0], turn: now}
-		for _, key := range b.Gossip[1:] {
-			k.keep(key, now)
+		if err := k.begin(m, r, now); err != nil {
+			return err
 		}
 	}
 	if r != nil && r.Nonce != k.nonce {
@@ -78,6 +78,26 @@ func (k *gossipKeys) follow(m *membership, r *mesh.Keyring, age time.Duration, n
 		k.send = k.newest
 	}
 	k.old = slices.DeleteFunc(k.old, func(o oldKey) bool { return !now.Before(o.until) })
+	return nil
+}
+
+// begin takes up a membership. Who joins has no keyring yet, and goes by what it was given. Who had
+// one on its disk when it started goes by that: what it was given once may be a key of long ago.
+func (k *gossipKeys) begin(m *membership, r *mesh.Keyring, now time.Time) error {
+	given, started := m.bundle.Gossip, k.of == nil
+	first := given[0]
+	if r != nil {
+		var err error
+		if first, err = gossipKey(m.bundle, r.Before); err != nil {
+			return err
+		}
+	}
+	*k = gossipKeys{of: m, newest: first, send: first, turn: now}
+	if r == nil || !started {
+		for _, key := range given {
+			k.keep(key, now)
+		}
+	}
 	return nil
 }
 
@@ -133,10 +153,14 @@ func (c *cluster) keyringLocked(m *membership) (*mesh.Keyring, time.Time) {
 	return r.Keyring, time.UnixMicro(int64(r.Version.Time))
 }
 
-// gossipKeysOf are the keys of gossip of a membership as of now.
+// gossipKeysOf are the keys of gossip of a membership as of now. To one that is over nothing
+// happens any more.
 func (c *cluster) gossipKeysOf(m *membership) ([]trust.Secret, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.phase == inside && c.member != m {
+		return m.bundle.Gossip, nil
+	}
 	r, written := c.keyringLocked(m)
 	err := c.keyed.follow(m, r, c.now().Sub(written), time.Now())
 	return c.keyed.keys(), err
@@ -216,16 +240,31 @@ func keyBytes(keys []trust.Secret) [][]byte {
 	return raw
 }
 
-// refresh rotates the keys of gossip where it is time and this node's turn: the living go in the
-// order of their IDs.
+// refresh keeps up what this node says of itself and what it says alone.
 func (c *cluster) refresh(snap *mesh.Snapshot, m *membership) error {
-	if c.keyPeriod <= 0 || snap.Node(c.own.ID) == nil {
+	c.heal()
+	if snap.Node(c.own.ID) == nil {
+		return nil
+	}
+	// A new certificate may have come while the disk took no record.
+	_, err := c.update(c.refreshOwn)
+	if mesh.ReasonOf(err) == NoCluster {
+		return nil // it leaves
+	}
+	return errors.Join(err, c.rotateInTime(snap, m))
+}
+
+// rotateInTime rotates the keys of gossip where it is time and this node's turn: the living go in
+// the order of their IDs.
+func (c *cluster) rotateInTime(snap *mesh.Snapshot, m *membership) error {
+	if c.keyPeriod <= 0 {
 		return nil
 	}
 	c.mu.Lock()
 	_, written := c.keyringLocked(m)
+	believed := c.isBelieved(snap)
 	c.mu.Unlock()
-	if c.now().Sub(written) < c.keyPeriod+c.rankWait(snap) {
+	if !believed || c.now().Sub(written) < c.keyPeriod+c.rankWait(snap) {
 		return nil
 	}
 	_, err := c.rotateKeys()

@@ -87,8 +87,46 @@ func TestKeysOfAnotherTime(t *testing.T) {
 	c := newKeyed(1, first.Authority).cluster(t, first, gossip.Host())
 	before := must(c.gossipKeysOf(c.member))
 	again := &membership{bundle: trust.Bundle{Authority: first.Authority, Gossip: []trust.Secret{trust.NewSecret()}}}
+	c.member = again
 	if keys := must(c.gossipKeysOf(again)); !slices.Equal(keys, again.bundle.Gossip) || slices.Contains(keys, before[0]) {
 		t.Error("it gossips by a key that nobody has any more")
+	}
+}
+
+// What another door than that of now asks for changes nothing.
+func TestKeysOfAFormerMembership(t *testing.T) {
+	first := must(trust.NewBundle(time.Now()))
+	n := newKeyed(1, first.Authority)
+	c := n.cluster(t, first, nil)
+	former := c.member
+	next, _ := n.rotates(first)
+	c.member = &membership{bundle: next}
+	if _, err := c.rotateKeys(); err != nil {
+		t.Fatal(err)
+	}
+	before := must(c.gossipKeysOf(c.member))
+	if shared := c.sharedBundle(former); !slices.Equal(shared.Gossip, first.Gossip) {
+		t.Error("a former membership has other keys than it had")
+	}
+	if now := must(c.gossipKeysOf(c.member)); !slices.Equal(now, before) {
+		t.Error("the keys of now are others")
+	}
+}
+
+// Who starts again goes by the keys on its disk, and the key with which it came in, which was
+// rotated away long ago, is read by no more.
+func TestKeysAfterAStart(t *testing.T) {
+	first := must(trust.NewBundle(time.Now()))
+	n := newKeyed(1, first.Authority)
+	ring := &mesh.Keyring{ID: keyringID(first.Authority), Nonce: nonce("9"), Before: nonce("8")}
+	for age, want := range map[time.Duration][]string{0: {"8", "9"}, 10 * time.Hour: {"9", "8"}} {
+		c := n.cluster(t, first, nil, n.writes(mesh.KeyringRecord(ring)))
+		later := time.Now().Add(age)
+		c.now = func() time.Time { return later }
+		keys := must(c.gossipKeysOf(c.member))
+		if len(keys) != 2 || keys[0] != must(gossipKey(first, nonce(want[0]))) || keys[1] != must(gossipKey(first, nonce(want[1]))) {
+			t.Errorf("%s after the last rotation it has %d keys, or others", age, len(keys))
+		}
 	}
 }
 

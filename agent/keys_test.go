@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -203,6 +205,41 @@ func TestKeysAreTakenUpAgain(t *testing.T) {
 	c.network = gossip.Host() // the address is back
 	if err := r.follow(t.Context()); err != nil || c.members == nil {
 		t.Errorf("gossip did not begin again: %v", err)
+	}
+}
+
+// Where the disk takes no record just when the new keys come, the others hear of the new certificate
+// once it does.
+func TestNewCertificateIsToldLater(t *testing.T) {
+	first := must(trust.NewBundle(time.Now()))
+	b := newKeyed(1, first.Authority)
+	next, r2 := b.rotates(first)
+	c := b.cluster(t, first, gossip.Host())
+	if err := c.resume(); err != nil {
+		t.Fatal(err)
+	}
+	full, asked := errors.New("full"), 0
+	c.mu.Lock()
+	disk := &Medium{key: b.Key, member: c.member}
+	c.store = &mediumDisk{disk, func() error { // asked before and after each write
+		if disk.member.bundle.Authority.Generation() == 2 {
+			asked++
+		}
+		if asked == 2 { // the membership is kept, and this node's record is not
+			return full
+		}
+		return nil
+	}}
+	c.mu.Unlock()
+	err := c.adopt(t.Context(), c.member, trust.Returned{Bundle: next, From: first.Authority, Successions: [][]byte{succession(first, r2)}})
+	if !errors.Is(err, full) || c.member.bundle.Authority.Generation() != 2 {
+		t.Fatalf("new keys: %v", err)
+	}
+	if err := c.refresh(c.snapshot(), c.member); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(c.snapshot().Node(b.ID()).Cert, c.creds.Certificate()) {
+		t.Error("the others know the certificate of before")
 	}
 }
 

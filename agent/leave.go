@@ -56,6 +56,8 @@ func (c *cluster) forgetLocked() error {
 	clear(c.dirty)
 	clear(c.left)
 	clear(c.seen)
+	clear(c.departed)
+	c.peersTime = peersTime{}
 	c.wake()
 	signal(c.heard)
 	return nil

@@ -234,7 +234,7 @@ func (c *cluster) startGossip(m *membership) (*gossip.Gossip, error) {
 	raw := keyBytes(keys)
 	g, err := gossip.Start(gossip.Config{
 		ID: c.own.ID, Bind: c.listens(), Key: raw[0], Read: raw[1:], State: c, Log: c.log,
-		Network: c.network, Secure: c.protect(m, creds), Verifier: c, Signer: c.signer,
+		Network: c.network, Secure: c.protect(m, creds), Verifier: c, Signer: c.signer, Wall: c.now,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start gossip: %w", err)

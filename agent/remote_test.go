@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/netip"
@@ -20,10 +21,12 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	grpcpeer "google.golang.org/grpc/peer"
 	grpcstatus "google.golang.org/grpc/status"
 
 	"github.com/sluice-mesh/sluice/internal/login"
 	"github.com/sluice-mesh/sluice/internal/trust"
+	"github.com/sluice-mesh/sluice/mesh"
 	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
 )
 
@@ -155,6 +158,25 @@ func TestRenewCertificate(t *testing.T) {
 	}
 	_, err = sluicev1.NewAccessServiceClient(a.conn).RenewCertificate(t.Context(), &sluicev1.RenewCertificateRequest{})
 	refused(t, err, NoCertificate, codes.Unauthenticated)
+}
+
+// Of two CAs of one generation the one does not renew what the other made.
+func TestRenewAcrossASplit(t *testing.T) {
+	first := must(trust.NewBundle(time.Now()))
+	a, b := newKeyed(1, first.Authority), newKeyed(2, first.Authority)
+	ours, _ := a.rotates(first)
+	theirs, _ := b.rotates(first)
+	c := a.cluster(t, ours, nil)
+	must(c.believe(c.member))
+	s := &accessServer{api: &api{cluster: c, config: Config{Log: slog.New(slog.DiscardHandler)}}}
+	for by, want := range map[*trust.Authority]mesh.Reason{ours.Authority: "", theirs.Authority: trust.WrongCluster} {
+		der := must(by.Issue(trust.RoleViewer, "alice", trust.NewKey().Public(), time.Now()))
+		ctx := grpcpeer.NewContext(t.Context(), &grpcpeer.Peer{AuthInfo: session{tls.ConnectionState{PeerCertificates: []*x509.Certificate{must(x509.ParseCertificate(der))}}}})
+		ctx = context.WithValue(ctx, callerKey{}, must(by.Identify(der, time.Now()))) // as it was judged when the call came
+		if _, err := s.RenewCertificate(ctx, &sluicev1.RenewCertificateRequest{}); mesh.ReasonOf(err) != want || want == "" && err != nil {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
 }
 
 // endedCert is what a CA's key can make and no program of ours does.

@@ -32,10 +32,14 @@ const (
 // NodeRemoved is the reason of who was put out.
 const NodeRemoved mesh.Reason = "NodeRemoved"
 
-// removeNode puts a node out of the cluster, by its name or ID, and returns its name.
+// removeNode puts a node out of the cluster, by its name or ID, and returns its name. One that left
+// is put out too: it has the keys of now.
 func (c *cluster) removeNode(name string) (string, error) {
 	_, err := c.update(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
 		n, err := nodeNamed(snap, name)
+		if mesh.ReasonOf(err) == mesh.NotFound {
+			n, err = c.departedNamed(snap, name)
+		}
 		if err != nil {
 			return nil, err
 		}

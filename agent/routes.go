@@ -2,6 +2,8 @@ package agent
 
 import (
 	"fmt"
+	"hash/fnv"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -9,38 +11,79 @@ import (
 	"github.com/sluice-mesh/sluice/mesh"
 )
 
-// routesPause is between two looks at the host's routes: rounds come more often than that, and
-// there may be many routes.
-const routesPause = 2 * time.Second
+// Between two looks at the host's routes: rounds come more often than that. A host may have the
+// whole Internet's routes: it is to spend a small part of its time on looking at them.
+const (
+	routesPause     = 2 * time.Second
+	routesPauseMost = time.Minute
+	routesShare     = 20 // the pause is so many times what a look cost
+)
 
 // hostRoutes is what was last seen of where the host leads elsewhere. For whoever has the machine
 // in hand.
 type hostRoutes struct {
-	looked time.Time // zero before the first look
+	looked   time.Time // zero before the first look
+	pause    time.Duration
+	of       uint64 // what reported was made from
+	reported []mesh.Route
 }
 
 // look lets the others know where this host leads elsewhere, where that has changed: their
 // networks are to avoid it.
 func (h *hostRoutes) look(m Machine, c *cluster) error {
-	if now := c.now(); now.Sub(h.looked).Abs() < routesPause {
+	began := c.now()
+	if began.Sub(h.looked).Abs() < h.pause {
 		return nil
-	} else {
-		h.looked = now
 	}
 	occupied, err := m.Occupied()
+	if err == nil {
+		h.report(occupied, c.snapshot())
+	}
+	h.looked = c.now()
+	h.pause = min(max(routesPause, routesShare*h.looked.Sub(began)), routesPauseMost)
 	if err != nil {
 		return fmt.Errorf("look at the host's routes: %w", err)
 	}
-	return c.tellRoutes(occupied)
+	return c.tellRoutes(h.reported)
 }
 
-func (c *cluster) tellRoutes(occupied []doctor.Occupied) error {
+// report makes what is to be told, where it may have changed: that takes seconds where there are
+// many routes.
+func (h *hostRoutes) report(occupied []doctor.Occupied, snap *mesh.Snapshot) {
+	of := digestOf(occupied, snap)
+	if h.of == of {
+		return
+	}
 	routes := make([]mesh.Route, len(occupied))
 	for i, o := range occupied {
 		routes[i] = mesh.Route{Prefix: o.Prefix, By: o.By}
 	}
+	h.of, h.reported = of, snap.ReportedRoutes(routes)
+}
+
+// digestOf is another number where the routes, or the networks that they may concern, are others.
+func digestOf(occupied []doctor.Occupied, snap *mesh.Snapshot) uint64 {
+	h := fnv.New64a()
+	var text []byte
+	add := func(p netip.Prefix, by string) {
+		text = append(p.AppendTo(text[:0]), by...)
+		h.Write(append(text, 0))
+	}
+	for _, o := range occupied {
+		add(o.Prefix, o.By)
+	}
+	for _, n := range snap.Networks {
+		add(n.Pool, string(n.ID))
+		for _, p := range n.Subnets() {
+			add(p, "")
+		}
+	}
+	return h.Sum64()
+}
+
+func (c *cluster) tellRoutes(reported []mesh.Route) error {
 	_, err := c.update(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
-		own, reported := c.ownNode(), snap.ReportedRoutes(routes)
+		own := c.ownNode()
 		if snap.Node(own.ID) == nil || slices.Equal(own.Routes, reported) {
 			return nil, nil
 		}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/sluice-mesh/sluice/internal/doctor"
+	"github.com/sluice-mesh/sluice/internal/lab/scene"
 	"github.com/sluice-mesh/sluice/mesh"
 	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
 )
@@ -64,5 +65,51 @@ func within(t *testing.T, what string, f func() bool) {
 		if time.Now().After(end) {
 			t.Fatalf("%s did not come", what)
 		}
+	}
+}
+
+// slowRoutes is a machine that a look at the routes costs time on.
+type slowRoutes struct {
+	Machine
+	clock *clock
+	costs time.Duration
+	looks int
+}
+
+func (m *slowRoutes) Occupied() ([]doctor.Occupied, error) {
+	m.looks++
+	m.clock.set(m.clock.now().Add(m.costs))
+	return []doctor.Occupied{{Prefix: netip.MustParsePrefix("10.20.0.0/16"), By: "route dev tun0"}}, nil
+}
+
+// A host that has very many routes is not looked at all the time, and what they come to is made out
+// again only where they, or the networks, are others.
+func TestManyRoutesAreLookedAtSeldom(t *testing.T) {
+	at := &clock{at: time.Unix(1000, 0)}
+	c, _ := member(t, scene.New(t, 1), at)
+	for cost, want := range map[time.Duration]int{0: 30, time.Second: 3, time.Hour: 1} {
+		m, h := &slowRoutes{clock: at, costs: cost}, hostRoutes{}
+		for end := at.now().Add(time.Minute); at.now().Before(end); at.set(at.now().Add(time.Second)) {
+			if err := h.look(m, c); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if m.looks != want {
+			t.Errorf("%d looks a minute where one costs %s, want %d", m.looks, cost, want)
+		}
+	}
+	if got := c.snapshot().Node(c.own.ID).Routes; len(got) != 1 {
+		t.Errorf("it tells %v", got)
+	}
+	var h hostRoutes
+	few := []doctor.Occupied{{Prefix: netip.MustParsePrefix("10.20.0.0/16"), By: "route dev tun0"}}
+	h.report(few, c.snapshot())
+	h.reported = nil
+	if h.report(few, c.snapshot()); h.reported != nil {
+		t.Errorf("the same routes are made out again")
+	}
+	few[0].By = "route dev tun1"
+	if h.report(few, c.snapshot()); len(h.reported) != 1 {
+		t.Errorf("other routes come to %v", h.reported)
 	}
 }

@@ -13,8 +13,8 @@ type accessServer struct {
 	*api
 }
 
-// RenewCertificate makes another certificate for who calls. It is of the CA that the caller was
-// judged by or of one that came since; in that case it can say so to nobody.
+// RenewCertificate makes another certificate for who calls, by the CA that believes it at this
+// moment: it was let in by another one, maybe.
 func (s *accessServer) RenewCertificate(ctx context.Context, _ *sluicev1.RenewCertificateRequest) (*sluicev1.RenewCertificateResponse, error) {
 	id, ok := callerOf(ctx)
 	if !ok {
@@ -23,12 +23,18 @@ func (s *accessServer) RenewCertificate(ctx context.Context, _ *sluicev1.RenewCe
 	if id.Role == trust.RoleNode {
 		return nil, mesh.Refuse(NotAllowed, "leave it to the node", "a node's certificate is renewed by the node itself")
 	}
-	_, m := s.cluster.believed()
+	creds, m := s.cluster.believed()
 	if m == nil {
 		return nil, noCluster()
 	}
-	if m.bundle.Authority.Generation() != id.Generation {
+	state, err := sessionOf(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if id, err = creds.Peer(state); mesh.ReasonOf(err) == trust.WrongCluster {
 		return nil, mesh.Refuse(trust.WrongCluster, doLogin, "a node was removed meanwhile, which ends all logins")
+	} else if err != nil {
+		return nil, err
 	}
 	der, err := m.bundle.Authority.Issue(id.Role, id.Name, id.Key, s.cluster.now())
 	if err != nil {

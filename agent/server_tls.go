@@ -30,7 +30,7 @@ const (
 func (a *api) remoteServer(log *slog.Logger) *grpc.Server {
 	g := newGate(a.cluster)
 	s := grpc.NewServer(
-		grpc.Creds(&apiTLS{cluster: a.cluster, log: log}),
+		grpc.Creds(&apiTLS{cluster: a.cluster, log: log, strangers: newFewLines(log)}),
 		grpc.ChainUnaryInterceptor(survive(log), refuse, g.unary),
 		grpc.ChainStreamInterceptor(surviveStream(log), refuseStream, g.stream),
 		grpc.MaxRecvMsgSize(requestMost), grpc.MaxHeaderListSize(headersMost), grpc.MaxConcurrentStreams(streamsOfConn),
@@ -45,8 +45,9 @@ func (a *api) remoteServer(log *slog.Logger) *grpc.Server {
 // certificate and the CA are those of the moment of each connection, strangers are counted until
 // it ends, and who has but a token is served on the same port.
 type apiTLS struct {
-	cluster *cluster
-	log     *slog.Logger
+	cluster   *cluster
+	log       *slog.Logger
+	strangers *slog.Logger // the same, for what anybody can bring about
 }
 
 // ServerHandshake says who calls. Its time is bounded by a deadline on raw, which gRPC sets.
@@ -59,7 +60,7 @@ func (t *apiTLS) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, 
 	if creds == nil {
 		return nil, nil, noCluster()
 	}
-	conn := tls.Server(v, creds.Server(trust.ProtocolAPI, trust.ProtocolJoin))
+	conn := tls.Server(v, v.keeper.greeting(v, creds.Server(trust.ProtocolAPI, trust.ProtocolJoin)))
 	if err := conn.HandshakeContext(context.Background()); err != nil {
 		return nil, nil, err
 	}
@@ -72,7 +73,7 @@ func (t *apiTLS) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, 
 		return nil, nil, err
 	}
 	if err := v.keeper.recognize(v, id, conn.ConnectionState()); err != nil {
-		t.log.Warn("a caller of the API was not let in", "caller", id, "from", v.RemoteAddr(), "err", err)
+		t.strangers.Warn("a caller of the API was not let in", "caller", id, "from", v.RemoteAddr(), "err", err)
 		return nil, nil, err
 	}
 	return conn, session{conn.ConnectionState()}, nil
@@ -91,7 +92,7 @@ func (t *apiTLS) admit(conn *tls.Conn, m *membership) {
 	door.Return = nil
 	id, err := door.Serve(context.Background(), conn)
 	if err != nil {
-		t.log.Warn("a login was refused", "from", conn.RemoteAddr(), "err", err)
+		t.strangers.Warn("a login was refused", "from", conn.RemoteAddr(), "err", err)
 		return
 	}
 	t.log.Info("somebody logged in", "caller", id, "from", conn.RemoteAddr())

@@ -22,11 +22,18 @@ func (s *watchServer) Watch(req *sluicev1.WatchRequest, stream grpc.ServerStream
 	if _, err := s.member(); err != nil {
 		return err
 	}
-	from, err := s.begin(req.GetSince(), stream)
+	first, from, err := s.watched.begin(req.GetSince())
 	if err != nil {
 		return err
 	}
-	defer s.watched.end()
+	defer s.watched.end(first)
+	if err := open(first, stream); err != nil {
+		return err
+	}
+	// The word that this is all, or that the reader may go on.
+	if err := stream.Send(&sluicev1.WatchResponse{Revision: from.last}); err != nil {
+		return err
+	}
 	for {
 		batch, more, err := from.read()
 		if err != nil {
@@ -48,25 +55,17 @@ func (s *watchServer) Watch(req *sluicev1.WatchRequest, stream grpc.ServerStream
 	}
 }
 
-// begin sends what there is, where nothing was seen yet, and returns where it goes on. Where it
-// returns no error the watch is to be ended.
-func (s *watchServer) begin(since uint64, stream grpc.ServerStreamingServer[sluicev1.WatchResponse]) (*place[change], error) {
-	first, from, err := s.watched.begin(since)
-	if err != nil {
-		return nil, err
-	}
-	for part := range slices.Chunk(first, ringBatch) {
+// open sends what there is, where nothing was seen yet.
+func open(first *opening, stream grpc.ServerStreamingServer[sluicev1.WatchResponse]) error {
+	for {
+		part, err := first.take()
+		if err != nil || len(part) == 0 {
+			return err
+		}
 		if err := stream.Send(&sluicev1.WatchResponse{Changes: part}); err != nil {
-			s.watched.end()
-			return nil, err
+			return err
 		}
 	}
-	// The word that this is all, or that the reader may go on.
-	if err := stream.Send(&sluicev1.WatchResponse{Revision: from.last}); err != nil {
-		s.watched.end()
-		return nil, err
-	}
-	return from, nil
 }
 
 func toChanges(batch []change) *sluicev1.WatchResponse {

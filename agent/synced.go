@@ -20,6 +20,7 @@ func (c *cluster) Met(id mesh.NodeID, until uint64) {
 	if until > mesh.LatestBelieved(c.now()) {
 		return // its clock is wrong, and it will not keep to that
 	}
+	c.noteTime(until)
 	c.contacts.Met(id, until)
 	if _, due := c.syncedLocked(); due && c.phase == inside {
 		c.wake()

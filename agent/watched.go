@@ -33,8 +33,9 @@ type watched struct {
 
 	mu      sync.Mutex
 	changes *ring[change]
-	have    seen      // nil while nobody looks
-	readers int       // that are there
+	have    seen // nil while nobody looks
+	readers int  // that are there
+	opening map[*opening]bool
 	until   time.Time // how long it is looked without readers
 }
 
@@ -48,7 +49,8 @@ type watchSource interface {
 
 // change is an entry of the ring.
 type change struct {
-	rev uint64
+	rev   uint64
+	bytes int
 	*sluicev1.Change
 }
 
@@ -56,7 +58,9 @@ type change struct {
 type seen map[mesh.Key]*sluicev1.Change
 
 func newWatched(source watchSource, now func() time.Time, start uint64, size int) *watched {
-	return &watched{source: source, now: now, wanted: make(chan struct{}, 1), changes: newRing[change]("change", RevisionGone, start, size)}
+	w := &watched{source: source, now: now, wanted: make(chan struct{}, 1), changes: newRing[change]("change", RevisionGone, start, size), opening: map[*opening]bool{}}
+	w.changes.weigh = func(c change) int { return c.bytes }
+	return w
 }
 
 // run looks while somebody reads, until ctx ends.
@@ -98,6 +102,12 @@ func (w *watched) turn() bool {
 		w.changes.forget()
 		return false
 	}
+	for o := range w.opening {
+		if w.now().After(o.until) {
+			o.cut()
+			delete(w.opening, o)
+		}
+	}
 	w.noteLocked()
 	return true
 }
@@ -112,8 +122,19 @@ func (w *watched) noteLocked() {
 	if before == nil {
 		return // nobody has seen anything that this could differ from
 	}
+	now.share(before)
 	if changes := before.to(now); len(changes) > 0 {
-		w.changes.put(len(changes), func(i int, rev uint64) change { return change{rev, changes[i]} })
+		w.changes.put(len(changes), func(i int, rev uint64) change { return change{rev, proto.Size(changes[i]), changes[i]} })
+	}
+}
+
+// share takes what has not changed from what there was before, so that what readers still hold of
+// it is there once.
+func (s seen) share(before seen) {
+	for k, c := range s {
+		if was := before[k]; was != nil && proto.Equal(was, c) {
+			s[k] = was
+		}
 	}
 }
 
@@ -126,7 +147,7 @@ func (s seen) to(later seen) []*sluicev1.Change {
 		}
 	}
 	for k, c := range later {
-		if was := s[k]; was == nil || was != c && !proto.Equal(was, c) {
+		if s[k] != c { // see share
 			come = append(come, k)
 		}
 	}
@@ -146,13 +167,14 @@ func (s seen) to(later seen) []*sluicev1.Change {
 
 // begin takes a reader in: what there is first, where since is 0, and where what follows is read.
 // Whoever begins must end.
-func (w *watched) begin(since uint64) (first []*sluicev1.Change, from *place[change], err error) {
+func (w *watched) begin(since uint64) (first *opening, from *place[change], err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	first = &opening{until: w.now().Add(openingLimit)}
 	if since == 0 {
 		w.noteLocked() // what was written before the call is in it
 		since = w.changes.newest()
-		first = seen(nil).to(w.have)
+		first.rest = seen(nil).to(w.have)
 	} else if w.have == nil {
 		return nil, nil, mesh.Refuse(RevisionGone, "watch without a revision", "what followed change %d is not kept any more", since)
 	}
@@ -161,14 +183,16 @@ func (w *watched) begin(since uint64) (first []*sluicev1.Change, from *place[cha
 		return nil, nil, err
 	}
 	w.readers++
+	w.opening[first] = true
 	signal(w.wanted)
 	return first, from, nil
 }
 
-// end lets a reader go.
-func (w *watched) end() {
+// end lets a reader go, with what it has not taken of what there was first.
+func (w *watched) end(first *opening) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	delete(w.opening, first)
 	w.readers--
 	w.until = w.now().Add(watchKept)
 }

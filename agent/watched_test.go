@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -69,6 +70,21 @@ func (r *watcher) apply(t *testing.T, changes []*sluicev1.Change) {
 	}
 }
 
+// all is what there is first.
+func all(t *testing.T, first *opening) (list []*sluicev1.Change) {
+	t.Helper()
+	for {
+		part, err := first.take()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(part) == 0 {
+			return list
+		}
+		list = append(list, part...)
+	}
+}
+
 // next is one connection: it takes what is there now and ends.
 func (r *watcher) next(t *testing.T, w *watched) error {
 	t.Helper()
@@ -76,10 +92,10 @@ func (r *watcher) next(t *testing.T, w *watched) error {
 	if err != nil {
 		return err
 	}
-	defer w.end()
+	defer w.end(first)
 	if r.rev == 0 {
 		r.have = map[string]*sluicev1.Service{}
-		r.apply(t, first)
+		r.apply(t, all(t, first))
 		r.rev = from.last
 	}
 	for {
@@ -162,7 +178,7 @@ func TestWatchIsNotKeptForEver(t *testing.T) {
 	if err := r.next(t, w); err != nil || len(r.have) != 2 {
 		t.Fatalf("got %v, %v", r.have, err)
 	}
-	_, slow, err := w.begin(r.rev)
+	first, slow, err := w.begin(r.rev)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +189,7 @@ func TestWatchIsNotKeptForEver(t *testing.T) {
 	if _, _, err := slow.read(); mesh.ReasonOf(err) != TooSlow {
 		t.Errorf("an overtaken reader: %v", err)
 	}
-	w.end()
+	w.end(first)
 	r = watcher{}
 	if err := r.next(t, w); err != nil || len(r.have) != 7 {
 		t.Fatalf("got %v, %v", r.have, err)
@@ -198,14 +214,116 @@ func TestWatchIsNotKeptForEver(t *testing.T) {
 	}
 }
 
+// Readers that take nothing hold the objects of a moment only where these changed since, and for a
+// minute.
+func TestSlowReadersHoldLittle(t *testing.T) {
+	w := scene.Crowd(t, 500)
+	view := w.State.Snapshot()
+	source, now := &world{all: objectsOf(view, make([]standing, len(view.Nodes)), "")}, time.Unix(0, 0)
+	watched := newWatched(source, func() time.Time { return now }, 1, 64)
+	held := map[*sluicev1.Change]bool{}
+	var readers []*opening
+	for n := range 8 {
+		first, _, err := watched.begin(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer watched.end(first)
+		readers = append(readers, first)
+		for _, c := range first.rest {
+			held[c] = true
+		}
+		source.set(n+1, "rr") // a change between two readers makes a Look that makes all anew
+		for k, c := range source.all {
+			source.all[k] = proto.CloneOf(c)
+		}
+		watched.turn()
+	}
+	if most := len(source.all) + len(readers); len(held) > most {
+		t.Errorf("%d readers hold %d objects, of %d at most", len(readers), len(held), most)
+	}
+	taken, err := readers[0].take()
+	if err != nil || len(taken) != ringBatch {
+		t.Fatalf("took %d, %v", len(taken), err)
+	}
+	_ = all(t, readers[1])
+	now = now.Add(openingLimit + time.Second)
+	watched.turn()
+	if _, err := readers[0].take(); mesh.ReasonOf(err) != TooSlow || readers[2].rest != nil {
+		t.Errorf("a reader that takes nothing for a minute: %v, it holds %d", err, len(readers[2].rest))
+	}
+	if part, err := readers[1].take(); err != nil || len(part) != 0 {
+		t.Errorf("one that took all in time: %v", err)
+	}
+}
+
+// However large objects are, a message is taken by any client, and what is kept has its limit.
+func TestWatchIsBoundedInBytes(t *testing.T) {
+	source := &world{all: seen{}}
+	w := newWatched(source, time.Now, 1, 4096)
+	source.set(0, "rr")
+	begun, from, err := w.begin(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.end(begun)
+	large := strings.Repeat("x", batchBytes/4)
+	most := 0
+	message := func(changes []*sluicev1.Change) {
+		most = max(most, proto.Size(&sluicev1.WatchResponse{Changes: changes}))
+	}
+	for n := range 40 {
+		source.set(n, large)
+		w.turn()
+	}
+	for {
+		batch, _, err := from.read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(batch) == 0 {
+			break
+		}
+		message(toChanges(batch).GetChanges())
+	}
+	first, _, err := w.begin(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.end(first)
+	for {
+		part, err := first.take()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(part) == 0 {
+			break
+		}
+		message(part)
+	}
+	if most == 0 || most > 2*batchBytes {
+		t.Errorf("a message has %d bytes", most)
+	}
+	for n := range 100 {
+		source.set(n, large+"y")
+		w.turn()
+	}
+	if w.changes.bytes > ringBytes || w.changes.bytes < ringBytes/2 {
+		t.Errorf("%d bytes are kept", w.changes.bytes)
+	}
+	if _, _, err := from.read(); mesh.ReasonOf(err) != TooSlow {
+		t.Errorf("who was overtaken by bytes: %v", err)
+	}
+}
+
 // An object comes after what it names, and goes before it.
 func TestWatchOrder(t *testing.T) {
 	kinds := []mesh.Kind{mesh.KindNode, mesh.KindNetwork, mesh.KindService, mesh.KindEndpoint}
-	all := seen{}
+	objects := seen{}
 	for i, kind := range kinds {
-		all[watchKey(kind, 9-i)] = &sluicev1.Change{Object: &sluicev1.Change_Node{Node: &sluicev1.Node{Id: string(kind)}}}
+		objects[watchKey(kind, 9-i)] = &sluicev1.Change{Object: &sluicev1.Change_Node{Node: &sluicev1.Node{Id: string(kind)}}}
 	}
-	come, gone := seen(nil).to(all), all.to(seen{})
+	come, gone := seen(nil).to(objects), objects.to(seen{})
 	for i, kind := range kinds {
 		if come[i].GetNode().GetId() != string(kind) || come[i].GetDeleted() {
 			t.Errorf("%d comes %v", i, come[i])
@@ -285,6 +403,8 @@ func BenchmarkWatchLook(b *testing.B) {
 	have := objectsOf(snap, make([]standing, len(snap.Nodes)), "")
 	b.ReportAllocs()
 	for b.Loop() {
-		have.to(objectsOf(snap, make([]standing, len(snap.Nodes)), ""))
+		now := objectsOf(snap, make([]standing, len(snap.Nodes)), "")
+		now.share(have)
+		have.to(now)
 	}
 }

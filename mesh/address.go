@@ -45,9 +45,9 @@ func (s *settling) until(a Attachment, service ServiceID) uint64 {
 }
 
 // address picks a free pair by hash of the endpoint's ID, claiming one more block where the
-// node's own are full. Where the network has none left, what rests is taken, longest rested
-// first: an endpoint without an address is worse than one that a stranger may speak to, and
-// by clocks that are wrong a rest may last for a day.
+// node's own are full. Where the network has few left, what rests is taken instead, longest
+// rested first: an endpoint without an address, here or at a node that comes later, is worse
+// than one that a stranger may speak to, and by clocks that are wrong a rest may last for a day.
 func (s *settling) address(e *Endpoint, n *Network) (Attachment, error) {
 	if asked := s.snap.asked(e, n.ID); len(asked) > 0 {
 		return s.fixed(e, n, asked)
@@ -65,6 +65,9 @@ func (s *settling) address(e *Endpoint, n *Network) (Attachment, error) {
 				}
 			}
 		}
+		if rests != 0 && !s.ample(n) {
+			return resting, nil
+		}
 		if err := s.claimBlock(n); err != nil {
 			if rests != 0 {
 				return resting, nil
@@ -72,6 +75,15 @@ func (s *settling) address(e *Endpoint, n *Network) (Attachment, error) {
 			return Attachment{}, err
 		}
 	}
+}
+
+// ample tells whether a network has so many free blocks that a node may claim one only because
+// what is in its own rests: a quarter of them, and at least one, stay for others.
+func (s *settling) ample(n *Network) bool {
+	count := n.blockCount()
+	four, _ := s.claimed(n)
+	left := count - len(four) - 1
+	return left > 0 && 4*left >= count
 }
 
 // pairs gives those of a block that an endpoint may have, in its own order.
@@ -173,8 +185,8 @@ func (s *settling) needless(needed map[NetworkID]bool) {
 }
 
 // release gives up the blocks that nobody has an address in, nor lately had. The first of a
-// network stays: it has the sandbox's own address. It is called only where the node has
-// something to write anyway, so that no passing of time alone makes one write.
+// network stays: it has the sandbox's own address. That a rest ends makes a node write, once:
+// what it keeps for nobody would be refused to everybody else.
 func (s *settling) release() {
 	used := map[netip.Prefix]bool{}
 	note := func(a at) {

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"strconv"
 )
@@ -90,21 +91,38 @@ func (snap *Snapshot) freeVNI(name string) (VNI, error) {
 	return 0, Refuse(PoolExhausted, "remove a network", "of %d VNIs %d are in use, 0 are free", span, span)
 }
 
+// freeSubnet is a subnet of the pool that no node leads elsewhere. Where there is none, it is one
+// that only lies in more that is led elsewhere, as all of 10.0.0.0/8 often is: packets follow the
+// blocks, which are longer prefixes.
 func (snap *Snapshot) freeSubnet(name string, pool netip.Prefix) (netip.Prefix, error) {
 	count := uint64(1) << max(0, subnetBits4-pool.Bits())
 	start := hash("subnet", name)
 	networks := uint64(0)
+	var within netip.Prefix
+	var first error // of those that no network keeps from us
 	for i := range count {
 		p := nth4(pool, subnetBits4, int((start+i)%count))
-		if snap.free(p) == nil && !snap.leadsElsewhere(p) {
+		err := snap.free(p)
+		switch {
+		case err == nil && !snap.leadsElsewhere(p):
 			return p, nil
-		}
-		if overlapped(p, snap.Networks) != nil {
+		case err == nil && !within.IsValid():
+			within = p
+		case err != nil && overlapped(p, snap.Networks) != nil:
 			networks++
+		case err != nil && first == nil:
+			first = err
 		}
 	}
-	return netip.Prefix{}, Refuse(PoolExhausted, "remove a network, or give --subnet", "of the %d subnets of pool %s networks have %d, %d are where a node is or leads elsewhere, 0 are free",
-		count, pool, networks, count-networks)
+	if within.IsValid() {
+		return within, nil
+	}
+	do, led := "remove a network, or give --subnet", ""
+	if r, ok := errors.AsType[*Refusal](first); ok {
+		do, led = "remove a network, that route, or a node that is gone, or give --subnet", " ("+r.Why+")"
+	}
+	return netip.Prefix{}, Refuse(PoolExhausted, do, "of the %d subnets of pool %s networks have %d, %d are where a node is or leads elsewhere%s, 0 are free",
+		count, pool, networks, count-networks, led)
 }
 
 // free refuses a subnet that a network overlaps or a node is in.

@@ -43,58 +43,68 @@ func subnetClaims(live []Record) []subnetClaim {
 // both claim. A network that lost what it was made with is not built; one that lost a further
 // subnet is built without it.
 func (snap *Snapshot) settleNetworks(live []Record) {
-	held := map[NetworkID]*Network{}
-	var order []*Network // of held
+	held := heldNetworks{vnis: map[VNI]NetworkID{}}
+	kept := map[NetworkID][]Subnet{} // of More, by network that is built
 	for _, c := range subnetClaims(live) {
 		n := c.network
 		if c.further == theFirst {
-			first := *n
-			first.More = nil
-			if lost, clashed := clash(&first, order); clashed {
+			if lost, clashed := held.take(n); clashed {
 				snap.Conflicts = append(snap.Conflicts, lost)
 				delete(snap.networks, n.ID)
 				continue
 			}
-			held[n.ID] = &first
-			order = append(order, &first)
+			kept[n.ID] = nil
 			continue
 		}
-		have := held[n.ID]
-		if have == nil {
+		if _, built := kept[n.ID]; !built {
 			continue
 		}
 		s := n.More[c.further]
-		if winner := overlapped(s.Prefix, order); winner != nil {
-			snap.Conflicts = append(snap.Conflicts, Conflict{KindNetwork, string(n.ID), "subnet " + s.Prefix.String(), string(winner.ID), SubnetTaken})
+		if winner, taken := held.ranges.overlapped(s.Prefix); taken {
+			snap.Conflicts = append(snap.Conflicts, Conflict{KindNetwork, string(n.ID), "subnet " + s.Prefix.String(), string(winner), SubnetTaken})
 			continue
 		}
-		have.More = append(have.More, s)
+		held.ranges.add(s.Prefix, n.ID)
+		kept[n.ID] = append(kept[n.ID], s)
 	}
-	for _, n := range order {
+	for id, more := range kept {
 		// The order of More is that of the record: blocks are numbered by it.
-		written := snap.networks[n.ID]
-		if len(n.More) == len(written.More) {
+		written := snap.networks[id]
+		if len(more) == len(written.More) {
 			continue
 		}
-		kept := *n
-		kept.More = slices.DeleteFunc(slices.Clone(written.More), func(s Subnet) bool { return !slices.Contains(n.More, s) })
-		snap.networks[n.ID] = &kept
+		less := *written
+		less.More = slices.DeleteFunc(slices.Clone(written.More), func(s Subnet) bool { return !slices.Contains(more, s) })
+		snap.networks[id] = &less
 	}
 }
 
-// clash says what n, just made, claims that one of held has.
-func clash(n *Network, held []*Network) (Conflict, bool) {
+// heldNetworks is what networks hold against those that come later.
+type heldNetworks struct {
+	vnis   map[VNI]NetworkID
+	ranges ranges
+}
+
+// take gives a network what it was made with, unless an older one has a part of that.
+func (h *heldNetworks) take(n *Network) (lost Conflict, clashed bool) {
 	c := Conflict{Kind: KindNetwork, ID: string(n.ID)}
-	same := func(o *Network) bool { return n.VNI == o.VNI || n.VNI == o.EntryVNI }
-	if i := slices.IndexFunc(held, same); i >= 0 {
-		c.Claim, c.Winner, c.Reason = "VNI "+strconv.Itoa(int(n.VNI)), string(held[i].ID), VNITaken
+	if winner, taken := h.vnis[n.VNI]; taken {
+		c.Claim, c.Winner, c.Reason = "VNI "+strconv.Itoa(int(n.VNI)), string(winner), VNITaken
 		return c, true
 	}
-	for _, p := range n.Subnets() {
-		if winner := overlapped(p, held); winner != nil {
-			c.Claim, c.Winner, c.Reason = "subnet "+p.String(), string(winner.ID), SubnetTaken
+	first := []netip.Prefix{n.Subnet4, n.Subnet6}
+	for _, p := range first {
+		if winner, taken := h.ranges.overlapped(p); taken {
+			c.Claim, c.Winner, c.Reason = "subnet "+p.String(), string(winner), SubnetTaken
 			return c, true
 		}
+	}
+	h.vnis[n.VNI] = n.ID
+	if n.Ingress() {
+		h.vnis[n.EntryVNI] = n.ID
+	}
+	for _, p := range first {
+		h.ranges.add(p, n.ID)
 	}
 	return c, false
 }

@@ -71,9 +71,38 @@ func (snap *Snapshot) CheckFixed(e *Endpoint, now uint64) error {
 		return nil
 	}
 	for _, a := range e.Fixed {
-		in := func(id NetworkID) bool { n := snap.Network(id); return n != nil && n.Contains(a) }
-		if !slices.ContainsFunc(service.Uses(), in) {
-			return Refuse(BadAddress, "give an address of one of the networks of the service: see sluice network ls", "%s is in no network of service %q", a, service.Name)
+		if !snap.anyContains(service.Uses(), a) {
+			return notIn(service, a)
+		}
+	}
+	return nil
+}
+
+func (snap *Snapshot) anyContains(ids []NetworkID, a netip.Addr) bool {
+	return slices.ContainsFunc(ids, func(id NetworkID) bool { n := snap.Network(id); return n != nil && n.Contains(a) })
+}
+
+func notIn(service *Service, a netip.Addr) error {
+	return Refuse(BadAddress, "give an address of one of the networks of the service: see sluice network ls", "%s is in no network of service %q", a, service.Name)
+}
+
+// stranded refuses a network's addresses to an endpoint that asks for one whose subnet went: to an
+// older claim, or because another write of the network took the place of the one that added it.
+// It is to have that one or none, since others were told of it. What it asked for on a network that
+// its service uses no longer is over.
+func (snap *Snapshot) stranded(e *Endpoint, service *Service, id NetworkID) error {
+	uses := service.Uses()
+	for _, a := range e.Fixed {
+		answered := func(asked at) bool { return asked.addr.Is4() == a.Is4() }
+		if snap.anyContains(uses, a) || slices.ContainsFunc(snap.asked(e, id), answered) {
+			continue
+		}
+		// Networks has them with the subnets that they lost.
+		here := func(n *Network) bool { return n.ID == id && n.Contains(a) }
+		anywhere := func(n *Network) bool { return n.Contains(a) }
+		if slices.ContainsFunc(snap.Networks, here) || !slices.ContainsFunc(snap.Networks, anywhere) {
+			return Refuse(BadAddress, "give the subnet to the network again: sluice network update NETWORK --subnet CIDR, or attach the endpoint anew",
+				"%s, which endpoint %q asks for, is in no network of service %q any more", a, e.Name, service.Name)
 		}
 	}
 	return nil
@@ -115,12 +144,45 @@ func (snap *Snapshot) fits(e *Endpoint, n *Network, asked []at, now uint64) erro
 				return Refuse(BadAddress, "give addresses of one block, or only one of them", "%s and %s are not of one block of node %q, which has %s with %s", asked[0].addr, asked[1].addr, node.Name, b.V4, b.V6)
 			}
 			if node.ID != e.Node && (b.V4 == want.V4 || b.V6 == want.V6) {
-				return Refuse(BlockTaken, "attach it there, or choose another address", "node %q gives the addresses of %s and %s, where %s is", node.Name, b.V4, b.V6, asked[0].addr)
+				return snap.blockTaken(node, b, asked[0].addr, now)
 			}
 		}
 	}
 	return nil
 }
+
+// blockTaken refuses an address of another node's block, and says until when where the block only
+// waits for what is in it to rest no more.
+func (snap *Snapshot) blockTaken(node *Node, b Block, a netip.Addr, now uint64) error {
+	const do = "attach it there, or choose another address"
+	if until := snap.emptyFrom(node, b); until > now {
+		return Refuse(BlockTaken, do+", or try again then", "node %q gives the addresses of %s and %s, where %s is: none is in use, and it gives them back at %s", node.Name, b.V4, b.V6, a, clock(until))
+	}
+	return Refuse(BlockTaken, do, "node %q gives the addresses of %s and %s, where %s is", node.Name, b.V4, b.V6, a)
+}
+
+// emptyFrom is when the last address of a block rests no more; 0 where one is in use or the block
+// is the node's first, which it keeps.
+func (snap *Snapshot) emptyFrom(node *Node, b Block) uint64 {
+	if node.BlocksOf(b.Network)[0] == b {
+		return 0
+	}
+	for _, e := range snap.Endpoints {
+		if a, on := e.On(b.Network); on && e.Node == node.ID && (b.V4.Contains(a.V4) || b.V6.Contains(a.V6)) {
+			return 0
+		}
+	}
+	until := uint64(0)
+	for a, r := range snap.rests {
+		if a.network == b.Network && (b.V4.Contains(a.addr) || b.V6.Contains(a.addr)) {
+			until = max(until, r.until)
+		}
+	}
+	return until
+}
+
+// clock is a time of records as people read it.
+func clock(micros uint64) string { return time.UnixMicro(int64(micros)).UTC().Format(time.RFC3339) }
 
 // checkHeld refuses what another endpoint of the same node has, or some other had a moment ago.
 func (snap *Snapshot) checkHeld(e *Endpoint, n *Network, a at, now uint64) error {
@@ -132,7 +194,7 @@ func (snap *Snapshot) checkHeld(e *Endpoint, n *Network, a at, now uint64) error
 	}
 	if until := snap.restsUntil(a, e.Service, now); until != 0 {
 		return Refuse(AddressRests, "choose another address, or try again then", "%s was that of an endpoint of another service, and is given to nobody until %s",
-			a.addr, time.UnixMicro(int64(until)).UTC().Format(time.RFC3339))
+			a.addr, clock(until))
 	}
 	return nil
 }
@@ -166,6 +228,9 @@ func (snap *Snapshot) Unmet(e *Endpoint) error {
 				return err
 			}
 			return Refuse(AddressTaken, "wait, or see sluice status on its node", "endpoint %q has not got %s yet", e.Name, a.addr)
+		}
+		if err := snap.stranded(e, service, id); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -175,3 +175,133 @@ func TestFixedAddressAcrossSplit(t *testing.T) {
 		t.Errorf("it is free, and %v has it", w.endpoint(11).Attached)
 	}
 }
+
+// The address of an endpoint that is gone can be asked for at another node: a minute later, since its
+// block is given back then, which the refusal says.
+func TestFixedAddressMoves(t *testing.T) {
+	w, blue := fixedWorld(t)
+	free := blue.block(0)
+	if w.state.Snapshot().Node(testID[NodeID]('a', 1)).Blocks[0].V4 == free.V4 {
+		free = blue.block(1)
+	}
+	v4, _ := free.address(5)
+	e := testEndpoint(2, 1, 1)
+	e.Fixed = []netip.Addr{v4}
+	w.write(e.Node, EndpointRecord(e))
+	w.settleAll()
+	moved := testEndpoint(3, 2, 1)
+	moved.Fixed = e.Fixed
+	check := func() error { return w.state.Snapshot().CheckFixed(moved, w.time) }
+	if err := check(); ReasonOf(err) != AddressTaken {
+		t.Errorf("while it is in use: %v", err)
+	}
+	w.end("e2", blue.ID)
+	until := clock(w.time + restMicros)
+	w.settleAll()
+	if err := check(); ReasonOf(err) != BlockTaken || !strings.Contains(err.Error(), "back at "+until) {
+		t.Errorf("at once: %v", err)
+	}
+	w.time += restMicros
+	w.settleAll()
+	if err := check(); err != nil {
+		t.Errorf("a minute later: %v", err)
+	}
+	w.write(moved.Node, EndpointRecord(moved))
+	w.settleAll()
+	if a, _ := w.endpoint(3).On(blue.ID); a.V4 != v4 {
+		t.Errorf("it is given %v", a)
+	}
+}
+
+// halved is a split: the world as each side sees it. Node 1 and node 2 then write of their own.
+func (w *world) halved() [2]*world {
+	var halves [2]*world
+	for i := range halves {
+		halves[i] = &world{t: w.t, state: *merged(w.state.Records()...), time: w.time + uint64(100*i)}
+	}
+	return halves
+}
+
+// met is what both sides of a split have once it has healed.
+func met(halves [2]*world) *world {
+	records := append(halves[0].state.Records(), halves[1].state.Records()...)
+	return &world{t: halves[0].t, state: *merged(records...), time: max(halves[0].time, halves[1].time) + 100}
+}
+
+// A further subnet goes, by a later write of its network or an older claim of another one: who asked
+// for an address of it is without, says so, and gets it once the subnet is there again.
+func TestFixedAddressOfLostSubnet(t *testing.T) {
+	want := netip.MustParseAddr("10.0.10.5")
+	for name, c := range map[string]struct {
+		pauses [2]uint64 // before each side writes
+		lose   func(w *world, blue *Network)
+	}{
+		"to a later write": {[2]uint64{0, 1000}, func(w *world, blue *Network) { w.grow(blue.ID, "10.0.11.0/24") }},
+		"to an older claim": {[2]uint64{1000, 0}, func(w *world, _ *Network) {
+			green, err := NewNetwork(w.state.Snapshot(), testID[NetworkID]('b', 2), "green", netip.MustParsePrefix("10.0.8.0/21"))
+			if err != nil {
+				w.t.Fatalf("%v", err)
+			}
+			w.write(testID[NodeID]('a', 2), NetworkRecord(green))
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, blue := fixedWorld(t)
+			before := w.endpoint(1).Attached
+			halves := w.halved()
+			for i, h := range halves {
+				h.time += c.pauses[i]
+			}
+			c.lose(halves[1], blue)
+			halves[0].grow(blue.ID, "10.0.10.0/24")
+			e := testEndpoint(20, 1, 1)
+			e.Fixed = []netip.Addr{want}
+			halves[0].write(e.Node, EndpointRecord(e))
+			halves[0].settle(e.Node)
+			if a, _ := halves[0].endpoint(20).On(blue.ID); a.V4 != want {
+				t.Fatalf("it is given %v", a)
+			}
+			w = met(halves)
+			w.settleAll()
+			settled(t, w.state.Snapshot())
+			snap := w.state.Snapshot()
+			_, refused := Settle(snap, e.Node, w.time)
+			if got := w.endpoint(20); len(got.Attached) != 0 || ReasonOf(snap.Unmet(got)) != BadAddress || ReasonOf(refused[got.ID]) != BadAddress {
+				t.Errorf("it has %v, unmet: %v, refused: %v", got.Attached, snap.Unmet(got), refused)
+			}
+			if got := w.endpoint(1); !slices.Equal(got.Attached, before) || snap.Unmet(got) != nil {
+				t.Errorf("another one had %v and has %v", before, got.Attached)
+			}
+			if green := snap.NetworkNamed("green"); green != nil {
+				w.write(testID[NodeID]('a', 1), Tombstone(NetworkRecord(green)))
+			} else {
+				w.grow(blue.ID, "10.0.10.0/24")
+			}
+			w.settleAll()
+			if a, _ := w.endpoint(20).On(blue.ID); a.V4 != want {
+				t.Errorf("the subnet is back, and it has %v", a)
+			}
+		})
+	}
+}
+
+// What was asked for on a network that the service uses no longer keeps the endpoint from no other.
+func TestFixedAddressOfLeftNetwork(t *testing.T) {
+	w, _ := fixedWorld(t)
+	green, err := NewNetwork(w.state.Snapshot(), testID[NetworkID]('b', 2), "green", netip.MustParsePrefix("10.1.0.0/24"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.write(testID[NodeID]('a', 1), NetworkRecord(green))
+	e := testEndpoint(20, 1, 1)
+	e.Fixed = addrs("10.0.0.5")
+	w.write(e.Node, EndpointRecord(e))
+	moved := testService(1)
+	moved.Networks = []NetworkID{green.ID}
+	w.write(testID[NodeID]('a', 1), ServiceRecord(moved))
+	w.settleAll()
+	settled(t, w.state.Snapshot())
+	if _, on := w.endpoint(20).On(green.ID); !on {
+		t.Errorf("it has %v", w.endpoint(20).Attached)
+	}
+}

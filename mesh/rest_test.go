@@ -3,6 +3,7 @@ package mesh
 import (
 	"net/netip"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -72,13 +73,13 @@ func TestAddressesRest(t *testing.T) {
 	})
 }
 
-// roomy tells whether a network has a block that nobody claims: then nobody has to take what rests.
+// roomy tells whether a network has many blocks that nobody claims: then nobody has to take what rests.
 func roomy(snap *Snapshot, id NetworkID) bool {
 	n, claimed := snap.Network(id), 0
 	for _, node := range snap.Nodes {
 		claimed += len(node.BlocksOf(id))
 	}
-	return claimed < n.blockCount()
+	return 4*(n.blockCount()-claimed) > n.blockCount()
 }
 
 func TestFixedAddressRests(t *testing.T) {
@@ -168,6 +169,42 @@ func TestBlocksAreReleased(t *testing.T) {
 	}
 }
 
+// A node with one short-lived endpoint at a time takes no network from the others, however often
+// it starts one.
+func TestChurnStarvesNobody(t *testing.T) {
+	for name, pause := range map[string]time.Duration{"three a second": time.Second / 3, "thirty a second": time.Second / 30} {
+		t.Run(name, func(t *testing.T) {
+			w, blue := fixedWorld(t)
+			a, b := testID[NodeID]('a', 1), testID[NodeID]('a', 2)
+			for i := range 300 {
+				w.write(a, EndpointRecord(testEndpoint(100+i, 1, 1)))
+				w.settleAll()
+				w.end(testEndpoint(100+i, 1, 1).Name, blue.ID)
+				w.settleAll()
+				w.time += uint64(pause.Microseconds())
+			}
+			settled(t, w.state.Snapshot())
+			w.write(b, EndpointRecord(testEndpoint(900, 2, 1)))
+			w.settleAll()
+			settled(t, w.state.Snapshot())
+			if got := w.endpoint(900).Attached; len(got) != 1 {
+				t.Errorf("another node's first endpoint has %v", got)
+			}
+			w.time += restMicros
+			w.settleAll()
+			if n := len(w.state.Snapshot().Node(a).BlocksOf(blue.ID)); n > 2 || n == 2 && inFirst(w.state.Snapshot().Node(a), w.endpoint(1), blue.ID) {
+				t.Errorf("%d blocks for one endpoint", n)
+			}
+		})
+	}
+}
+
+// inFirst tells whether an endpoint's address is in the first of its node's blocks.
+func inFirst(n *Node, e *Endpoint, id NetworkID) bool {
+	a, _ := e.On(id)
+	return n.BlocksOf(id)[0].V4.Contains(a.V4)
+}
+
 // inOne tells whether all endpoints of a network are in one block.
 func inOne(snap *Snapshot, id NetworkID) bool {
 	in := map[netip.Prefix]bool{}
@@ -204,5 +241,40 @@ func TestFreedIsChecked(t *testing.T) {
 		if err := r.Validate(); ReasonOf(err) != BadRecord {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// Who loses its block to an older claim leaves its addresses: they rest at the winner too.
+func TestAddressesOfLostBlockRest(t *testing.T) {
+	w, blue := fixedWorld(t)
+	free := blue.block(0)
+	if w.state.Snapshot().Node(testID[NodeID]('a', 1)).Blocks[0].V4 == free.V4 {
+		free = blue.block(1)
+	}
+	first, _ := free.address(5)
+	second, _ := free.address(9)
+	halves := w.halved()
+	for i, want := range []netip.Addr{first, second} {
+		e := testEndpoint(10+i, i+1, 1)
+		e.Fixed = []netip.Addr{want}
+		halves[i].write(e.Node, EndpointRecord(e))
+		halves[i].settle(e.Node)
+	}
+	w = met(halves)
+	w.settleAll()
+	stranger := testEndpoint(20, 1, 2)
+	stranger.Fixed = []netip.Addr{second}
+	if a, _ := w.endpoint(10).On(blue.ID); a.V4 != first {
+		t.Fatalf("the older claim lost %s: %v", first, a)
+	}
+	lost := w.endpoint(11)
+	lost.Fixed = nil // so that it asks for it no longer
+	w.write(lost.Node, EndpointRecord(lost))
+	w.settleAll()
+	if err := w.state.Snapshot().CheckFixed(stranger, w.time); ReasonOf(err) != AddressRests {
+		t.Errorf("to an endpoint of another service: %v", err)
+	}
+	if err := w.state.Snapshot().CheckFixed(stranger, w.time+restMicros); err != nil {
+		t.Errorf("a minute later: %v", err)
 	}
 }

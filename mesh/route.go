@@ -27,45 +27,69 @@ func groupBits(a netip.Addr) int {
 	return 56
 }
 
+// group is the range that a route is told with.
+func (r Route) group() netip.Prefix {
+	return netip.PrefixFrom(r.Prefix.Addr(), min(r.Prefix.Bits(), groupBits(r.Prefix.Addr()))).Masked()
+}
+
 // ReportedRoutes is what a node's record says of its routes, in a fixed order. Many in one small
 // range become one, so that what comes and goes there by the hundred does not change the record.
 // Of too many those come first that concern a network or the pool, then the larger ones.
 func (snap *Snapshot) ReportedRoutes(routes []Route) []Route {
-	groups := map[netip.Prefix][]Route{}
+	sorted := make([]Route, 0, len(routes))
 	for _, r := range routes {
 		if r.valid() {
-			group := netip.PrefixFrom(r.Prefix.Addr(), min(r.Prefix.Bits(), groupBits(r.Prefix.Addr()))).Masked()
-			groups[group] = append(groups[group], r)
+			sorted = append(sorted, r)
 		}
 	}
+	slices.SortFunc(sorted, compareRoutes)
 	var list []Route
-	for group, in := range groups {
-		if len(in) > routeGroup {
-			in = []Route{{group, "routes to parts of it"}}
+	for begin := 0; begin < len(sorted); { // what is in one group follows one another
+		group, end := sorted[begin].group(), begin+1
+		for end < len(sorted) && sorted[end].group() == group {
+			end++
 		}
-		list = append(list, in...)
+		if in := sorted[begin:end]; len(in) > routeGroup {
+			list = append(list, Route{group, "routes to parts of it"})
+		} else {
+			list = append(list, in...)
+		}
+		begin = end
 	}
 	slices.SortFunc(list, compareRoutes)
 	list = slices.CompactFunc(list, func(a, b Route) bool { return a.Prefix == b.Prefix })
 	if len(list) > routeLimit {
-		aside := func(r Route) int {
-			if snap.concerns(r.Prefix) {
-				return 0
-			}
-			return 1
-		}
-		slices.SortStableFunc(list, func(a, b Route) int {
-			return cmp.Or(cmp.Compare(aside(a), aside(b)), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()))
-		})
-		list = list[:routeLimit]
+		list = slices.Clone(snap.foremost(list)[:routeLimit])
 		slices.SortFunc(list, compareRoutes)
 	}
 	return list
 }
 
-func (snap *Snapshot) concerns(p netip.Prefix) bool {
+// foremost puts those first that concern a network or the pool, then the larger ones.
+func (snap *Snapshot) foremost(routes []Route) []Route {
+	var ours ranges // those of networks that are built overlap none
+	for _, n := range snap.networks {
+		for _, p := range n.Subnets() {
+			ours.add(p, n.ID)
+		}
+	}
 	ingress := snap.Network(IngressNetwork)
-	return overlapped(p, snap.Networks) != nil || ingress != nil && ingress.Pool.Overlaps(p)
+	concerns := func(p netip.Prefix) bool {
+		_, overlaps := ours.overlapped(p)
+		return overlaps || ingress != nil && ingress.Pool.Overlaps(p)
+	}
+	var sorted, aside []Route
+	for _, r := range routes {
+		if concerns(r.Prefix) {
+			sorted = append(sorted, r)
+		} else {
+			aside = append(aside, r)
+		}
+	}
+	larger := func(a, b Route) int { return cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()) }
+	slices.SortStableFunc(sorted, larger)
+	slices.SortStableFunc(aside, larger)
+	return append(sorted, aside...)
 }
 
 func compareRoutes(a, b Route) int {

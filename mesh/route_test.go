@@ -55,6 +55,25 @@ func TestNetworksAvoidRoutes(t *testing.T) {
 	}
 }
 
+// A route to the whole pool and more, as many companies have one, keeps nobody from making networks:
+// the subnets that it alone covers come last.
+func TestPoolWithinRoute(t *testing.T) {
+	w := newWorld(t, 2)
+	ingress := *w.state.Snapshot().Network(IngressNetwork)
+	ingress.Pool = netip.MustParsePrefix("10.192.0.0/18") // four subnets
+	w.write(testID[NodeID]('a', 1), NetworkRecord(&ingress))
+	w.lead(2, "10.0.0.0/8", "10.192.16.0/21", "10.192.32.0/20")
+	for i := range 2 {
+		n, err := NewNetwork(w.state.Snapshot(), testID[NetworkID]('b', i+1), fmt.Sprintf("n%d", i), netip.Prefix{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.write(testID[NodeID]('a', 1), NetworkRecord(n))
+	}
+	_, err := NewNetwork(w.state.Snapshot(), testID[NetworkID]('b', 9), "n9", netip.Prefix{})
+	exhausted(t, err, "networks have 2, 2 are where", `node "n2" has a route to 10.192.`, "(route dev eth0)", "0 are free")
+}
+
 func TestRouteConflicts(t *testing.T) {
 	w, blue := fixedWorld(t)
 	w.grow(blue.ID, "10.1.0.0/20")
@@ -108,5 +127,16 @@ func TestReportedRoutes(t *testing.T) {
 		if err := testNode(1).WithRoutes(list).Validate(); ReasonOf(err) != BadRecord {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+func BenchmarkReportedRoutes(b *testing.B) {
+	snap := manyNetworks(b, 100).Snapshot()
+	all := make([]Route, 100_000)
+	for i := range all {
+		all[i] = Route{nth4(netip.MustParsePrefix("64.0.0.0/2"), 24, i), "route via 192.0.2.1 dev eth0"}
+	}
+	for b.Loop() {
+		snap.ReportedRoutes(all)
 	}
 }

@@ -42,9 +42,7 @@ func Settle(snap *Snapshot, self NodeID, now uint64) ([]Record, map[EndpointID]e
 		}
 	}
 	s.needless(needed)
-	if len(records) > 0 {
-		s.release()
-	}
+	s.release()
 	old := held
 	if w := snap.written[self]; w != nil {
 		old = w
@@ -137,9 +135,14 @@ func (s *settling) attach(e *Endpoint, service *Service, needed map[NetworkID]bo
 			continue
 		}
 		needed[id] = true
+		stranded := s.snap.stranded(e, service, id)
+		refused = cmp.Or(stranded, refused)
 		have, attached := e.On(id)
 		if attached && s.keeps(e, have) {
 			next.Attached = append(next.Attached, have)
+			continue
+		}
+		if stranded != nil {
 			continue
 		}
 		a, err := s.address(e, n)
@@ -152,7 +155,7 @@ func (s *settling) attach(e *Endpoint, service *Service, needed map[NetworkID]bo
 	}
 	slices.SortFunc(next.Attached, func(a, b Attachment) int { return cmp.Compare(a.Network, b.Network) })
 	for _, a := range e.Attached {
-		if !slices.Contains(next.Attached, a) && s.owns(a) {
+		if !slices.Contains(next.Attached, a) {
 			next.leave(a, s.now)
 		}
 	}

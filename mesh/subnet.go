@@ -61,6 +61,22 @@ func (snap *Snapshot) Grow(n *Network, subnets []netip.Prefix, now uint64) (*Net
 	return &next, next.Validate()
 }
 
+// Regrown is the network with those of the lost subnets again that no other of its own overlaps, as
+// far as there is room, each with the claim that it had; nil where there are none.
+func (n *Network) Regrown(lost []Subnet) *Network {
+	next := *n
+	next.More = slices.Clone(n.More)
+	for _, s := range lost {
+		if len(next.More) < moreLimit && !slices.ContainsFunc(next.Subnets(), s.Prefix.Overlaps) {
+			next.More = append(next.More, s)
+		}
+	}
+	if len(next.More) == len(n.More) || next.Validate() != nil {
+		return nil
+	}
+	return &next
+}
+
 // validateMore refuses further subnets that no node adds.
 func (n *Network) validateMore() error {
 	if len(n.More) > moreLimit {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/sluice-mesh/sluice/mesh"
 )
@@ -16,11 +18,13 @@ type delegate struct {
 	queue    *queue
 	book     *logbook
 	inbox    chan []byte // messages that came by packet or stream
-	stay     stay
+	stay     atomic.Pointer[stay]
+	renewed  chan struct{} // holds one token while others are to be told another stay
 
 	// Of the goroutine that takes messages in.
-	heard *heard
-	words words
+	heard   *heard
+	words   words
+	renewAt time.Time // not before
 
 	gate   sync.RWMutex // held for reading while State is called
 	closed bool
@@ -35,14 +39,17 @@ const inboxSize = 256
 const relayLimit = 64
 
 func newDelegate(cfg Config, q *queue, book *logbook) *delegate {
-	return &delegate{
+	d := &delegate{
 		self: cfg.ID, state: cfg.State, verifier: cfg.Verifier, queue: q, book: book, inbox: make(chan []byte, inboxSize),
-		stay: newStay(), heard: newHeard(), words: words{},
+		renewed: make(chan struct{}, 1), heard: newHeard(), words: words{},
 	}
+	own := newStay()
+	d.stay.Store(&own)
+	return d
 }
 
 // NodeMeta tells the others that this is a node of sluice, and since when it is here.
-func (d *delegate) NodeMeta(int) []byte { return d.stay.meta() }
+func (d *delegate) NodeMeta(int) []byte { return d.stay.Load().meta() }
 
 // NotifyMsg must not block, and msg is memberlist's own buffer.
 func (d *delegate) NotifyMsg(msg []byte) {
@@ -76,24 +83,46 @@ func (d *delegate) LocalState(bool) []byte { return nil }
 func (d *delegate) MergeRemoteState([]byte, bool) {}
 
 // merge takes a message that came by datagram or from its writer, and passes on what was new.
-// Of a message with a record that was refused nothing is remembered: a writer who is no member
-// yet may be one in a moment.
 func (d *delegate) merge(msg []byte) {
 	if msg = d.heard.news(msg); len(msg) == 1 && msg[0] == wireVersion {
 		return
 	}
-	if _, whole := d.absorb(msg, d.admit, d.relay); whole {
-		d.heard.note(msg)
-	}
+	records, _ := d.absorb(msg, d.admit, d.relay)
+	d.heard.note(d.settled(records))
 }
 
 // take is merge for an exchange: what is new here then is not news to others, and
 // everybody will compare. What State answers in this node's own name is.
 func (d *delegate) take(msg []byte) int {
-	fresh, _ := d.absorb(msg, func(mesh.Record) error { return nil }, func(fresh []mesh.Record) {
+	_, fresh := d.absorb(msg, func(mesh.Record) error { return nil }, func(fresh []mesh.Record) {
 		d.relay(slices.DeleteFunc(slices.Clone(fresh), func(r mesh.Record) bool { return r.Version.Writer != d.self }))
 	})
 	return fresh
+}
+
+// settled are those of the records that State has, or newer ones, so that they need not come
+// again. What it left out may be good in a moment: its clock may be wrong.
+func (d *delegate) settled(records []mesh.Record) []mesh.Record {
+	if len(records) == 0 {
+		return nil
+	}
+	keys := make([]mesh.Key, len(records))
+	for i, r := range records {
+		keys[i] = r.Key()
+	}
+	d.gate.RLock()
+	defer d.gate.RUnlock()
+	if d.closed {
+		return nil
+	}
+	have := make(map[mesh.Key]mesh.Version, len(keys))
+	for _, r := range d.state.Select(keys) {
+		have[r.Key()] = r.Version
+	}
+	return slices.DeleteFunc(records, func(r mesh.Record) bool {
+		version, known := have[r.Key()]
+		return !known || version.Compare(r.Version) < 0
+	})
 }
 
 // admit is for a record that came by packet.
@@ -104,13 +133,13 @@ func (d *delegate) admit(r mesh.Record) error {
 	return d.verifier.Admit(r)
 }
 
-// absorb hands the records of a message to State and returns how many were new, and whether
-// State got all of them.
-func (d *delegate) absorb(msg []byte, admit func(mesh.Record) error, pass func(fresh []mesh.Record)) (fresh int, whole bool) {
+// absorb hands the records of a message to State and returns those that State got, and how many
+// were new. A writer who is no member yet may be one in a moment.
+func (d *delegate) absorb(msg []byte, admit func(mesh.Record) error, pass func(fresh []mesh.Record)) (got []mesh.Record, fresh int) {
 	records, left, err := decode(msg, noticeLimit, d.verifier)
 	if err != nil {
 		d.book.Warn("gossip message refused", "err", err)
-		return 0, false
+		return nil, 0
 	}
 	records = slices.DeleteFunc(records, func(r mesh.Record) bool {
 		err := admit(r)
@@ -125,11 +154,11 @@ func (d *delegate) absorb(msg []byte, admit func(mesh.Record) error, pass func(f
 	d.gate.RLock()
 	defer d.gate.RUnlock()
 	if d.closed || len(records) == 0 {
-		return 0, false
+		return nil, 0
 	}
 	taken := d.state.Merge(records)
 	pass(taken)
-	return len(taken), left.count == 0
+	return records, len(taken)
 }
 
 // relay gossips on what was new here: memberlist passes on no message by itself.

@@ -16,6 +16,7 @@ import (
 const (
 	strangerLimit = 256      // streams from addresses that are no peer's, all together
 	sourceLimit   = 32       // streams from one address, a peer's too: others may live there
+	sourceFew     = 4        // streams from one address that others of strangers make room for
 	guestBytes    = 4 << 20  // read from one stream: 20,000 members, or one large record
 	strangerBytes = 32 << 20 // read from open streams of strangers, all together
 	sourceBytes   = 8 << 20  // read from open streams of one address
@@ -27,7 +28,7 @@ const metFor = 10 * time.Minute
 var errCrowded = errors.New("the stream was closed in favour of others, or has sent too much")
 
 // door lets streams in. Where there are too many of a kind, the oldest one that has not
-// named itself gives way: an honest stream is over in milliseconds, so that a crowd of
+// named itself gives way, of those of a crowd first: an honest stream is over in milliseconds, so that a crowd of
 // idle ones does not keep it out. Safe for concurrent use.
 type door struct {
 	book      *logbook
@@ -119,7 +120,7 @@ func (d *door) admit(g *guest) (out *guest) {
 	case s.guests.Len() >= sourceLimit:
 		out, _ = s.guests.Front().Value.(*guest)
 	case stranger && d.strangers.Len() >= strangerLimit:
-		out, _ = d.strangers.Front().Value.(*guest)
+		out = d.oldestStranger()
 	}
 	g.mine = s.guests.PushBack(g) // before the other goes: a source without guests is forgotten
 	if stranger {
@@ -129,6 +130,18 @@ func (d *door) admit(g *guest) (out *guest) {
 		d.strike(out)
 	}
 	return out
+}
+
+// oldestStranger is the oldest of an address that has more than a few: who has to wait for his
+// turn is soon older than a crowd that comes all the time. Where all have few it is the oldest.
+func (d *door) oldestStranger() *guest {
+	for e := d.strangers.Front(); e != nil; e = e.Next() {
+		if g, ok := e.Value.(*guest); ok && d.sources[g.from].guests.Len() > sourceFew {
+			return g
+		}
+	}
+	g, _ := d.strangers.Front().Value.(*guest)
+	return g
 }
 
 // strike takes a guest off the lists; what it does afterwards is not counted.

@@ -178,6 +178,23 @@ func TestDoor(t *testing.T) {
 			t.Error("the stranger is open, or a peer's is closed")
 		}
 	})
+	t.Run("a crowd of few addresses gives way to who is alone", func(t *testing.T) {
+		d := newTestDoor()
+		_, alone := enter(d, "192.0.2.1")
+		_, oldest := enter(d, "198.51.100.0")
+		for i := range 2 * strangerLimit {
+			enter(d, netip.AddrFrom4([4]byte{198, 51, 100, byte(i % 10)}).String())
+		}
+		if closed(alone) || !closed(oldest) {
+			t.Error("who is alone is out, or the oldest of the crowd is not")
+		}
+		for i := range strangerLimit {
+			enter(d, netip.AddrFrom4([4]byte{203, 0, 113, byte(i)}).String())
+		}
+		if _, strangers, _ := held(d); !closed(alone) || strangers > strangerLimit {
+			t.Errorf("of many who are alone the oldest is in, and %d strangers", strangers)
+		}
+	})
 	t.Run("bytes", func(t *testing.T) {
 		d := newTestDoor()
 		g, _ := enter(d, "192.0.2.1")

@@ -34,8 +34,8 @@ type entropy struct {
 	aligned time.Time // when members were last exchanged because they differed
 }
 
-func newEntropy(secure Secure) *entropy {
-	return &entropy{secure: secure, turns: newTurns(), refused: newRefused(), hurry: make(chan struct{}, 1), calling: map[netip.AddrPort]bool{}}
+func newEntropy(secure Secure, wall func() time.Time) *entropy {
+	return &entropy{secure: secure, turns: newTurns(), refused: newRefused(wall), hurry: make(chan struct{}, 1), calling: map[netip.AddrPort]bool{}}
 }
 
 // compare begins exchanges until the node leaves: with any node that there should be, since

@@ -141,10 +141,14 @@ func TestRefusedRecordsDoNotSpin(t *testing.T) {
 		if _, ok := nodes[1].get(service(2).Key()); !ok {
 			t.Error("the other record did not arrive")
 		}
-		was := nodes[1].mergeCount()
-		time.Sleep(time.Minute)
-		if more := nodes[1].mergeCount() - was; more == 0 || more > 6 {
-			t.Errorf("it was sent %d times in a minute", more)
+		for _, c := range []struct {
+			minutes, most int
+		}{{1, 10}, {2, 6}, {2, 6}} { // each side remembers for itself, and what comes first in a bucket comes twice
+			was := nodes[1].mergeCount()
+			time.Sleep(time.Duration(c.minutes) * time.Minute)
+			if more := nodes[1].mergeCount() - was; more == 0 || more > c.most {
+				t.Errorf("it was sent %d times in %d minutes", more, c.minutes)
+			}
 		}
 	})
 }

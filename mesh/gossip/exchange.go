@@ -131,12 +131,18 @@ func (x *exchange) give(keys []mesh.Key, sums map[mesh.Key]short) error {
 		}
 		fresh, err := decodeTaken(payload)
 		x.moved += fresh
-		if err == nil && fresh == 0 {
-			for _, k := range sent {
-				x.refused.note(refusal{x.peer, k, sums[k]})
+		if err != nil {
+			return err
+		}
+		for _, k := range sent {
+			switch one := (refusal{x.peer, k, sums[k]}); fresh {
+			case 0: // or they came there by gossip meanwhile, and are not offered again
+				x.refused.note(one)
+			case len(sent):
+				x.refused.taken(one)
 			}
 		}
-		return err
+		return nil
 	})
 }
 

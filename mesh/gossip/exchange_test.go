@@ -26,7 +26,7 @@ func exchangeOf(m *memory, conn net.Conn) *exchange {
 	return &exchange{
 		talk: newTalk(conn), state: m, take: in.take, book: book,
 		ours: hello{version: entropyVersion, now: m.Now(), root: m.Root(), count: uint32(m.Count())},
-		self: nodeID(0xfff), peer: nodeID(0xffe), refused: newRefused(),
+		self: nodeID(0xfff), peer: nodeID(0xffe), refused: newRefused(nil),
 	}
 }
 

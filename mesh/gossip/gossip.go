@@ -17,7 +17,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -82,7 +81,8 @@ type Config struct {
 
 	Read [][]byte // keys that others may still, or already, send with
 
-	Detection Detection // zero: Fast
+	Detection Detection        // zero: Fast
+	Wall      func() time.Time // the clock by which State refuses records of the future; nil: the host's
 
 	Network  Network  // nil: the host's
 	Secure   Secure   // of exchanges; nil: they are sealed with Key, and who holds it may be any node
@@ -107,7 +107,7 @@ type Gossip struct {
 	entropy *entropy
 	census  census
 	signer  Signer
-	said    atomic.Uint64 // number of the last word; greater than those of before the start
+	said    *numbers
 	link    *transport
 	list    *memberlist.Memberlist
 	ring    *memberlist.Keyring
@@ -132,7 +132,7 @@ func Start(cfg Config) (*Gossip, error) {
 	}
 	g := &Gossip{
 		id: cfg.ID, self: cfg.Bind, state: cfg.State, book: newLogbook(cfg.Log),
-		members: newMembers(cfg.ID), small: newOutbox(), large: newOutbox(), signer: cfg.Signer, entropy: newEntropy(cfg.secure()),
+		members: newMembers(cfg.ID), small: newOutbox(), large: newOutbox(), signer: cfg.Signer, entropy: newEntropy(cfg.secure(), cfg.Wall),
 	}
 	var err error
 	if g.ring, err = cfg.ring(); err != nil {
@@ -142,7 +142,7 @@ func Start(cfg Config) (*Gossip, error) {
 	g.leaving, g.setLeaves = context.WithCancel(g.ctx)
 	g.queue = newQueue(g.members.count)
 	g.in = newDelegate(cfg, g.queue, g.book)
-	g.said.Store(cfg.State.Now())
+	g.said = newNumbers(cfg.State.Now())
 	if g.link, err = listen(g.ctx, cfg.network(), cfg.Bind, g.book, g.serve); err != nil {
 		g.cancel()
 		return nil, err
@@ -153,7 +153,7 @@ func Start(cfg Config) (*Gossip, error) {
 		_ = g.link.Shutdown() // the first error is the one to tell
 		return nil, mesh.Refuse(mesh.BadValue, "see the agent's log", "gossip does not start on %s: %v", cfg.Bind, err)
 	}
-	for _, task := range []func(){g.receive, g.tellMembers, g.sendSmall, g.sendLarge, g.spread, g.compare, g.rejoin} {
+	for _, task := range []func(){g.receive, g.tellMembers, g.tellStay, g.sendSmall, g.sendLarge, g.spread, g.compare, g.rejoin} {
 		g.tasks.Go(task)
 	}
 	return g, nil

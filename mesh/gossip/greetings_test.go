@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -57,6 +58,39 @@ func TestStrangersGreetingsAreLimited(t *testing.T) {
 	})
 }
 
+// Ten addresses that begin greetings all the time take neither the turns nor the places of others
+// whom nobody knows: some join, and the addresses of some have just changed.
+func TestAFewAddressesLeaveTurnsToOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(3 * time.Minute) // memberlist's probes run on after Close
+		network := newMemnet()
+		victim := startIn(t, network, 1, nil)
+		defer victim.Close()
+		ctx, stop := context.WithCancel(t.Context())
+		var crowd sync.WaitGroup
+		defer crowd.Wait()
+		defer stop()
+		crowd.Go(func() {
+			hello := append([]byte{tlsByte}, make([]byte, 40)...)
+			for i := 0; ctx.Err() == nil; i++ {
+				defer knock(t, network, netip.AddrFrom4([4]byte{192, 0, 2, byte(i % 10)}), victim, hello...).Close()
+				if i%4 == 0 {
+					time.Sleep(time.Millisecond)
+				}
+			}
+		})
+		for n := 9; n < 17; n++ {
+			time.Sleep(370 * time.Millisecond)
+			friend := startIn(t, network, n, nil)
+			defer friend.Close()
+			at := time.Now()
+			if _, err := friend.Join(t.Context(), victim.addr); err != nil || time.Since(at) > time.Second {
+				t.Errorf("node %d came in after %v: %v", n, time.Since(at), err)
+			}
+		}
+	})
+}
+
 // Strangers of many addresses have no more than all together may, and each second anew.
 func TestGreetings(t *testing.T) {
 	g, now := newGreetings(), time.Unix(1e9, 0)
@@ -75,6 +109,19 @@ func TestGreetings(t *testing.T) {
 		if taken != greetingsLimit {
 			t.Errorf("%d were taken in second %d", taken, second)
 		}
+	}
+	now = now.Add(5 * time.Second)
+	for i := range 10 * 100 {
+		g.take(netip.AddrFrom4([4]byte{10, 0, 0, byte(i % 10)}), now)
+	}
+	others := 0
+	for i := range 100 {
+		if g.take(netip.AddrFrom4([4]byte{10, 1, 0, byte(i)}), now) == 0 {
+			others++
+		}
+	}
+	if others != greetingsShare {
+		t.Errorf("ten addresses left %d to others", others)
 	}
 	one := 0
 	for range 100 {

@@ -3,6 +3,8 @@ package gossip
 import (
 	"bytes"
 	"hash/maphash"
+
+	"github.com/sluice-mesh/sluice/mesh"
 )
 
 // heard remembers the lines of datagrams that were taken up. Gossip brings each record about ten
@@ -27,7 +29,7 @@ func (h *heard) news(msg []byte) []byte {
 	news := make([]byte, 1, len(msg))
 	news[0] = wireVersion
 	for line := range bytes.Lines(msg[1:]) {
-		if !h.has(maphash.Bytes(h.seed, line)) {
+		if !h.has(h.sum(bytes.TrimSuffix(line, []byte{'\n'}))) {
 			news = append(news, line...)
 		}
 	}
@@ -40,12 +42,18 @@ func (h *heard) has(sum uint64) bool {
 	return now || old
 }
 
-// note remembers the lines of a message.
-func (h *heard) note(msg []byte) {
-	for line := range bytes.Lines(msg[1:]) {
+func (h *heard) sum(line []byte) uint64 { return maphash.Bytes(h.seed, line) }
+
+// note remembers the lines of records that were read from messages.
+func (h *heard) note(records []mesh.Record) {
+	for _, r := range records {
+		line, err := Encode(r)
+		if err != nil {
+			continue // then it is read again
+		}
 		if len(h.now) >= heardLimit {
 			h.now, h.old = make(map[uint64]struct{}, heardLimit), h.now
 		}
-		h.now[maphash.Bytes(h.seed, line)] = struct{}{}
+		h.now[h.sum(line)] = struct{}{}
 	}
 }

@@ -9,7 +9,7 @@ import (
 // level makes some buckets equal, but for what one side refused a moment ago.
 func (x *exchange) level(buckets []uint8) error {
 	ours := x.headsHere(buckets)
-	if len(ours) == 0 && !x.refused.any() {
+	if len(ours) == 0 && !x.refused.any(x.self) {
 		was := x.moved
 		if err := x.get(frameFetch, buckets); err != nil || x.moved > was {
 			return err
@@ -48,7 +48,8 @@ func (x *exchange) headsHere(buckets []uint8) (heads []mesh.Head) {
 	return heads
 }
 
-// noteUntaken remembers which of the records that were asked for are still not here.
+// noteUntaken remembers which of the records that were asked for are still not here, and forgets
+// the others.
 func (x *exchange) noteUntaken(buckets []uint8, asked []mesh.Key, theirs []mesh.Head) {
 	_, missing := differ(x.headsHere(buckets), theirs)
 	still := make(map[mesh.Key]bool, len(missing))
@@ -57,8 +58,10 @@ func (x *exchange) noteUntaken(buckets []uint8, asked []mesh.Key, theirs []mesh.
 	}
 	offered := sumsByKey(theirs)
 	for _, k := range asked {
-		if still[k] {
-			x.refused.note(refusal{x.self, k, offered[k]})
+		if one := (refusal{x.self, k, offered[k]}); still[k] {
+			x.refused.note(one)
+		} else {
+			x.refused.taken(one)
 		}
 	}
 }

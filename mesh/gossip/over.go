@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/memberlist"
 
@@ -30,19 +31,22 @@ type wireOver struct {
 	Kind    mesh.Kind    `json:"k"`
 	Node    mesh.NodeID  `json:"w"`
 	To      mesh.NodeID  `json:"t"`
-	Stay    stay         `json:"y"` // of who it is for
+	Stay    stay         `json:"y"`           // of who it is for
+	Own     stay         `json:"o,omitempty"` // of who says it
 	Number  uint64       `json:"q"`
 	Senders []wireSender `json:"s"`
 }
 
 // A word is true once, and whoever has the key of gossip can send it again. So it is for one
-// node, for as long as that one has been up, and has a number, which is taken once.
+// node, for as long as that one has been up, and has a number, which is taken once of each stay
+// of who says it.
 
 // word is what one node says to another.
 type word struct {
 	mesh.Over
 	to     mesh.NodeID
 	stay   stay
+	own    stay // "" of a node of the version before
 	number uint64
 }
 
@@ -109,11 +113,11 @@ func (g *Gossip) sendEach(n *memberlist.Node, parts []mesh.Over) error {
 
 // say gives the next number to a word for a node.
 func (g *Gossip) say(over mesh.Over, to mesh.NodeID) ([]byte, error) {
-	return encodeOver(word{Over: over, to: to, stay: g.members.stay(to), number: g.said.Add(1)}, g.signer)
+	return encodeOver(word{Over: over, to: to, stay: g.members.stay(to), own: g.said.own, number: g.said.next(to)}, g.signer)
 }
 
 func encodeOver(say word, s Signer) ([]byte, error) {
-	w := wireOver{Kind: overKind, Node: say.Node, To: say.to, Stay: say.stay, Number: say.number, Senders: make([]wireSender, len(say.Senders))}
+	w := wireOver{Kind: overKind, Node: say.Node, To: say.to, Stay: say.stay, Own: say.own, Number: say.number, Senders: make([]wireSender, len(say.Senders))}
 	for i, s := range say.Senders {
 		w.Senders[i] = wireSender(s)
 	}
@@ -134,8 +138,8 @@ func decodeOver(msg []byte, v Verifier) (word, error) {
 	if err := json.Unmarshal(text, &w); err != nil {
 		return word{}, fmt.Errorf("decode flows that are over: %w", err)
 	}
-	if w.Kind != overKind {
-		return word{}, mesh.Refuse(mesh.BadRecord, "update the node that sent it", "a word on flows is of kind %.20q", string(w.Kind))
+	if w.Kind != overKind || w.Own != "" && len(w.Own) != stayLength {
+		return word{}, mesh.Refuse(mesh.BadRecord, "update the node that sent it", "a word on flows is of kind %.20q, said in %.20q", string(w.Kind), string(w.Own))
 	}
 	if v != nil {
 		var sig []byte
@@ -154,7 +158,7 @@ func decodeOver(msg []byte, v Verifier) (word, error) {
 			return word{}, fmt.Errorf("verify flows that are over by %.40q: %w", string(w.Node), err)
 		}
 	}
-	said := word{to: w.To, stay: w.Stay, number: w.Number, Over: mesh.Over{Node: w.Node, Senders: make([]mesh.Sender, len(w.Senders))}}
+	said := word{to: w.To, stay: w.Stay, own: w.Own, number: w.Number, Over: mesh.Over{Node: w.Node, Senders: make([]mesh.Sender, len(w.Senders))}}
 	for i, s := range w.Senders {
 		said.Senders[i] = mesh.Sender(s)
 	}
@@ -183,9 +187,46 @@ func (d *delegate) over(msg []byte) {
 
 // fresh refuses a word that is not for this node as it is now, or was heard before.
 func (d *delegate) fresh(said word) error {
-	if said.to == d.self && said.stay == d.stay && d.words.take(said.Node, said.number) {
-		return nil
+	if said.to == d.self && said.stay == *d.stay.Load() {
+		if d.words.take(said.Node, said.own, said.number) || d.renew(said) {
+			return nil
+		}
+	}
+	if said.to == "" && said.stay == "" && said.number == 0 {
+		return mesh.Refuse(UnknownVersion, "update sluice on that node", "a word of node %s that flows are over has no number", said.Node)
 	}
 	return mesh.Refuse(Replayed, "nothing, unless it goes on: then somebody has the gossip key, and sends again what a node said before",
 		"word %d of node %s that flows are over, to node %.40q, was not for now", said.number, said.Node, string(said.to))
+}
+
+// renew tells whether all words can be forgotten as there is no room for one more. That one was
+// not heard before, and it and those before it are for a stay that is over. It may be made so by a
+// member, so it is not often.
+func (d *delegate) renew(said word) bool {
+	now := time.Now()
+	if d.words.room(said.Node, said.own) || now.Before(d.renewAt) {
+		return false
+	}
+	next := newStay()
+	d.stay.Store(&next)
+	d.words, d.renewAt = words{}, now.Add(renewPause)
+	signal(d.renewed)
+	return true
+}
+
+// stayTold is how long is waited until another stay is on its way.
+const stayTold = time.Second
+
+// tellStay tells the others by memberlist.
+func (g *Gossip) tellStay() {
+	for {
+		select {
+		case <-g.ctx.Done():
+			return
+		case <-g.in.renewed:
+			if err := g.list.UpdateNode(stayTold); err != nil {
+				g.book.Debug("a new stay is not on its way yet", "err", err)
+			}
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"log/slog"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -59,6 +60,7 @@ func TestFlowsOverHostile(t *testing.T) {
 		`{` + node + `,"s":[{"x":"udp","c":"[::ffff:192.0.2.1]:5"}]}`,
 		`{` + node + `,"s":[{"x":"udp","c":"[fe80::1%eth0]:5"}]}`,
 		`{` + node + `,"s":[{"x":"udp"}]}`,
+		`{` + node + `,"o":"since yesterday","s":[{"x":"udp","c":"192.0.2.1:5"}]}`,
 		`{` + node + `,"s":[` + strings.Repeat(`{"x":"udp","c":"192.0.2.1:5"},`, mesh.OverLimit) + `{"x":"udp","c":"192.0.2.1:5"}]}`,
 	} {
 		if over, err := decodeOver(append([]byte{overVersion}, text...), nil); err == nil {
@@ -130,6 +132,64 @@ func TestFlowsOverAreNotReplayed(t *testing.T) {
 	})
 }
 
+// A node that has yet to be updated says its words without a number. That is no alarm.
+func TestFlowsOverOfTheVersionBefore(t *testing.T) {
+	d := newDelegate(Config{ID: nodeID(1), State: newMemory()}, newQueue(func() int { return 1 }), newLogbook(slog.New(slog.DiscardHandler)))
+	for name, c := range map[string]struct {
+		said word
+		want mesh.Reason
+	}{
+		"as before":            {word{}, UnknownVersion},
+		"for another node":     {word{to: nodeID(7), stay: *d.stay.Load(), number: 1}, Replayed},
+		"for a node of before": {word{to: d.self, number: 1}, Replayed},
+		"for now":              {word{to: d.self, stay: *d.stay.Load(), number: 1}, ""},
+	} {
+		c.said.Over = mesh.Over{Node: nodeID(2), Senders: senders(1)}
+		if err := d.fresh(c.said); mesh.ReasonOf(err) != c.want {
+			t.Errorf("a word %s: %v", name, err)
+		}
+	}
+}
+
+// However many nodes are told at once, what one of them hears second does not put the first out.
+func TestWordsToManyMayOvertake(t *testing.T) {
+	nodes := cluster(t, 2)
+	say := func(n, to int) []byte {
+		msg, err := nodes[0].say(mesh.Over{Node: nodes[0].id, Senders: senders(n)}, nodeID(to))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return msg
+	}
+	first := say(1, 2)
+	for i := range 2 * windowSize {
+		say(1, 10+i)
+	}
+	nodes[1].in.NotifyMsg(say(2, 2))
+	nodes[1].in.NotifyMsg(first)
+	within(t, 5*time.Second, "both words were taken", func() bool {
+		return locked(nodes[1].memory, func() bool { return len(nodes[1].over) == 2 })
+	})
+}
+
+// The numbers for one node rise by one, and are above those of before where it was forgotten.
+func TestNumbers(t *testing.T) {
+	n := newNumbers(7)
+	most := uint64(0)
+	for want := uint64(8); want < 12; want++ {
+		if got := n.next(nodeID(0)); got != want {
+			t.Errorf("number %d, not %d", got, want)
+		}
+		most = want
+	}
+	for i := range 2 * wordsLimit {
+		n.next(nodeID(1 + i))
+	}
+	if got := n.next(nodeID(0)); got <= most || len(n.last) > wordsLimit {
+		t.Errorf("number %d after %d, of %d nodes", got, most, len(n.last))
+	}
+}
+
 func TestWindow(t *testing.T) {
 	var w window
 	for _, c := range []struct {
@@ -142,10 +202,81 @@ func TestWindow(t *testing.T) {
 	}
 	full := words{}
 	for i := range wordsLimit {
-		full.take(nodeID(i), 1)
+		full.take(nodeID(i), "", 1)
 	}
-	if full.take(nodeID(wordsLimit), 1) || full.take(nodeID(3), 1) || !full.take(nodeID(3), 2) {
+	if full.take(nodeID(wordsLimit), "", 1) || full.take(nodeID(3), "", 1) || !full.take(nodeID(3), "", 2) {
 		t.Error("who is not known was taken in, or who is known was not")
+	}
+	for range 2 * staysLimit {
+		full.take(nodeID(5), newStay(), 1)
+	}
+	if got := len(full[nodeID(5)]); got != staysLimit {
+		t.Errorf("%d stays of one node are known", got)
+	}
+}
+
+// A node whose clock was ahead, and which began anew once it was set, is listened to as before;
+// what it said before that is not taken again.
+func TestFlowsOverAfterTheClockWasSetBack(t *testing.T) {
+	d := newDelegate(Config{ID: nodeID(1), State: newMemory()}, newQueue(func() int { return 1 }), newLogbook(slog.New(slog.DiscardHandler)))
+	say := func(n *numbers) word {
+		return word{Over: mesh.Over{Node: nodeID(2)}, to: d.self, stay: *d.stay.Load(), own: n.own, number: n.next(d.self)}
+	}
+	ahead, right := newNumbers(1<<40), newNumbers(1<<30)
+	before := say(ahead)
+	if err := d.fresh(before); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.fresh(say(right)); err != nil {
+		t.Error(err)
+	}
+	if err := d.fresh(before); mesh.ReasonOf(err) != Replayed {
+		t.Errorf("a word of before was taken again: %v", err)
+	}
+}
+
+// However many nodes have come and gone, and however often one began anew, the next is listened
+// to, and no word twice.
+func TestFlowsOverOfMany(t *testing.T) {
+	for name, next := range map[string]func(i int) word{
+		"nodes": func(i int) word { return word{Over: mesh.Over{Node: nodeID(10 + i)}} },
+		"stays": func(int) word { return word{Over: mesh.Over{Node: nodeID(10)}, own: newStay()} },
+	} {
+		inBubble(t, 2, func(b *bubble) {
+			t, nodes := b.T, b.nodes
+			if !full(nodes, 10*time.Second) {
+				t.Fatal("they did not find each other")
+			}
+			d := nodes[1].in
+			was := *d.stay.Load()
+			said := func(i int) word {
+				say := next(i)
+				say.to, say.stay, say.number = d.self, nodes[0].members.stay(d.self), 1
+				return say
+			}
+			for i := 0; *d.stay.Load() == was; i++ {
+				say := said(i)
+				if err := d.fresh(say); err != nil {
+					t.Fatalf("%s, word %d: %v", name, i, err)
+				}
+				if err := d.fresh(say); mesh.ReasonOf(err) != Replayed {
+					t.Fatalf("%s, word %d again: %v", name, i, err)
+				}
+				if i > wordsLimit {
+					t.Fatalf("%s: %d are remembered", name, i)
+				}
+			}
+			time.Sleep(5 * time.Second)
+			if err := d.fresh(said(0)); err != nil {
+				t.Errorf("%s, after the other node was told: %v", name, err)
+			}
+			for i := range wordsLimit {
+				d.fresh(said(1 + i))
+			}
+			if len(d.words) > wordsLimit || len(d.words[nodeID(10)]) > staysLimit {
+				t.Errorf("%s: too many are remembered", name)
+			}
+		})
 	}
 }
 

@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/hex"
-
-	"github.com/sluice-mesh/sluice/mesh"
 )
 
-// stay is a random name of the time from a Gossip's start to its end, told to all by
-// memberlist. Who has the key of gossip can tell another one; then what is said to the node is
+// stay is a random name of the time from a Gossip's start to its end, or until it has heard too
+// many words to remember them all. It is told to all by memberlist. Who has the key of gossip can tell another one; then what is said to the node is
 // not taken, and no more.
 type stay string
 
@@ -31,43 +29,4 @@ func stayOf(meta []byte) stay {
 		return ""
 	}
 	return stay(text)
-}
-
-// words are the numbers of what nodes have said. Not safe for concurrent use.
-type words map[mesh.NodeID]window
-
-// wordsLimit bounds the nodes that are listened to. They are members by their certificates.
-const wordsLimit = 4096
-
-// take tells whether a node's number was not taken before.
-func (w words) take(node mesh.NodeID, number uint64) bool {
-	said, known := w[node]
-	if !known && len(w) >= wordsLimit {
-		return false
-	}
-	fresh := said.take(number)
-	w[node] = said
-	return fresh
-}
-
-// window knows which of the last numbers were taken, since two words may overtake one another
-// (RFC 4303, 3.4.3).
-type window struct {
-	most uint64
-	seen uint64 // bit i: most-i was taken
-}
-
-const windowSize = 64
-
-func (w *window) take(number uint64) bool {
-	if number > w.most {
-		w.seen, w.most = w.seen<<min(number-w.most, windowSize)|1, number
-		return true
-	}
-	behind := w.most - number
-	if behind >= windowSize || w.seen>>behind&1 != 0 {
-		return false
-	}
-	w.seen |= 1 << behind
-	return true
 }
