@@ -49,6 +49,7 @@ type cluster struct {
 	creds     *trust.Credentials          // of member; nil until gossip begins
 	outcast   *outcast                    // who takes this node for none of the cluster; nil: nobody does
 	members   *gossip.Gossip              // nil outside a cluster
+	vouched   vouched                     // by which CA the nodes' certificates are
 	late      late                        // who came in beside a removal
 	departed  map[mesh.NodeID]string      // the names of nodes that left
 	peersTime peersTime                   // what time the others have
@@ -99,7 +100,7 @@ func newCluster(cfg clusterConfig, content *saved) *cluster {
 		store: cfg.Store, own: cfg.Own, gossip: cfg.Gossip, key: cfg.Key, now: cfg.Now, events: cfg.Events, log: cfg.Log,
 		changed: make(chan struct{}, 1), heard: make(chan struct{}, 1), over: make(chan mesh.Over, oversWaiting), started: cfg.Now(),
 		keyPeriod: cfg.KeyRotation, rekeyed: make(chan struct{}, 1),
-		network: cfg.Network, refused: make(chan netip.AddrPort, 1), nothing: (&mesh.State{}).Snapshot(), dirty: map[mesh.Key]bool{}, left: map[mesh.Key]error{}, seen: map[mesh.NodeID]observation{},
+		network: cfg.Network, refused: make(chan netip.AddrPort, 1), nothing: (&mesh.State{}).Snapshot(), dirty: map[mesh.Key]bool{}, vouched: vouched{}, left: map[mesh.Key]error{}, seen: map[mesh.NodeID]observation{},
 	}
 	if c.network == nil {
 		c.network = gossip.Host()

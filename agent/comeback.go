@@ -64,12 +64,13 @@ func (c *cluster) comeBack(ctx context.Context, peer netip.AddrPort) (came bool,
 	if m == nil {
 		return false, nil
 	}
-	got, err := c.returned(ctx, peer, m.known(c.steps.of(snap)))
+	counts := c.makers(m, snap)
+	got, err := c.returned(ctx, peer, m.known(m.ways(c.steps.of(snap)), counts), counts)
 	if got.Answers != nil && got.Answers.Compare(m.bundle.Authority) <= 0 {
 		return false, nil // it is the other one that is behind, and knows nothing of this node
 	}
 	if err != nil {
-		c.shutOut(m, peer, err)
+		c.shutOut(m, peer, got.Proven, err)
 		return false, err
 	}
 	return true, c.adopt(ctx, m, got)
@@ -77,11 +78,11 @@ func (c *cluster) comeBack(ctx context.Context, peer netip.AddrPort) (came bool,
 
 // known are the CAs that this node may be led from, the one that it believes first, then the
 // newest. Those that it has believed come before those that it only knows of.
-func (m *membership) known(all []*step) []*trust.Authority {
+func (m *membership) known(w ways, counts func(maker mesh.NodeID) bool) []*trust.Authority {
 	list := append(slices.Clone(m.lineage), m.bundle.Authority.Public())
 	slices.Reverse(list)
-	others := m.generations(all)
-	slices.Reverse(others)
+	others := m.generations(w, counts)
+	slices.SortFunc(others, func(a, b *trust.Authority) int { return b.Compare(a) })
 	for _, a := range others {
 		if !slices.ContainsFunc(list, func(b *trust.Authority) bool { return a.Pin() == b.Pin() }) {
 			list = append(list, a)
@@ -104,13 +105,16 @@ type outcast struct {
 	since time.Time
 	last  time.Time
 	err   error // why; nil: it may yet be led back
+
+	proven bool // that it is the cluster that says so
 }
 
 func (o *outcast) over(now time.Time) bool { return o == nil || now.Sub(o.last).Abs() > outcastFor }
 
-// shutOut notes that a node of a later CA did not let this one back in. Where that is its word, or
-// stays so, this node has to join again.
-func (c *cluster) shutOut(m *membership, by netip.AddrPort, err error) {
+// shutOut notes that a node of a later CA did not let this one back in. Where that CA is proven to
+// follow from this node's, its word that this one is none of the cluster counts; what anybody else
+// says who answers at a peer's address has to last, and is told as what it is.
+func (c *cluster) shutOut(m *membership, by netip.AddrPort, proven bool, err error) {
 	reason := mesh.ReasonOf(err)
 	if reason != NodeRemoved && reason != trust.WrongCluster {
 		return
@@ -125,12 +129,15 @@ func (c *cluster) shutOut(m *membership, by netip.AddrPort, err error) {
 		c.outcast = &outcast{since: now}
 	}
 	c.outcast.by, c.outcast.last = by, now
-	if reason == NodeRemoved || now.Sub(c.outcast.since) >= outcastAfter {
+	switch {
+	case proven && reason == NodeRemoved:
+		c.outcast.proven, c.outcast.err = true, err
+	case !c.outcast.proven && now.Sub(c.outcast.since) >= outcastAfter:
 		c.outcast.err = err
 	}
 }
 
-func (c *cluster) returned(ctx context.Context, peer netip.AddrPort, known []*trust.Authority) (trust.Returned, error) {
+func (c *cluster) returned(ctx context.Context, peer netip.AddrPort, known []*trust.Authority, counts func(maker mesh.NodeID) bool) (trust.Returned, error) {
 	dialling, cancel := context.WithTimeout(ctx, returnDial)
 	defer cancel()
 	conn, err := c.network.Dial(dialling, peer)
@@ -139,46 +146,51 @@ func (c *cluster) returned(ctx context.Context, peer netip.AddrPort, known []*tr
 	}
 	defer conn.Close()
 	return trust.Return(ctx, conn, trust.Returning{Key: c.key, Known: known, Now: c.now, Believed: func(maker mesh.NodeID) error {
-		if !c.isMember(maker) {
+		if !counts(maker) {
 			return mesh.Refuse(NodeRemoved, "run 'sluice leave' and join again with a new token",
-				"the new keys were made by node %s, which was removed or is not known here", maker)
+				"the new keys were made by node %s, which was removed or has no part in the keys of this node", maker)
 		}
 		return nil
 	}})
 }
 
 // successions lead a node that was away from one of the CAs that it knows to the present one: the
-// first of those that a way is known from.
+// first of those that a way is known from. Beside a refusal they show whose it is.
 func (c *cluster) successions(node mesh.NodeID, known []trust.Pin) (from trust.Pin, successions [][]byte, err error) {
 	m, snap := c.membership()
 	if m == nil {
 		return from, nil, noCluster()
 	}
-	if !c.mayReturn(node) {
-		return from, nil, notOfThis(node)
-	}
-	links, present := m.links(c.steps.of(snap)), m.bundle.Authority.Pin()
+	ways, present, returns := m.ways(c.steps.of(snap)), m.bundle.Authority.Pin(), c.mayReturn(node)
 	err = mesh.Refuse(trust.WrongCluster, "let it join by a new token", "no way is known from the CAs that node %s knows", node)
-	for _, from := range known {
+	if !returns {
+		err = notOfThis(node)
+	}
+	for _, one := range known {
 		// Who says to know the present CA shows nothing by it: its certificate is for all to see.
-		steps, ok := way(links, from, present)
-		if !ok || from == present {
+		steps, ok := ways.way(one, present)
+		if !ok || one == present {
 			continue
 		}
 		// Each set of keys is for those who were nodes when it was made. Who came by a removed
 		// node in its last moments is not among them. For whom it was the record tells alone.
-		if !steps[0].sealedTo(node) {
-			if steps[0].id != "" {
-				err = notOfThis(node)
-			}
-			continue
+		if returns && steps[0].sealedTo(node) {
+			return one, successionsOf(steps), nil
 		}
-		for _, s := range steps {
-			successions = append(successions, s.Succession)
+		// Whoever asks is refused, and gets no more of proof than a trail has.
+		if successions == nil && (!returns || steps[0].id != "") && len(steps) <= trust.TrailLimit {
+			from, successions, err = one, successionsOf(steps), notOfThis(node)
 		}
-		return from, successions, nil
 	}
-	return from, nil, err
+	return from, successions, err
+}
+
+func successionsOf(steps []*step) [][]byte {
+	var list [][]byte
+	for _, s := range steps {
+		list = append(list, s.Succession)
+	}
+	return list
 }
 
 func notOfThis(node mesh.NodeID) error {
@@ -227,7 +239,11 @@ func (c *cluster) outcastProblem() []problem {
 	if c.phase != inside || c.outcast.over(c.now()) || c.outcast.err == nil {
 		return nil
 	}
-	return []problem{{problemKey: problemKey{"cluster", string(NodeRemoved)}, detail: fmt.Sprintf("%v; the node at %s has the keys of now", c.outcast.err, c.outcast.by)}}
+	reason := trust.WrongCluster
+	if c.outcast.proven {
+		reason = NodeRemoved
+	}
+	return []problem{{problemKey: problemKey{"cluster", string(reason)}, detail: fmt.Sprintf("%v; says the node at %s", c.outcast.err, c.outcast.by)}}
 }
 
 // lineageText is a list of CAs as the store keeps it: each DER certificate by its length.

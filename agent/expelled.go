@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"net"
 	"sync"
 
 	"github.com/sluice-mesh/sluice/internal/trust"
@@ -37,4 +38,29 @@ func (e *expelled) admit(id trust.Identity) error {
 		return mesh.Refuse(NodeRemoved, "reset it with 'sluice reset' and let it join by a new token", "node %s was removed", id.Node)
 	}
 	return nil
+}
+
+// judgedConn ends where its other end was removed since it began: an exchange of records takes
+// seconds, and a removed node's would bring what is refused in packets. To take up new keys ends
+// all of them, a moment later.
+type judgedConn struct {
+	net.Conn
+	judge func() error
+}
+
+// Read refuses what came, whenever it was sent.
+func (j judgedConn) Read(b []byte) (int, error) {
+	n, err := j.Conn.Read(b)
+	if refused := j.judge(); refused != nil {
+		return 0, refused
+	}
+	return n, err
+}
+
+// Write refuses before it sends.
+func (j judgedConn) Write(b []byte) (int, error) {
+	if err := j.judge(); err != nil {
+		return 0, err
+	}
+	return j.Conn.Write(b)
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"slices"
 	"sync"
 
@@ -55,71 +56,89 @@ func readStep(r *mesh.Rotation) *step {
 		return nil
 	}
 	read, err := from.ReadRotation(r.Data)
-	if err != nil {
+	if err != nil || read.Maker != r.Maker { // for whom it is only its maker may say
 		return nil
 	}
 	return &step{r.ID, from, read}
 }
 
-// links are the steps with those of the membership's own trail, which are there before the
-// records are, and after them.
-func (m *membership) links(all []*step) []*step {
-	links := slices.Clone(all)
-	for _, s := range m.trail.Steps() {
-		if into(all, s.Authority.Pin()) == nil {
-			links = append(links, &step{from: s.From, Rotated: trust.Rotated{Authority: s.Authority, Maker: s.Maker, Succession: s.Succession}})
-		}
-	}
-	return links
+// ways are the steps from one CA to another.
+type ways struct {
+	into map[trust.Pin]*step   // by the CA that a step leads to; one each
+	from map[trust.Pin][]*step // by the CA that it begins at
 }
 
-// generations are the CAs that this node has believed, the oldest first, and those that the
-// steps and its trail say to come before or after them.
-func (m *membership) generations(all []*step) []*trust.Authority {
-	all = m.links(all)
-	known := append(slices.Clone(m.lineage), m.bundle.Authority.Public())
-	has := func(a *trust.Authority) bool {
-		return slices.ContainsFunc(known, func(b *trust.Authority) bool { return a.Pin() == b.Pin() })
-	}
-	for found := true; found; {
-		found = false
-		for _, s := range all {
-			switch {
-			case has(s.from) && !has(s.Authority):
-				known, found = append(known, s.Authority), true
-			case has(s.Authority) && !has(s.from):
-				known, found = append(known, s.from), true
-			}
-		}
-	}
-	slices.SortFunc(known, (*trust.Authority).Compare)
-	return known
-}
-
-// present is the step by which the membership's CA came; nil for the first of all.
-func (m *membership) present(all []*step) *step { return into(all, m.bundle.Authority.Pin()) }
-
-// into is the step that leads to a CA; nil where none is known.
-func into(all []*step, pin trust.Pin) *step {
+// ways are the steps with those of the membership's own trail, which are there before the
+// records are, and after them. Whoever has an old key can make another step to a CA that was not
+// its own work: the one that this node was led by counts.
+func (m *membership) ways(all []*step) ways {
+	w := ways{map[trust.Pin]*step{}, map[trust.Pin][]*step{}}
+	records := map[trust.Pin][]*step{}
 	for _, s := range all {
-		if s.Authority.Pin() == pin {
-			return s
-		}
+		records[s.Authority.Pin()] = append(records[s.Authority.Pin()], s)
 	}
-	return nil
+	for _, t := range m.trail.Steps() {
+		s := &step{from: t.From, Rotated: trust.Rotated{Authority: t.Authority, Maker: t.Maker, Succession: t.Succession}}
+		same := records[t.Authority.Pin()]
+		if i := slices.IndexFunc(same, func(r *step) bool { return bytes.Equal(r.Succession, t.Succession) }); i >= 0 {
+			s = same[i]
+		} else {
+			w.from[t.From.Pin()] = append(w.from[t.From.Pin()], s)
+		}
+		w.into[t.Authority.Pin()] = s
+	}
+	for _, s := range all {
+		if w.into[s.Authority.Pin()] == nil {
+			w.into[s.Authority.Pin()] = s
+		}
+		w.from[s.from.Pin()] = append(w.from[s.from.Pin()], s)
+	}
+	return w
 }
 
-// way is the steps from one CA to another, in order; false where none is known. Each CA has one
-// before it, so it is looked for backwards.
-func way(all []*step, from, to trust.Pin) ([]*step, bool) {
+// way is the steps from one CA to another, in order; false where none is known. It is looked for
+// backwards, since of several that come after a CA one alone leads there.
+func (w ways) way(from, to trust.Pin) ([]*step, bool) {
 	var steps []*step
 	for to != from {
-		s := into(all, to)
-		if s == nil || len(steps) > len(all) {
+		s := w.into[to]
+		if s == nil || len(steps) > len(w.into) {
 			return nil, false
 		}
 		steps, to = append(steps, s), s.from.Pin()
 	}
 	slices.Reverse(steps)
 	return steps, true
+}
+
+// generations are the CAs that this node has believed, those that came before them, and those
+// that came after them by nodes whose word counts. They have no order.
+func (m *membership) generations(w ways, counts func(maker mesh.NodeID) bool) []*trust.Authority {
+	known := append(slices.Clone(m.lineage), m.bundle.Authority.Public())
+	has := map[trust.Pin]bool{}
+	for _, a := range known {
+		has[a.Pin()] = true
+	}
+	add := func(a *trust.Authority) {
+		if !has[a.Pin()] {
+			has[a.Pin()] = true
+			known = append(known, a)
+		}
+	}
+	for i := 0; i < len(known); i++ {
+		if s := w.into[known[i].Pin()]; s != nil {
+			add(s.from)
+		}
+		for _, s := range w.from[known[i].Pin()] {
+			if !has[s.Authority.Pin()] && counts(s.Maker) {
+				add(s.Authority)
+			}
+		}
+	}
+	return known
+}
+
+// present is the step by which the membership's CA came; nil for the first of all.
+func (m *membership) present(all []*step) *step {
+	return m.ways(all).into[m.bundle.Authority.Pin()]
 }

@@ -70,7 +70,7 @@ func (k keyed) rotates(from trust.Bundle, to ...keyed) (trust.Bundle, mesh.Recor
 	if err != nil {
 		panic(err)
 	}
-	return next, k.writes(mesh.RotationRecord(&mesh.Rotation{ID: mesh.RotationID(data), From: from.Authority.Certificate(), Data: data}))
+	return next, k.writes(mesh.RotationRecord(mesh.NewRotation(k.ID(), from.Authority.Certificate(), data, nil)))
 }
 
 // succession is what a rotation's record has of it.
@@ -79,16 +79,16 @@ func succession(from trust.Bundle, r mesh.Record) []byte {
 }
 
 // cluster is this node's, in a generation, with records.
-func (k keyed) cluster(t *testing.T, in trust.Bundle, network gossip.Network, records ...mesh.Record) *cluster {
-	t.Helper()
+func (k keyed) cluster(tb testing.TB, in trust.Bundle, network gossip.Network, records ...mesh.Record) *cluster {
+	tb.Helper()
 	m := &membership{bundle: in, cert: must(in.Authority.Issue(trust.RoleNode, "", k.Public(), time.Now()))}
 	c := newCluster(clusterConfig{
 		Store: &mediumDisk{&Medium{key: k.Key, member: m}, func() error { return nil }}, Own: *k.node, Gossip: netip.AddrPortFrom(k.node.Addr, k.node.GossipPort),
-		Network: network, Key: k.Key, Now: time.Now, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Network: network, Key: k.Key, Now: time.Now, Log: slog.New(slog.NewTextHandler(tb.Output(), nil)),
 	}, &saved{ID: k.ID(), Key: k.Key, Member: m, Records: append(records, k.self())})
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := c.close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return c
@@ -388,6 +388,25 @@ func TestShutOut(t *testing.T) {
 	if len(behind.outcastProblem()) != 1 {
 		t.Error("one that is as far behind has taken it back")
 	}
-	<-served
-	<-served
+	// Whoever answers at an address says the same by a CA that nothing leads to.
+	strange := must(trust.NewBundle(time.Now()))
+	for strange.Authority.Generation() < 3 {
+		strange = must(strange.Next(time.Now()))
+	}
+	told := b.cluster(t, first, answering(newKeyed(3, strange.Authority), strange, served), a.self())
+	now := time.Now()
+	told.now = func() time.Time { return now }
+	for _, want := range []int{0, 1} {
+		if came, err := told.comeBack(t.Context(), at); came || mesh.ReasonOf(err) != NodeRemoved {
+			t.Errorf("by a stranger: %v, %v", came, err)
+		}
+		problems := told.outcastProblem()
+		if len(problems) != want || want == 1 && problems[0].reason != string(trust.WrongCluster) {
+			t.Errorf("by a stranger status has %v, want %d problems", problems, want)
+		}
+		now = now.Add(outcastAfter)
+	}
+	for range 4 {
+		<-served
+	}
 }

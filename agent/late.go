@@ -28,5 +28,5 @@ func (c *cluster) noteLate(was, now mesh.Record) {
 	}
 }
 
-// isLate tells whether a node may not get the next keys. The lock is held.
+// isLate tells whether a node may not get the next keys, nor make them. The lock is held.
 func (c *cluster) isLate(id mesh.NodeID) bool { return c.late.under == c.member && c.late.nodes[id] }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/sluice-mesh/sluice/internal/kernel"
@@ -156,7 +157,7 @@ func (l *loop) round(ctx context.Context, heard []kernel.Drift) ended {
 		l.log.Info("repaired", "op", op.String(), "by", culprit(heard, op))
 		l.status.events.repaired(op, culprit(heard, op))
 	}
-	l.status.round(outcome{snap: snap, plan: p, report: report, refused: refused, left: l.cluster.leftOut(), peers: append(l.pulse.problems(), l.cluster.outcastProblem()...), err: err, repaired: len(repaired)})
+	l.status.round(outcome{snap: snap, plan: p, report: report, refused: refused, left: l.cluster.leftOut(), peers: slices.Concat(l.pulse.problems(), l.cluster.outcastProblem(), l.cluster.guestProblems(snap)), err: err, repaired: len(repaired)})
 	return ended{complete: err == nil && len(report.Failed) == 0, worked: len(report.Done)+len(report.Failed) > 0, held: len(l.held.now) > 0}
 }
 
@@ -171,7 +172,7 @@ func (l *loop) compile(snap *mesh.Snapshot) (*plan.Plan, error) {
 	unseen := l.held.look(l.machine, snap)
 	local := mesh.Local{
 		ID: l.cluster.own.ID, Balancer: l.picked.balancer, Advertised: advertised, OwnBridges: l.bridges,
-		Unrouted4: four, Unrouted6: six, Held: l.held.now, Gone: l.pulse.gone(),
+		Unrouted4: four, Unrouted6: six, Held: l.held.now, Gone: l.cluster.withGuests(l.pulse.gone(), snap),
 	}
 	// Looking every few seconds at what has not changed is not to cost a plan each time.
 	if snap != l.snap || !reflect.DeepEqual(local, l.local) {

@@ -162,6 +162,7 @@ func (c *cluster) abandon() {
 	defer c.mu.Unlock()
 	c.phase, c.snap, c.creds, c.contacts = outside, nil, nil, mesh.Contacts{}
 	c.state.Clear()
+	c.expelled.clear()
 	clear(c.dirty)
 	clear(c.seen)
 }

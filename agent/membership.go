@@ -84,7 +84,8 @@ type protection struct {
 	door  *trust.Door
 	log   *slog.Logger
 
-	refused func(peer net.Addr) // who does not believe this node, or is not believed by it
+	admit   func(trust.Identity) error // refuses who was removed since
+	refused func(peer net.Addr)        // who does not believe this node, or is not believed by it
 }
 
 // Dial takes an outgoing stream for records.
@@ -97,7 +98,7 @@ func (p protection) Dial(ctx context.Context, conn net.Conn) (net.Conn, mesh.Nod
 		return nil, "", err
 	}
 	id, err := p.creds.Peer(t.ConnectionState())
-	return watchedConn{t, func() { p.refused(conn.RemoteAddr()) }}, id.Node, err
+	return p.judged(watchedConn{t, func() { p.refused(conn.RemoteAddr()) }}, id), id.Node, err
 }
 
 // Accept takes an incoming one, or serves who wants to become a member.
@@ -115,12 +116,16 @@ func (p protection) Accept(ctx context.Context, conn net.Conn) (net.Conn, mesh.N
 		return nil, "", gossip.ErrServed
 	}
 	id, err := p.creds.Peer(t.ConnectionState())
-	return t, id.Node, err
+	return p.judged(t, id), id.Node, err
+}
+
+func (p protection) judged(conn net.Conn, id trust.Identity) net.Conn {
+	return judgedConn{conn, func() error { return p.admit(id) }}
 }
 
 // protect is how the members of m meet.
 func (c *cluster) protect(m *membership, creds *trust.Credentials) protection {
-	return protection{creds: creds, log: c.log, refused: c.refuses, door: c.door(m)}
+	return protection{creds: creds, log: c.log, admit: c.expelled.admit, refused: c.refuses, door: c.door(m)}
 }
 
 // door is by which others become members of m.
@@ -152,6 +157,10 @@ func (c *cluster) Admit(r mesh.Record) error {
 	}
 	if creds == nil {
 		return noCluster()
+	}
+	// It may have been certified, and be removed since.
+	if err := c.expelled.admit(trust.Identity{Role: trust.RoleNode, Node: r.Version.Writer}); err != nil {
+		return fmt.Errorf("admit node %s: %w", r.Version.Writer, err)
 	}
 	if c.certified.has(r.Version.Writer, cert, creds.Authority(), c.now()) {
 		return nil

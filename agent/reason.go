@@ -23,6 +23,7 @@ const (
 	NoCertificate  mesh.Reason = "NoCertificate"  // a call that is about the caller's certificate, by who has none
 	NotAllowed     mesh.Reason = "NotAllowed"     // over TCP, by who has a lesser role
 	TooManyCalls   mesh.Reason = "TooManyCalls"   // over TCP, of one caller or of all
+	NoKeys         mesh.Reason = "NoKeys"         // a node that came in beside a removal, and has none of the keys that followed
 	BadConfig      mesh.Reason = "BadConfig"      // a setting of the agent
 	TunnelSilent   mesh.Reason = "TunnelSilent"   // gossip hears the node, its kernel does not answer through the tunnel
 	EchoFailed     mesh.Reason = "EchoFailed"     // other nodes' kernels cannot be asked from here

@@ -1,11 +1,12 @@
 package agent
 
 import (
+	"cmp"
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -89,10 +90,7 @@ func (c *cluster) nextLocked(snap *mesh.Snapshot, out ...mesh.NodeID) (mesh.Reco
 	remaining := []trust.PublicKey{c.key.Public()}
 	for _, n := range snap.Nodes {
 		// Not whoever has a record: one that the removed node let in a moment ago would get the keys.
-		if n.ID == c.own.ID || slices.Contains(out, n.ID) || c.isLate(n.ID) {
-			continue
-		}
-		if present != nil && present.sealedTo(n.ID) || certifiedBy(authority, n) {
+		if n.ID != c.own.ID && !slices.Contains(out, n.ID) && c.keepsKeys(c.member, present, n.ID) {
 			if key, ok := c.keyLocked(n.ID); ok {
 				remaining = append(remaining, key)
 			}
@@ -102,27 +100,7 @@ func (c *cluster) nextLocked(snap *mesh.Snapshot, out ...mesh.NodeID) (mesh.Reco
 	if err != nil {
 		return mesh.Record{}, fmt.Errorf("make the next keys: %w", err)
 	}
-	return mesh.RotationRecord(&mesh.Rotation{ID: mesh.RotationID(data), From: authority.Certificate(), Data: data, Covers: out}), nil
-}
-
-// certifiedBy tells whether a CA made a node's certificate, which may have ended since.
-func certifiedBy(a *trust.Authority, n *mesh.Node) bool {
-	cert, err := x509.ParseCertificate(n.Cert)
-	if err != nil {
-		return false
-	}
-	id, err := a.Identify(n.Cert, cert.NotBefore)
-	return err == nil && id.Node == n.ID
-}
-
-// keyLocked is a node's key: its record is signed by it, and its ID is the hash of it.
-func (c *cluster) keyLocked(id mesh.NodeID) (trust.PublicKey, bool) {
-	r, ok := c.state.Get(mesh.Key{Kind: mesh.KindNode, ID: string(id)})
-	if !ok || len(r.Sig) < trust.KeySize {
-		return trust.PublicKey{}, false
-	}
-	key := trust.PublicKey(r.Sig[:trust.KeySize])
-	return key, key.ID() == id
+	return mesh.RotationRecord(mesh.NewRotation(c.own.ID, authority.Certificate(), data, out)), nil
 }
 
 // rotations follows the generations of the CA. It is for one goroutine.
@@ -130,6 +108,8 @@ type rotations struct {
 	cluster *cluster
 	since   time.Time // since when a newer generation is known; zero: none is
 	bare    time.Time // since when a removal is known that nobody made a rotation for; zero: none is
+
+	damaged map[string]bool // rotations by ID that are for this node, and cannot be opened
 }
 
 // run ends with ctx.
@@ -168,8 +148,8 @@ func (r *rotations) follow(ctx context.Context) error {
 		return c.putOut()
 	}
 	all := c.steps.of(snap)
-	next := c.newer(m, all)
-	if next == nil {
+	next := slices.DeleteFunc(c.newer(m, snap, all), func(s *step) bool { return r.damaged[s.id] })
+	if len(next) == 0 {
 		r.since = time.Time{}
 		return errors.Join(r.cover(snap, m, all), c.refresh(snap, m), c.regossip(ctx))
 	}
@@ -179,48 +159,38 @@ func (r *rotations) follow(ctx context.Context) error {
 	if c.now().Sub(r.since) < rotationPause {
 		return nil
 	}
-	r.since = time.Time{}
-	i := slices.IndexFunc(snap.Rotations, func(rotation *mesh.Rotation) bool { return rotation.ID == next.id })
-	bundle, err := next.from.OpenRotation(snap.Rotations[i].Data, c.key)
+	best := next[0]
+	i := slices.IndexFunc(snap.Rotations, func(rotation *mesh.Rotation) bool { return rotation.ID == best.id })
+	bundle, err := best.from.OpenRotation(snap.Rotations[i].Data, c.key)
 	if err != nil {
+		if r.damaged == nil {
+			r.damaged = map[string]bool{}
+		}
+		r.damaged[best.id] = true // the next best is looked at in the next turn
 		return fmt.Errorf("open the cluster's new keys: %w", err)
 	}
-	return c.adopt(ctx, m, trust.Returned{Bundle: bundle, From: next.from, Successions: [][]byte{next.Succession}})
+	r.since = time.Time{}
+	return c.adopt(ctx, m, trust.Returned{Bundle: bundle, From: best.from, Successions: [][]byte{best.Succession}})
 }
 
-// newer is the step to the greatest generation after the present one that is for this node
-// too, by a node that is one; nil where there is none.
-func (c *cluster) newer(m *membership, all []*step) *step {
-	known := m.generations(all)
-	var best *step
+// newer are the steps to generations after the present one that are for this node too, by nodes
+// whose word counts, the greatest generation first.
+func (c *cluster) newer(m *membership, snap *mesh.Snapshot, all []*step) []*step {
+	counts := c.makers(m, snap)
+	known := map[trust.Pin]bool{}
+	for _, a := range m.generations(m.ways(all), counts) {
+		known[a.Pin()] = true
+	}
+	var newer []*step
 	for _, s := range all {
-		than := m.bundle.Authority
-		if best != nil {
-			than = best.Authority
-		}
-		follows := slices.ContainsFunc(known, func(a *trust.Authority) bool { return a.Pin() == s.from.Pin() })
-		if follows && s.Authority.Compare(than) > 0 && s.sealedTo(c.own.ID) && c.isMember(s.Maker) {
-			best = s
+		if known[s.from.Pin()] && s.Authority.Compare(m.bundle.Authority) > 0 && s.sealedTo(c.own.ID) && counts(s.Maker) {
+			newer = append(newer, s)
 		}
 	}
-	return best
-}
-
-// nodeRecord is the record of a node that this one knows and that was not removed, a tombstone
-// included.
-func (c *cluster) nodeRecord(id mesh.NodeID) (mesh.Record, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	_, removed := c.state.Get(mesh.Key{Kind: mesh.KindRemoval, ID: string(id)})
-	r, known := c.state.Get(mesh.Key{Kind: mesh.KindNode, ID: string(id)})
-	return r, known && !removed
-}
-
-// isMember tells whether a node is, or was until it left, one that this node knows: its word
-// counts where that of somebody who was removed, or whom nobody knows, does not.
-func (c *cluster) isMember(id mesh.NodeID) bool {
-	_, ok := c.nodeRecord(id)
-	return ok
+	slices.SortFunc(newer, func(a, b *step) int {
+		return cmp.Or(b.Authority.Compare(a.Authority), strings.Compare(a.id, b.id))
+	})
+	return newer
 }
 
 // cover makes a rotation where a removal has none: after two halves of a cluster have met
@@ -258,7 +228,7 @@ func (c *cluster) rankWait(snap *mesh.Snapshot) time.Duration {
 // rotation is the record by which the present generation came; nil for the first.
 func (m *membership) rotation(snap *mesh.Snapshot, all []*step) *mesh.Rotation {
 	present := m.present(all)
-	if present == nil {
+	if present == nil || present.id == "" {
 		return nil
 	}
 	i := slices.IndexFunc(snap.Rotations, func(r *mesh.Rotation) bool { return r.ID == present.id })

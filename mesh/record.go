@@ -142,7 +142,7 @@ func (r Record) validateNoun() error {
 	case r.Kind == KindRemoval && r.Removal != nil:
 		id, err = string(r.Removal.Node), r.Removal.Validate()
 	case r.Kind == KindRotation && r.Rotation != nil:
-		id, err = r.Rotation.ID, r.Rotation.Validate()
+		id, err = r.Rotation.ID, r.Rotation.Validate(writer)
 	case r.Kind == KindKeyring && r.Keyring != nil:
 		id, err = r.Keyring.ID, r.Keyring.Validate()
 	}

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"slices"
 	"strings"
@@ -17,16 +18,33 @@ type Removal struct {
 // Rotation is another generation of the cluster's CA and keys of gossip, which nodes that were
 // removed have no part in.
 type Rotation struct {
-	ID     string   // RotationID of Data: nobody can put something else in its place
+	ID     string   // the hash of all else: nobody can put something else in its place
+	Maker  NodeID   // the only writer of the record
 	From   []byte   // the CA before, DER: who came later knows by it where the new one came from
 	Data   []byte   // as trust makes it; sealed to the nodes that remain
 	Covers []NodeID // that were removed by then, sorted
 }
 
-// RotationID is the ID of the rotation that has this data.
-func RotationID(data []byte) string {
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:])[:IDLength]
+// NewRotation is a rotation with its ID.
+func NewRotation(maker NodeID, from, data []byte, covers []NodeID) *Rotation {
+	r := &Rotation{Maker: maker, From: from, Data: data, Covers: covers}
+	r.ID = r.sum()
+	return r
+}
+
+func (r *Rotation) sum() string {
+	h := sha256.New()
+	part := func(b []byte) {
+		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(b)))) // it is within rotationLimit
+		h.Write(b)
+	}
+	part([]byte(r.Maker))
+	part(r.From)
+	part(r.Data)
+	for _, id := range r.Covers {
+		part([]byte(id))
+	}
+	return hex.EncodeToString(h.Sum(nil))[:IDLength]
 }
 
 // RemovalRecord and RotationRecord wrap them.
@@ -53,8 +71,9 @@ func (r *Removal) Validate() error {
 	return ValidateName("node", r.Name)
 }
 
-// Validate refuses a rotation that no node makes.
-func (r *Rotation) Validate() error {
+// Validate refuses a rotation that no node makes, and one that another node wrote than made it:
+// what it says of the removed must not be changed by who brings it.
+func (r *Rotation) Validate(writer NodeID) error {
 	const do = "update the node that wrote it"
 	if err := validID(r.ID); err != nil {
 		return err
@@ -62,8 +81,11 @@ func (r *Rotation) Validate() error {
 	if len(r.Data) == 0 || len(r.Data) > rotationLimit || len(r.From) > certLimit || len(r.Covers) > coversLimit {
 		return Refuse(BadRecord, do, "rotation %s has %d bytes for %d nodes", r.ID, len(r.Data), len(r.Covers))
 	}
-	if r.ID != RotationID(r.Data) {
+	if r.ID != r.sum() {
 		return Refuse(BadRecord, do, "rotation %s has other data than its ID says", r.ID)
+	}
+	if r.Maker != writer {
+		return Refuse(BadRecord, do, "rotation %s by node %.40q is written by node %.40q", r.ID, string(r.Maker), string(writer))
 	}
 	for i, id := range r.Covers {
 		if validID(string(id)) != nil || i > 0 && r.Covers[i-1] >= id {

@@ -47,13 +47,27 @@ func TestRemoval(t *testing.T) {
 // A removal or a rotation stays: neither can be deleted, nor be of nobody.
 func TestRemovalIsForGood(t *testing.T) {
 	version := Version{3, "a000000000000001"}
+	good := NewRotation(version.Writer, []byte{1}, []byte{2}, []NodeID{"a000000000000002"})
+	if err := (Record{Kind: KindRotation, ID: good.ID, Rotation: good, Version: version, Claim: 3}).Validate(); err != nil {
+		t.Fatal(err)
+	}
+	edited := func(edit func(*Rotation)) Record {
+		bad := *good
+		edit(&bad)
+		return RotationRecord(&bad)
+	}
 	for name, r := range map[string]Record{
 		"tombstone of a removal":  {Kind: KindRemoval, ID: "a000000000000002", Deleted: true},
 		"tombstone of a rotation": {Kind: KindRotation, ID: "a000000000000002", Deleted: true},
 		"removal without a name":  RemovalRecord(&Removal{Node: "a000000000000002"}),
 		"removal of no node":      RemovalRecord(&Removal{Node: "x", Name: "n"}),
 		"empty rotation":          RotationRecord(&Rotation{ID: "a000000000000002"}),
-		"rotation out of order":   RotationRecord(&Rotation{ID: "a000000000000002", Data: []byte{1}, Covers: []NodeID{"a000000000000002", "a000000000000001"}}),
+		"rotation out of order":   RotationRecord(NewRotation(version.Writer, nil, []byte{1}, []NodeID{"a000000000000002", "a000000000000001"})),
+		"rotation by another":     RotationRecord(NewRotation("a000000000000002", []byte{1}, []byte{2}, nil)),
+		"another CA before":       edited(func(r *Rotation) { r.From = []byte{3} }),
+		"other data":              edited(func(r *Rotation) { r.Data = []byte{3} }),
+		"other removed nodes":     edited(func(r *Rotation) { r.Covers = nil }),
+		"another maker":           edited(func(r *Rotation) { r.Maker = "a000000000000002" }),
 	} {
 		r.Version, r.Claim = version, 3
 		if err := r.Validate(); ReasonOf(err) == "" {

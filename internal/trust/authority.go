@@ -31,6 +31,7 @@ func (p Pin) String() string { return hex.EncodeToString(p[:8]) }
 // at an operator or viewer. It does not change and is safe for concurrent use.
 type Authority struct {
 	cert       *x509.Certificate
+	pin        Pin // kept, as it is asked for all the time
 	generation uint32
 	key        Key // zero where it may not issue
 }
@@ -98,7 +99,7 @@ func ParseAuthority(der []byte) (*Authority, error) {
 	if err != nil || host != hostAuthority || generation == 0 || name[0] == '0' {
 		return nil, badAuthority("it names no generation")
 	}
-	return &Authority{cert: cert, generation: uint32(generation)}, nil
+	return &Authority{cert: cert, pin: sha256.Sum256(cert.Raw), generation: uint32(generation)}, nil
 }
 
 func badAuthority(how string, args ...any) error {
@@ -132,14 +133,14 @@ func (a *Authority) Made() time.Time { return a.cert.NotBefore.Add(backdated) }
 func (a *Authority) Generation() uint32 { return a.generation }
 
 // Pin tells this CA from all others.
-func (a *Authority) Pin() Pin { return sha256.Sum256(a.cert.Raw) }
+func (a *Authority) Pin() Pin { return a.pin }
 
 // CanIssue tells whether the CA's key is here.
 func (a *Authority) CanIssue() bool { return a.key.private != nil }
 
 // Public is the CA without its key.
 func (a *Authority) Public() *Authority {
-	return &Authority{cert: a.cert, generation: a.generation}
+	return &Authority{cert: a.cert, pin: a.pin, generation: a.generation}
 }
 
 // Compare orders CAs of one cluster, so that all nodes hold to the same: the later
@@ -152,8 +153,7 @@ func (a *Authority) Compare(b *Authority) int {
 		}
 		return 1
 	}
-	pa, pb := a.Pin(), b.Pin()
-	return bytes.Compare(pa[:], pb[:])
+	return bytes.Compare(a.pin[:], b.pin[:])
 }
 
 // String does not show the key.

@@ -28,7 +28,8 @@ type Door struct {
 
 	// Return refuses a node that is no member any more, or never was, and gives the
 	// successions that lead from one of the CAs that it knows, which are by their pins, to
-	// the Bundle's, the oldest first. nil refuses everybody.
+	// the Bundle's, the oldest first. Beside a refusal they prove that it is the cluster's. nil
+	// refuses everybody.
 	Return func(node mesh.NodeID, known []Pin) (from Pin, successions [][]byte, err error)
 
 	Now func() time.Time
@@ -190,7 +191,7 @@ func (d *Door) decideReturn(conn *tls.Conn) (Identity, wireReturned, error) {
 	bundle := d.Bundle()
 	from, successions, err := d.Return(key.ID(), r.known())
 	if err != nil {
-		return Identity{}, wireReturned{}, err
+		return Identity{}, wireReturned{From: from[:], Successions: successions}, err
 	}
 	w, err := bundle.wire()
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 // Its key still is: the cluster knows it by its ID.
 //
 //	client  request (JSON) | one signature over the connection and the request, by its key
-//	server  answer (JSON): a refusal, or the successions since its generation and the Bundle
+//	server  answer (JSON): the successions since its generation, and a refusal or the Bundle
 //
 // It is framed and bound to its TLS as joining is. The server's CA is believed only once
 // the successions lead to it; what was sent before that is of no use elsewhere. The node names all
@@ -72,6 +72,10 @@ type Returned struct {
 	// no word of the cluster: it is the other node that missed something.
 	Answers *Authority
 
+	// Proven tells, with a refusal, that it comes from a CA to which successions lead from one that
+	// is known. Any other is the word of whoever answers at an address.
+	Proven bool
+
 	From        *Authority // one of those that were known
 	Successions [][]byte   // from it to the Bundle's
 }
@@ -88,7 +92,7 @@ func Return(ctx context.Context, conn net.Conn, r Returning) (Returned, error) {
 		err = ctx.Err() // the deadline on conn says only that time was over
 	}
 	if err != nil {
-		return Returned{Answers: got.Answers}, fmt.Errorf("ask for what was missed: %w", err)
+		return Returned{Answers: got.Answers, Proven: got.Proven}, fmt.Errorf("ask for what was missed: %w", err)
 	}
 	return got, nil
 }
@@ -119,6 +123,8 @@ func (r Returning) ask(ctx context.Context, conn net.Conn) (got Returned, err er
 		return got, err
 	}
 	if answer.Refusal != nil {
+		reached, err := r.follow(r.beginning(answer.From), answer.Successions)
+		got.Proven = err == nil && len(answer.Successions) > 0 && reached.Pin() == got.Answers.Pin()
 		return got, answer.Refusal.err()
 	}
 	got.From, got.Successions = r.beginning(answer.From), answer.Successions
@@ -150,16 +156,9 @@ func (r Returning) send(session *tls.Conn) error {
 
 // judge follows the successions to the CA that the server stands under.
 func (r Returning) judge(answer wireReturned, from, claimed *Authority) (Bundle, error) {
-	reached := from
-	for _, s := range answer.Successions {
-		next, maker, err := reached.Follow(s)
-		if err != nil {
-			return Bundle{}, err
-		}
-		if err := r.Believed(maker); err != nil {
-			return Bundle{}, err
-		}
-		reached = next
+	reached, err := r.follow(from, answer.Successions)
+	if err != nil {
+		return Bundle{}, err
 	}
 	if reached.Pin() != claimed.Pin() {
 		return Bundle{}, mesh.Refuse(WrongCluster, "join again with a new token", "the node's CA does not follow from generation %d here", from.generation)
@@ -172,6 +171,22 @@ func (r Returning) judge(answer wireReturned, from, claimed *Authority) (Bundle,
 		return Bundle{}, badAuthority("it is another than the one that answers")
 	}
 	return b, nil
+}
+
+// follow is the CA that successions by believed nodes lead to.
+func (r Returning) follow(from *Authority, successions [][]byte) (*Authority, error) {
+	reached := from
+	for _, s := range successions {
+		next, maker, err := reached.Follow(s)
+		if err != nil {
+			return nil, err
+		}
+		if err := r.Believed(maker); err != nil {
+			return nil, err
+		}
+		reached = next
+	}
+	return reached, nil
 }
 
 // brought gives the CA that a server brought, if it vouches for the server as a node.

@@ -277,6 +277,7 @@ type (
 	}
 	wireRotation struct {
 		ID     string        `json:"i"`
+		Maker  mesh.NodeID   `json:"m"`
 		From   []byte        `json:"f"` // base64
 		Data   []byte        `json:"d"` // base64
 		Covers []mesh.NodeID `json:"c,omitempty"`
