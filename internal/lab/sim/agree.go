@@ -137,7 +137,7 @@ func (w *World) Sound() error {
 			errs = append(errs, fmt.Errorf("%s has no room for endpoint %s: %w", n.Name, e, err))
 		}
 	}
-	return errors.Join(append(errs, oneOwner(snap), inBlocks(snap), w.book.kept(snap))...)
+	return errors.Join(append(errs, oneOwner(snap), inBlocks(snap, w.live()), w.book.kept(snap))...)
 }
 
 // askedFor tells whether an endpoint is without an address because it wants one that another
@@ -228,11 +228,16 @@ func names(snap *mesh.Snapshot) (errs []error) {
 	return holders.errs
 }
 
-// inBlocks finds endpoints with an address that their node may not give.
-func inBlocks(snap *mesh.Snapshot) error {
+// inBlocks finds endpoints with an address that their node may not give. A node that is none
+// any more, since its disk was lost, settles nothing, and nobody sends to what it leaves behind:
+// a block that an older claim took, or an endpoint that who forgot it had not heard of.
+func inBlocks(snap *mesh.Snapshot, live map[mesh.NodeID]*Node) error {
 	var errs []error
 	for _, e := range snap.Endpoints {
 		node := snap.Node(e.Node)
+		if live[e.Node] == nil {
+			continue
+		}
 		if node == nil {
 			errs = append(errs, fmt.Errorf("endpoint %s is on node %s, which has no record", e.Name, e.Node))
 			continue

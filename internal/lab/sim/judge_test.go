@@ -92,7 +92,7 @@ func TestJudgeFindsTwoOwners(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		snap := p.Snapshot()
-		if err := errors.Join(oneOwner(snap), inBlocks(snap)); err != nil || len(snap.EndpointsOf(id)) != 2 {
+		if err := errors.Join(oneOwner(snap), inBlocks(snap, w.live())); err != nil || len(snap.EndpointsOf(id)) != 2 {
 			t.Errorf("%d endpoints: %v", len(snap.EndpointsOf(id)), err)
 		}
 		bad := *snap
@@ -100,7 +100,7 @@ func TestJudgeFindsTwoOwners(t *testing.T) {
 		twin.ID, moved.Node = "d00000000000000f", w.Nodes[1].plane.Load().ID()
 		bad.Endpoints = append([]*mesh.Endpoint{&twin, &moved}, snap.Endpoints...)
 		bad.Fronts = append([]mesh.Front{{Service: &mesh.Service{ID: "c00000000000000f"}, Port: snap.Fronts[0].Port}}, snap.Fronts...)
-		err := errors.Join(oneOwner(&bad), inBlocks(&bad))
+		err := errors.Join(oneOwner(&bad), inBlocks(&bad, w.live()))
 		for _, want := range []string{"address", "name", "port tcp/8000", "no block with it"} {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%q is missing in %v", want, err)
