@@ -244,11 +244,11 @@ func TestIdleConnections(t *testing.T) {
 		t.Errorf("%d of %d were evicted", c.Evicted, crowd)
 	}
 	loud := p99(t, good.addr)
-	for try := 0; loud > 3*quiet+time.Millisecond && try < 5; try++ { // others use this machine too
+	for try := 0; loud > 3*quiet+slack && try < 5; try++ { // others use this machine too
 		loud = min(loud, p99(t, good.addr))
 	}
 	t.Logf("p99 of another asker: %v, %v without them", loud, quiet)
-	if loud > 3*quiet+time.Millisecond {
+	if loud > 3*quiet+slack {
 		t.Errorf("p99 of another asker: %v, %v without them", loud, quiet)
 	}
 }
@@ -291,6 +291,10 @@ func memory() int64 {
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc + m.StackInuse)
 }
+
+// slack is what a machine that others use adds to an answer; one that waits for a forward takes
+// longer than the 150 ms after which the next upstream is asked.
+const slack = 20 * time.Millisecond
 
 // p99 is what 500 local questions by UDP take, but the slowest five.
 func p99(tb testing.TB, addr string) time.Duration {
