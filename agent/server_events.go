@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"log/slog"
 	"runtime/debug"
 
@@ -44,13 +45,22 @@ func (s *eventServer) WatchEvents(req *sluicev1.WatchEventsRequest, stream grpc.
 		if !req.GetFollow() {
 			return nil
 		}
-		select {
-		case <-more:
-		case <-stream.Context().Done():
-			return stream.Context().Err()
-		case <-s.loop.stopped:
-			return mesh.Refuse(Stopping, "start the agent again", "the agent is stopping")
+		if err := s.await(stream.Context(), more); err != nil {
+			return err
 		}
+	}
+}
+
+// await waits until a stream's reader has more to read. It ends with ctx, the stream's, and
+// refuses when the agent stops.
+func (a *api) await(ctx context.Context, more <-chan struct{}) error {
+	select {
+	case <-more:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-a.loop.stopped:
+		return mesh.Refuse(Stopping, "start the agent again", "the agent is stopping")
 	}
 }
 

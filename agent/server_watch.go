@@ -45,12 +45,8 @@ func (s *watchServer) Watch(req *sluicev1.WatchRequest, stream grpc.ServerStream
 			}
 			continue
 		}
-		select {
-		case <-more:
-		case <-stream.Context().Done():
-			return stream.Context().Err()
-		case <-s.loop.stopped:
-			return mesh.Refuse(Stopping, "start the agent again", "the agent is stopping")
+		if err := s.await(stream.Context(), more); err != nil {
+			return err
 		}
 	}
 }
