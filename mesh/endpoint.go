@@ -25,6 +25,37 @@ type Endpoint struct {
 	Attached []Attachment // sorted by network
 	Fixed    []netip.Addr // asked for: on the network that each is in, no other address will do; sorted
 	Left     []Freed      // had on some network, and has no longer; see Rest
+	Joined   []Joined     // sorted by network; what is asked for beyond the service's wishes
+}
+
+// Joined is what an endpoint asks of one network. Where its service does not use the network,
+// the endpoint is on it all the same.
+type Joined struct {
+	Network   NetworkID
+	MAC       [6]byte // zero: made from the address
+	Interface string  // the device's name in the endpoint's namespace; empty: made from the network
+	Aliases   []string
+	// Gateway decides which network the default route is on: the greatest has it.
+	Gateway int
+	Sysctls []InterfaceSysctl
+}
+
+// InterfaceSysctl is a setting of one interface: Key is below net/FAMILY/{conf,neigh}/INTERFACE.
+type InterfaceSysctl struct {
+	Family string // ipv4 or ipv6
+	Table  string // conf or neigh
+	Key    string // forwarding
+	Value  string
+}
+
+// JoinedTo returns what the endpoint asks of a network.
+func (e *Endpoint) JoinedTo(id NetworkID) (Joined, bool) {
+	for _, j := range e.Joined {
+		if j.Network == id {
+			return j, true
+		}
+	}
+	return Joined{}, false
 }
 
 // Attachment is an endpoint's interface on one network.
@@ -45,7 +76,7 @@ func (e *Endpoint) On(id NetworkID) (Attachment, bool) {
 
 func (e *Endpoint) clone() *Endpoint {
 	c := *e
-	c.Attached, c.Left = slices.Clone(e.Attached), slices.Clone(e.Left)
+	c.Attached, c.Left, c.Joined = slices.Clone(e.Attached), slices.Clone(e.Left), slices.Clone(e.Joined)
 	return &c
 }
 

@@ -5,11 +5,24 @@ import (
 	"slices"
 )
 
-// Network is an overlay. The ingress network is one like any other but for its
-// ID and its second VNI.
+// Driver says how a network is built.
+type Driver string
+
+// The drivers.
+const (
+	// Overlay is one network over all nodes; the zero value of records that know no driver.
+	Overlay Driver = "overlay"
+	// Bridge is a network that each node has for itself: a bridge in the host's namespace, with
+	// the same subnets on all nodes. An address on it means something on its node only.
+	Bridge Driver = "bridge"
+)
+
+// Network is an overlay, or what each node builds a bridge from. The ingress network is an
+// overlay like any other but for its ID and its second VNI.
 type Network struct {
 	ID       NetworkID
 	Name     string
+	Driver   Driver
 	Subnet4  netip.Prefix
 	Subnet6  netip.Prefix
 	Bits4    int          // length of one node's block of Subnet4; a block of Subnet6 is always a /64
@@ -17,7 +30,18 @@ type Network struct {
 	VNI      VNI          // network sandboxes listen on it
 	EntryVNI VNI          // ingress network only: ingress-sbox ends listen on it
 	Pool     netip.Prefix // ingress network only: where user networks' IPv4 subnets come from
+
+	Internal bool // no way out and no way in
+	Apart    bool // its endpoints do not reach each other; "icc: false"
+	MTU      int  // bytes of an inner packet; 0: the largest that fits
+
+	// A bridge only. An overlay has blocks instead: Bits4, VNI and More are zero on a bridge.
+	Gateway4, Gateway6 netip.Addr // the bridge's own addresses
+	Routed             bool       // machines outside may reach its endpoints by their own addresses
 }
+
+// Bridged tells whether each node has the network for itself.
+func (n *Network) Bridged() bool { return n.Driver == Bridge }
 
 const (
 	blockBits6    = 64 // length of a node's IPv6 block

@@ -19,7 +19,23 @@ type Service struct {
 	// Affinity is for how long after its last new connection a client comes to the same
 	// endpoint again, by one node and published port; 0: each connection is drawn for itself.
 	Affinity time.Duration
+
+	Aliases []string     // further names of the service, sorted
+	Stack   string       // what a short name belongs to: its own stack's is found first; empty: none
+	Mode    EndpointMode // how its name is answered on an overlay
+	// Virtual are its addresses on overlays other than the ingress network, sorted; what was
+	// free when it was written. What it holds is Snapshot.Virtual.
+	Virtual []Attachment
 }
+
+// EndpointMode says what the name of a service is answered with.
+type EndpointMode string
+
+// The modes. On a bridge a name is always answered with the endpoints of the asker's node.
+const (
+	VirtualIP     EndpointMode = "vip"   // its virtual address; the zero value of records that know no mode
+	RoundRobinDNS EndpointMode = "dnsrr" // all its ready endpoints
+)
 
 // Proto is a transport protocol.
 type Proto string
@@ -49,12 +65,29 @@ func Schedulers() []Scheduler {
 	return []Scheduler{RoundRobin, WeightedRoundRobin, LeastConn, WeightedLeastConn, SourceHash, Maglev}
 }
 
-// PublishedPort is one port that every node answers on.
+// PublishMode says which nodes answer on a published port.
+type PublishMode string
+
+// The modes.
+const (
+	Meshed PublishMode = ""     // all, for the endpoints of all: "ingress"
+	Hosted PublishMode = "host" // those that have an endpoint of the service, for that one
+)
+
+// Sources are prefixes in their canonical text, sorted, joined by commas; empty: everybody.
+// It is text so that a PublishedPort can be compared.
+type Sources string
+
+// PublishedPort is one port that every node answers on, or a range of ports that a node
+// answers on for its own endpoint.
 type PublishedPort struct {
 	Addr      netip.Addr // only on this local address; the zero value: on all
 	Proto     Proto
 	Published uint16
 	Target    uint16 // the endpoint's port
+	Mode      PublishMode
+	Last      uint16  // Hosted only: the last port of a range, which keeps its numbers (Published equals Target); 0: one port
+	Sources   Sources // who may dial it
 }
 
 // String is the SPEC form: [ADDR:]PUBLISHED:TARGET/PROTO.

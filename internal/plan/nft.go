@@ -52,6 +52,7 @@ type Set struct {
 	Value    []Field       // empty: a set
 	Learned  int           // how many it may learn; 0: it is not a learned one
 	Expires  time.Duration // of what a learned one holds, whole seconds; 0: what puts it there says so
+	Ranges   bool          // the last field of a key may be a range, "8000-8010"; such a set costs more to change
 	Elements []Element
 }
 
@@ -148,7 +149,7 @@ func (t *Table) Bare() *Table {
 
 // Bare is the set without elements.
 func (s *Set) Bare() *Set {
-	return &Set{Name: s.Name, Key: s.Key, Value: s.Value, Learned: s.Learned, Expires: s.Expires}
+	return &Set{Name: s.Name, Key: s.Key, Value: s.Value, Learned: s.Learned, Expires: s.Expires, Ranges: s.Ranges}
 }
 
 func noElements(*Set) string { return "" }

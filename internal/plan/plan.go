@@ -61,6 +61,8 @@ type LinkKind string
 const (
 	LinkVeth  LinkKind = "veth"
 	LinkVXLAN LinkKind = "vxlan"
+	// LinkBridge is a bridge. It learns no multicast groups and filters nothing by itself.
+	LinkBridge LinkKind = "bridge"
 )
 
 // Link is a network device. Its key is Name. Both ends of a veth pair stand in
@@ -72,6 +74,13 @@ type Link struct {
 	MTU   int // bytes, without the Ethernet header
 	Peer  Peer
 	VXLAN VXLAN
+	// Master is the bridge in the same sandbox that the device is a port of.
+	Master string
+	// Isolated ports of a bridge do not reach each other, only the bridge itself.
+	Isolated bool
+	// Announced: the device's addresses are told to its neighbours when it gets them, by
+	// gratuitous ARP and unsolicited neighbour advertisements.
+	Announced bool
 }
 
 // Peer is the other end of a veth pair. MAC is what that end's own Link says: the

@@ -12,6 +12,7 @@ func toWire(r mesh.Record) wireRecord {
 	if n := r.Network; n != nil {
 		w.Network = &wireNetwork{
 			ID: n.ID, Name: n.Name, Subnet4: n.Subnet4, Subnet6: n.Subnet6, Bits4: n.Bits4, VNI: n.VNI, EntryVNI: n.EntryVNI, Pool: n.Pool,
+			Driver: n.Driver, Internal: n.Internal, Apart: n.Apart, MTU: n.MTU, Gateway4: n.Gateway4, Gateway6: n.Gateway6, Routed: n.Routed,
 			More: each(n.More, func(s mesh.Subnet) wireSubnet { return wireSubnet(s) }),
 		}
 	}
@@ -25,8 +26,9 @@ func toWire(r mesh.Record) wireRecord {
 	}
 	if s := r.Service; s != nil {
 		w.Service = &wireService{
-			ID: s.ID, Name: s.Name, Networks: s.Networks, Scheduler: s.Scheduler, Affinity: s.Affinity,
+			ID: s.ID, Name: s.Name, Networks: s.Networks, Scheduler: s.Scheduler, Affinity: s.Affinity, Aliases: s.Aliases, Stack: s.Stack, Mode: s.Mode,
 			Publish: each(s.Publish, func(p mesh.PublishedPort) wirePublished { return wirePublished(p) }),
+			Virtual: each(s.Virtual, func(a mesh.Attachment) wireAttachment { return wireAttachment(a) }),
 		}
 	}
 	if e := r.Endpoint; e != nil {
@@ -34,6 +36,7 @@ func toWire(r mesh.Record) wireRecord {
 			ID: e.ID, Name: e.Name, Service: e.Service, Node: e.Node, State: e.State, Weight: e.Weight, Fixed: e.Fixed,
 			Attached: each(e.Attached, func(a mesh.Attachment) wireAttachment { return wireAttachment(a) }),
 			Left:     each(e.Left, func(f mesh.Freed) wireFreed { return wireFreed(f) }),
+			Joined:   each(e.Joined, toWireJoined),
 		}
 	}
 	return w
@@ -49,6 +52,7 @@ func (w wireRecord) record() mesh.Record {
 	if n := w.Network; n != nil {
 		r.Network = &mesh.Network{
 			ID: n.ID, Name: n.Name, Subnet4: n.Subnet4, Subnet6: n.Subnet6, Bits4: n.Bits4, VNI: n.VNI, EntryVNI: n.EntryVNI, Pool: n.Pool,
+			Driver: n.Driver, Internal: n.Internal, Apart: n.Apart, MTU: n.MTU, Gateway4: n.Gateway4, Gateway6: n.Gateway6, Routed: n.Routed,
 			More: each(n.More, func(s wireSubnet) mesh.Subnet { return mesh.Subnet(s) }),
 		}
 	}
@@ -62,8 +66,9 @@ func (w wireRecord) record() mesh.Record {
 	}
 	if s := w.Service; s != nil {
 		r.Service = &mesh.Service{
-			ID: s.ID, Name: s.Name, Networks: s.Networks, Scheduler: s.Scheduler, Affinity: s.Affinity,
+			ID: s.ID, Name: s.Name, Networks: s.Networks, Scheduler: s.Scheduler, Affinity: s.Affinity, Aliases: s.Aliases, Stack: s.Stack, Mode: s.Mode,
 			Publish: each(s.Publish, func(p wirePublished) mesh.PublishedPort { return mesh.PublishedPort(p) }),
+			Virtual: each(s.Virtual, func(a wireAttachment) mesh.Attachment { return mesh.Attachment(a) }),
 		}
 	}
 	if e := w.Endpoint; e != nil {
@@ -71,9 +76,24 @@ func (w wireRecord) record() mesh.Record {
 			ID: e.ID, Name: e.Name, Service: e.Service, Node: e.Node, State: e.State, Weight: e.Weight, Fixed: e.Fixed,
 			Attached: each(e.Attached, func(a wireAttachment) mesh.Attachment { return mesh.Attachment(a) }),
 			Left:     each(e.Left, func(f wireFreed) mesh.Freed { return mesh.Freed(f) }),
+			Joined:   each(e.Joined, wireJoined.joined),
 		}
 	}
 	return r
+}
+
+func toWireJoined(j mesh.Joined) wireJoined {
+	return wireJoined{
+		Network: j.Network, MAC: j.MAC, Interface: j.Interface, Aliases: j.Aliases, Gateway: j.Gateway,
+		Sysctls: each(j.Sysctls, func(s mesh.InterfaceSysctl) wireSysctl { return wireSysctl(s) }),
+	}
+}
+
+func (w wireJoined) joined() mesh.Joined {
+	return mesh.Joined{
+		Network: w.Network, MAC: w.MAC, Interface: w.Interface, Aliases: w.Aliases, Gateway: w.Gateway,
+		Sysctls: each(w.Sysctls, func(s wireSysctl) mesh.InterfaceSysctl { return mesh.InterfaceSysctl(s) }),
+	}
 }
 
 func each[A, B any](list []A, f func(A) B) []B {

@@ -234,24 +234,38 @@ type (
 		VNI      mesh.VNI       `json:"v"`
 		EntryVNI mesh.VNI       `json:"ev,omitempty"`
 		Pool     netip.Prefix   `json:"p,omitzero"`
+		Driver   mesh.Driver    `json:"d,omitempty"`
+		Internal bool           `json:"in,omitempty"`
+		Apart    bool           `json:"ap,omitempty"`
+		MTU      int            `json:"mtu,omitempty"`
+		Gateway4 netip.Addr     `json:"g4,omitzero"`
+		Gateway6 netip.Addr     `json:"g6,omitzero"`
+		Routed   bool           `json:"r,omitempty"`
 	}
 	wireSubnet struct {
 		Prefix netip.Prefix `json:"p"`
 		Claim  uint64       `json:"c"`
 	}
 	wireService struct {
-		ID        mesh.ServiceID   `json:"i"`
-		Name      string           `json:"n"`
-		Networks  []mesh.NetworkID `json:"nets,omitempty"`
-		Publish   []wirePublished  `json:"p,omitempty"`
-		Scheduler mesh.Scheduler   `json:"s"`
-		Affinity  time.Duration    `json:"a,omitempty"` // nanoseconds
+		ID        mesh.ServiceID    `json:"i"`
+		Name      string            `json:"n"`
+		Networks  []mesh.NetworkID  `json:"nets,omitempty"`
+		Publish   []wirePublished   `json:"p,omitempty"`
+		Scheduler mesh.Scheduler    `json:"s"`
+		Affinity  time.Duration     `json:"a,omitempty"` // nanoseconds
+		Aliases   []string          `json:"al,omitempty"`
+		Stack     string            `json:"st,omitempty"`
+		Mode      mesh.EndpointMode `json:"m,omitempty"`
+		Virtual   []wireAttachment  `json:"va,omitempty"`
 	}
 	wirePublished struct {
-		Addr      netip.Addr `json:"a,omitzero"`
-		Proto     mesh.Proto `json:"x"`
-		Published uint16     `json:"p"`
-		Target    uint16     `json:"t"`
+		Addr      netip.Addr       `json:"a,omitzero"`
+		Proto     mesh.Proto       `json:"x"`
+		Published uint16           `json:"p"`
+		Target    uint16           `json:"t"`
+		Mode      mesh.PublishMode `json:"m,omitempty"`
+		Last      uint16           `json:"l,omitempty"`
+		Sources   mesh.Sources     `json:"s,omitempty"`
 	}
 	wireEndpoint struct {
 		ID       mesh.EndpointID    `json:"i"`
@@ -263,6 +277,21 @@ type (
 		Attached []wireAttachment   `json:"a,omitempty"`
 		Fixed    []netip.Addr       `json:"f,omitempty"`
 		Left     []wireFreed        `json:"l,omitempty"`
+		Joined   []wireJoined       `json:"j,omitempty"`
+	}
+	wireJoined struct {
+		Network   mesh.NetworkID `json:"n"`
+		MAC       [6]byte        `json:"m,omitzero"`
+		Interface string         `json:"if,omitempty"`
+		Aliases   []string       `json:"al,omitempty"`
+		Gateway   int            `json:"g,omitempty"`
+		Sysctls   []wireSysctl   `json:"sy,omitempty"`
+	}
+	wireSysctl struct {
+		Family string `json:"f"`
+		Table  string `json:"t"`
+		Key    string `json:"k"`
+		Value  string `json:"v"`
 	}
 	wireToken struct {
 		ID      mesh.TokenID `json:"i"`
