@@ -3,6 +3,7 @@ package plan
 import (
 	"encoding/hex"
 	"fmt"
+	"hash/fnv"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -127,7 +128,38 @@ func NetworkLink(vni uint32) string { return fmt.Sprintf("sl%x", vni) }
 // InEndpoint tells whether a device is named as those that we put into endpoints,
 // and not as those of a host.
 func InEndpoint(link string) bool {
-	return strings.HasPrefix(link, "sl") && !strings.HasPrefix(link, UplinkHost) && !strings.HasPrefix(link, WayOutHosts)
+	return strings.HasPrefix(link, "sl") && !strings.HasPrefix(link, "sl-")
+}
+
+// BridgeLinks begins the names of all bridges of networks and of no other device, and
+// BridgePorts those of their ports.
+const (
+	BridgeLinks = "sl-b"
+	BridgePorts = "sl-p"
+)
+
+// idPart is how many characters of an ID fit into a device's name (15) behind a prefix.
+const idPart = 11
+
+// BridgeLink names a node's bridge of the network with this ID. Networks whose IDs begin alike
+// would have one: package bridge builds only one of them.
+func BridgeLink(network string) string { return BridgeLinks + network[len(network)-idPart:] }
+
+// BridgePort names the host's end of the veth from an endpoint to a bridge.
+func BridgePort(endpoint, network string) string {
+	h := fnv.New64a()
+	h.Write([]byte(endpoint + " " + network))
+	return BridgePorts + fmt.Sprintf("%016x", h.Sum64())[:idPart]
+}
+
+// BridgedLink names the endpoint's interface on a bridge where nobody chose another name.
+func BridgedLink(network string) string { return "slb" + network[len(network)-idPart:] }
+
+// BridgedMAC is the hardware address of an endpoint on a bridge where nobody chose another: of
+// its IPv4 address, so that neighbours who remember it are right after a restart.
+func BridgedMAC(addr netip.Addr) MAC {
+	a := addr.As4()
+	return MAC{0x02, 0x53, a[0], a[1], a[2], a[3]}
 }
 
 // MAC is a 48-bit hardware address; the zero value means none.

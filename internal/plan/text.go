@@ -140,10 +140,21 @@ func (e Element) String() string {
 
 func (l Link) String() string {
 	text := fmt.Sprintf("link     %-10s %s", l.Name, l.Kind)
-	if l.Kind == LinkVXLAN {
+	switch l.Kind {
+	case LinkVXLAN:
 		text += fmt.Sprintf(" vni %d local %s port %d", l.VXLAN.VNI, l.VXLAN.Local, l.VXLAN.Port)
-	} else {
+	case LinkVeth:
 		text += fmt.Sprintf(" to %s/%s", l.Peer.Sandbox, l.Peer.Link)
+	case LinkBridge:
+	}
+	if l.Master != "" {
+		text += " of " + l.Master
+	}
+	if l.Isolated {
+		text += " isolated"
+	}
+	if l.Announced {
+		text += " announced"
 	}
 	if l.MAC != (MAC{}) {
 		text += " mac " + l.MAC.String()

@@ -1,0 +1,85 @@
+package mesh
+
+import (
+	"cmp"
+	"slices"
+)
+
+// DefaultBridge is the ID of the bridge network on which the endpoints of a service are that
+// publishes ports of its node's own and is on no network. It is made at its first use.
+const DefaultBridge NetworkID = "0000000000000002"
+
+// DefaultBridgeName is its name.
+const DefaultBridgeName = "sluice0"
+
+// Networks are all networks that an endpoint of the service is to be on, sorted.
+func (e *Endpoint) Networks(s *Service) []NetworkID {
+	all := slices.Clone(s.Uses())
+	for _, j := range e.Joined {
+		all = append(all, j.Network)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// Gateway is the endpoint's interface that its default route is on: the one with the greatest
+// Joined.Gateway; of equals the ingress network's, then a bridge's, then that of the first name.
+// None is on an internal network.
+func (snap *Snapshot) Gateway(e *Endpoint) (Attachment, bool) {
+	var best *Network
+	var found Attachment
+	rank := func(n *Network) int {
+		switch {
+		case n.Ingress():
+			return 0
+		case n.Bridged():
+			return 1
+		default:
+			return 2
+		}
+	}
+	order := func(a, b *Network) int {
+		ja, _ := e.JoinedTo(a.ID)
+		jb, _ := e.JoinedTo(b.ID)
+		return cmp.Or(cmp.Compare(jb.Gateway, ja.Gateway), cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
+	}
+	for _, a := range e.Attached {
+		n := snap.Network(a.Network)
+		if n == nil || n.Internal || best != nil && order(best, n) < 0 {
+			continue
+		}
+		best, found = n, a
+	}
+	return found, best != nil
+}
+
+// HostedFront is a published port that a node answers on for one endpoint of its own.
+type HostedFront struct {
+	Service  *Service
+	Endpoint *Endpoint
+	Port     PublishedPort
+	At       Attachment // where the endpoint is reached: on its gateway's network
+}
+
+// Hosted are the ports that a node answers on for its own endpoints, the oldest claim first,
+// and those that an endpoint could not have because another has them.
+func (snap *Snapshot) Hosted(node NodeID) (held []HostedFront, lost []HostedFront) {
+	for _, f := range snap.Fronts {
+		if f.Port.Mode != Hosted {
+			continue
+		}
+		for _, e := range snap.EndpointsOf(f.Service.ID) {
+			at, ok := snap.Gateway(e)
+			if e.Node != node || !ok {
+				continue
+			}
+			h := HostedFront{f.Service, e, f.Port, at}
+			if slices.ContainsFunc(held, func(o HostedFront) bool { return o.Port.Overlaps(h.Port) }) {
+				lost = append(lost, h)
+				continue
+			}
+			held = append(held, h)
+		}
+	}
+	return held, lost
+}
