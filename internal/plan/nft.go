@@ -47,12 +47,14 @@ const (
 // it should be. They stay when the rules around them change, and go where Name, Key, Value,
 // Learned or Expires change.
 type Set struct {
-	Name     string
-	Key      []Field
-	Value    []Field       // empty: a set
-	Learned  int           // how many it may learn; 0: it is not a learned one
-	Expires  time.Duration // of what a learned one holds, whole seconds; 0: what puts it there says so
-	Ranges   bool          // the last field of a key may be a range, "8000-8010"; such a set costs more to change
+	Name    string
+	Key     []Field
+	Value   []Field       // empty: a set
+	Learned int           // how many it may learn; 0: it is not a learned one
+	Expires time.Duration // of what a learned one holds, whole seconds; 0: what puts it there says so
+	// Ranges: ports and addresses in a key may be ranges, "8000-8010", "10.0.0.0-10.255.255.255";
+	// such a set costs more to change.
+	Ranges   bool
 	Elements []Element
 }
 
@@ -188,6 +190,9 @@ func (s *Set) declaration() string {
 	text := by + " " + join(s.Key, name)
 	if len(s.Value) > 0 {
 		text += " : " + join(s.Value, name)
+	}
+	if s.Ranges {
+		text += "; flags interval"
 	}
 	if s.Learned > 0 {
 		text += fmt.Sprintf("; size %d; flags dynamic,timeout", s.Learned)
