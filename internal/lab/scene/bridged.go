@@ -86,7 +86,7 @@ func bridged() map[string]func(w *World) {
 				return p
 			}
 			some := OwnPort(8083, 80, mesh.TCP)
-			some.Sources = "192.0.2.0/25,2001:db8::/32,203.0.113.7/32"
+			some.Sources = "192.0.2.0/25,203.0.113.7/32,2001:db8::/32"
 			there := at(OwnPort(8084, 80, mesh.UDP), "192.0.2.11")
 			there.Sources = "192.0.2.99/32"
 			w.Endpoint(w.Service("web", nil, OwnPort(8080, 80, mesh.TCP), at(OwnPort(8081, 80, mesh.UDP), "192.0.2.11"),
