@@ -23,10 +23,12 @@ const (
 
 // Capturing lists all sets of the host's inet table that make a port answer.
 func Capturing() []string {
-	return []string{
-		Published, PublishedAt4, PublishedAt6,
-		Hosted4, Hosted6, HostedAt4, HostedAt6, HostedRange4, HostedRange6, HostedRangeAt4, HostedRangeAt6,
-	}
+	return append([]string{Published, PublishedAt4, PublishedAt6}, HostedMaps()...)
+}
+
+// HostedMaps lists those of ports that the node answers on by itself.
+func HostedMaps() []string {
+	return []string{Hosted4, Hosted6, HostedAt4, HostedAt6, HostedRange4, HostedRange6, HostedRangeAt4, HostedRangeAt6}
 }
 
 // Ports is what a client dials: one port or a range of one protocol, on one address or, where
