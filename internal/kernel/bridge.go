@@ -40,21 +40,18 @@ func bridgeMAC(name string) plan.MAC {
 }
 
 // plain tells whether a bridge forwards as ours do: without looking into multicast groups,
-// for which nobody would ask, and without VLANs.
-func plain(b *netlink.Bridge) bool {
-	off := func(setting *bool) bool { return setting == nil || !*setting }
-	return off(b.MulticastSnooping) && off(b.VlanFiltering)
-}
+// for which nobody would ask.
+func plain(b *netlink.Bridge) bool { return b.MulticastSnooping == nil || !*b.MulticastSnooping }
 
 // setPort brings what a device is on a bridge, or as one, to what the plan says. A port gets
 // its isolation before it is up.
 func (n *namespace) setPort(have netlink.Link, want plan.Link) error {
 	if bridge, ok := have.(*netlink.Bridge); ok && !plain(bridge) {
-		if err := n.link.BridgeSetMcastSnoop(bridge, false); err != nil {
+		// All else that was read of it is left out: a kernel may refuse what it has itself told.
+		only := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs()}
+		only.Name = bridge.Name
+		if err := n.link.BridgeSetMcastSnoop(only, false); err != nil {
 			return fmt.Errorf("set multicast snooping off: %w", err)
-		}
-		if err := n.link.BridgeSetVlanFiltering(bridge, false); err != nil {
-			return fmt.Errorf("set VLAN filtering off: %w", err)
 		}
 	}
 	master := 0

@@ -69,6 +69,19 @@ func marked(kind plan.Kind, alias, name string) bool {
 	return alias == plan.EndpointAlias || alias == plan.LinkAlias && plan.InEndpoint(name)
 }
 
+// others tells whether what is on a device may be another agent's: of one that the endpoint is
+// the host of, or of one that this host is an endpoint of.
+func (n *namespace) others(l netlink.Link) bool {
+	switch n.kind {
+	case plan.KindEndpoint:
+		return !n.ours(l)
+	case plan.KindHost:
+		return l.Attrs().Alias == plan.EndpointAlias
+	default:
+		return false
+	}
+}
+
 // alias is what the devices that we make in the namespace carry.
 func (n *namespace) alias() string {
 	if n.kind == plan.KindEndpoint {

@@ -35,9 +35,9 @@ func (n *namespace) observeRoutes() ([]plan.Route, error) {
 	if err != nil {
 		return nil, err
 	}
-	names, ours := map[int]string{}, map[int]bool{}
+	names, others := map[int]string{}, map[int]bool{}
 	for _, l := range links {
-		names[l.Attrs().Index], ours[l.Attrs().Index] = l.Attrs().Name, n.ours(l)
+		names[l.Attrs().Index], others[l.Attrs().Index] = l.Attrs().Name, n.others(l)
 	}
 	var found []plan.Route
 	for _, af := range []int{unix.AF_INET, unix.AF_INET6} {
@@ -52,8 +52,8 @@ func (n *namespace) observeRoutes() ([]plan.Route, error) {
 			if r.Table != unix.RT_TABLE_MAIN && r.Table != unix.RT_TABLE_LOCAL {
 				continue // somebody else's, who uses the same number
 			}
-			if n.kind == plan.KindEndpoint && !ours[r.LinkIndex] {
-				continue // of an agent that the endpoint is the host of
+			if others[r.LinkIndex] || n.kind == plan.KindEndpoint && r.LinkIndex == 0 {
+				continue
 			}
 			found = append(found, routeOf(r, names[r.LinkIndex], af))
 		}

@@ -258,11 +258,8 @@ func facts(data []byte) string {
 	if text(kind) != string(plan.LinkBridge) {
 		return string(append(f, about...))
 	}
-	for _, setting := range []uint16{nl.IFLA_BR_MCAST_SNOOPING, nl.IFLA_BR_VLAN_FILTERING} { // others are timers, which run
-		value, _ := attribute(about, 0, setting)
-		f = append(append(f, byte(setting)), value...)
-	}
-	return string(f)
+	snooping, _ := attribute(about, 0, nl.IFLA_BR_MCAST_SNOOPING) // the others are timers, which run
+	return string(append(f, snooping...))
 }
 
 // aboutAddr leaves out the link-local addresses that the kernel gives, as
