@@ -24,6 +24,12 @@ func virtualWorld(t fataler, services int) (*world, *Network) {
 	return w, n
 }
 
+// pairOf is a network's virtual address with that number.
+func pairOf(n *Network, i int) Attachment {
+	snap := &Snapshot{networks: map[NetworkID]*Network{n.ID: n}}
+	return snap.virtualParts()[n.ID].pair(i)
+}
+
 // serve writes a service as an agent does.
 func (w *world) serve(i int, networks ...NetworkID) error {
 	s := testService(i)
@@ -72,7 +78,7 @@ func TestVirtualAfterASplit(t *testing.T) {
 				}
 				if rapid.IntRange(0, 4).Draw(t, "forged") == 0 { // by somebody who takes what he likes
 					s := testService(100*(half+1) + i)
-					s.Networks, s.Virtual = []NetworkID{n.ID}, []Attachment{n.virtualAddress(rapid.IntRange(0, 3).Draw(t, "number"))}
+					s.Networks, s.Virtual = []NetworkID{n.ID}, []Attachment{pairOf(n, rapid.IntRange(0, 3).Draw(t, "number"))}
 					side.write(testID[NodeID]('a', 2), ServiceRecord(s))
 				}
 			}
@@ -137,7 +143,7 @@ func TestVirtualOfOldRecords(t *testing.T) {
 	w.write(a, ServiceRecord(old))
 	direct := testService(2)
 	direct.Networks, direct.Mode = []NetworkID{n.ID}, RoundRobinDNS
-	direct.Virtual = []Attachment{n.virtualAddress(0)}
+	direct.Virtual = []Attachment{pairOf(n, 0)}
 	w.write(a, ServiceRecord(direct))
 	snap := w.state.Snapshot()
 	onlyOneVirtual(t, snap, n)
@@ -188,7 +194,7 @@ func TestVirtualOutsideOldBlocks(t *testing.T) {
 
 func TestFixedVirtualIsRefused(t *testing.T) {
 	w, n := virtualWorld(t, 1)
-	for _, a := range []netip.Addr{n.virtualAddress(3).V4, n.virtualAddress(3).V6, lastOf(n.Subnet4)} {
+	for _, a := range []netip.Addr{pairOf(n, 3).V4, pairOf(n, 3).V6, lastOf(n.Subnet4)} {
 		e := testEndpoint(1, 1, 1)
 		e.Fixed = []netip.Addr{a}
 		if err := w.state.Snapshot().CheckFixed(e, w.time); ReasonOf(err) != BadAddress {
@@ -197,7 +203,7 @@ func TestFixedVirtualIsRefused(t *testing.T) {
 	}
 }
 
-// BenchmarkVirtual is about many services on one network.
+// BenchmarkVirtual is about many services on one network, whose IDs are as random as those of agents.
 func BenchmarkVirtual(b *testing.B) {
 	for _, count := range []int{100, 10_000} {
 		b.Run(fmt.Sprint(count), func(b *testing.B) {
@@ -208,7 +214,7 @@ func BenchmarkVirtual(b *testing.B) {
 			}
 			w.write(testID[NodeID]('a', 1), NetworkRecord(n))
 			for i := range count {
-				s := testService(i + 1)
+				s := testService(i*2654435761%(1<<40) + 1)
 				s.Networks = []NetworkID{n.ID}
 				w.write(testID[NodeID]('a', 1), ServiceRecord(s))
 			}

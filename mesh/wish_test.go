@@ -45,7 +45,7 @@ func TestNetworkWish(t *testing.T) {
 		"driver":                    {NetworkWish{Driver: "macvlan"}, BadValue},
 		"too small":                 {NetworkWish{Driver: Bridge, Subnets: prefixes("10.2.0.0/31")}, BadAddress},
 		"too small of IPv6":         {NetworkWish{Driver: Bridge, Subnets: prefixes("fd00:2::/127")}, BadAddress},
-		"too large of IPv6":         {NetworkWish{Driver: Bridge, Subnets: prefixes("fd00::/32")}, BadAddress},
+		"too large of IPv6":         {NetworkWish{Driver: Bridge, Subnets: prefixes("fd01::/32")}, BadAddress},
 		"host bits":                 {NetworkWish{Driver: Bridge, Subnets: prefixes("10.2.0.1/24")}, BadAddress},
 		"mapped":                    {NetworkWish{Driver: Bridge, Subnets: prefixes("::ffff:10.2.0.0/120")}, BadAddress},
 		"two of one family":         {NetworkWish{Driver: Bridge, Subnets: prefixes("10.2.0.0/24", "10.3.0.0/24")}, BadValue},
