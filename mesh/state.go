@@ -121,7 +121,7 @@ type Snapshot struct {
 	byService map[ServiceID][]*Endpoint
 	rests     map[rested]resting // addresses that were left lately
 	byAge     []*Service         // the oldest claim first
-	virtual   func() map[virtualKey]Attachment
+	virtual   func() map[ServiceID][]Attachment
 }
 
 // Front is one published port and the service that holds it.
