@@ -1,0 +1,116 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sluice-mesh/sluice/internal/plan"
+)
+
+// The reasons of a refusal by ListenNames.
+const (
+	LoopbackDown    plan.Reason = "LoopbackDown"    // lo is down in the namespace
+	NameServerTaken plan.Reason = "NameServerTaken" // somebody else in the namespace has the port
+)
+
+// namesBacklog is how many TCP connections wait to be accepted; the kernel's own limit may be less.
+const namesBacklog = 128
+
+// ListenNames opens what a name server is asked by, UDP and TCP at one IPv4 address, in the
+// namespace of a sandbox, and both or neither. The sockets keep the namespace alive until they
+// are closed; nothing else of it is changed: where lo is down, it is for the workload's owner to
+// set it up. Safe beside Apply.
+func (k *Kernel) ListenNames(sandbox string, at netip.AddrPort) (net.PacketConn, net.Listener, error) {
+	fd, _, err := openFile(k.Path(sandbox))
+	if err != nil {
+		return nil, nil, fmt.Errorf("open sandbox %s: %w", sandbox, err)
+	}
+	defer fd.Close()
+	udp, tcp := -1, -1
+	err = within(fd, func() (err error) {
+		if udp, err = boundSocket(unix.SOCK_DGRAM, at); err != nil {
+			return err
+		}
+		tcp, err = boundSocket(unix.SOCK_STREAM, at)
+		return err
+	})
+	// A socket stays in the namespace that it was made in, so that the rest is done at home.
+	packets, failed := packetsOf(udp)
+	listener, unheard := listenerOf(tcp)
+	if err = errors.Join(err, failed, unheard); err == nil {
+		return packets, listener, nil
+	}
+	if packets != nil {
+		packets.Close()
+	}
+	if listener != nil {
+		listener.Close()
+	}
+	return nil, nil, namesRefusal(sandbox, at, err)
+}
+
+// boundSocket is made by hand, for package net looks once in a process's life at what IPv6 can
+// do, and must not look in a workload's namespace.
+func boundSocket(kind int, at netip.AddrPort) (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, fmt.Errorf("make a socket: %w", err)
+	}
+	if kind == unix.SOCK_STREAM {
+		// Connections of an agent before this one may still be on their way out.
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	}
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()})
+	}
+	if err == nil && kind == unix.SOCK_STREAM {
+		err = unix.Listen(fd, namesBacklog)
+	}
+	if err != nil {
+		return -1, errors.Join(fmt.Errorf("listen at %s: %w", at, err), unix.Close(fd))
+	}
+	return fd, nil
+}
+
+// packetsOf takes fd, which may be none.
+func packetsOf(fd int) (net.PacketConn, error) {
+	if fd < 0 {
+		return nil, nil
+	}
+	f := os.NewFile(uintptr(fd), "names by UDP")
+	defer f.Close() // the connection has a duplicate
+	return net.FilePacketConn(f)
+}
+
+func listenerOf(fd int) (net.Listener, error) {
+	if fd < 0 {
+		return nil, nil
+	}
+	f := os.NewFile(uintptr(fd), "names by TCP")
+	defer f.Close()
+	return net.FileListener(f)
+}
+
+// namesRefusal says what a person can do about what the kernel said.
+func namesRefusal(sandbox string, at netip.AddrPort, err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return &Refusal{
+			LoopbackDown, fmt.Sprintf("%s is no address in sandbox %s while lo is down there", at.Addr(), sandbox),
+			"set lo up in the workload's namespace: ip -n NAME link set lo up",
+		}
+	case errors.Is(err, syscall.EADDRINUSE):
+		return &Refusal{
+			NameServerTaken, fmt.Sprintf("something in sandbox %s listens at %s, or at port %d of all addresses", sandbox, at, at.Port()),
+			"let the workload's own server listen at the workload's address only",
+		}
+	default:
+		return fmt.Errorf("serve names in sandbox %s: %w", sandbox, err)
+	}
+}
