@@ -81,6 +81,11 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	if err := cluster.resume(); err != nil {
 		return err
 	}
+	names := newNames(ctx, cfg, cluster, machine, sys.resolv)
+	defer names.close()
+	// Names need no round: what the kernel holds is what the last agent was told.
+	names.follow(cluster.snapshot(), machine.Path)
+	loop.names = names
 	api := &api{
 		config: cfg, cluster: cluster, loop: loop, status: status, endpoints: endpoints, events: events, agreement: &agreement{cluster: cluster}, inspect: sys.inspect,
 		watched: newWatched(&looker{cluster: cluster, pulse: loop.pulse}, sys.now, starts, ringRoom),
@@ -91,7 +96,7 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	}
 	r := &reporter{supervisor: boss, own: own.ID, status: status, now: sys.now, check: checkAPI(cfg.Socket), log: cfg.Log}
 	cfg.Log.Info("the agent runs", "node", own.ID, "name", own.Name, "address", own.Addr, "socket", cfg.Socket, "balancer", picked.balancer, "why", picked.why)
-	return together(ctx, loop.run, loop.pulse.run, newMoves(cluster, machine, cfg.Log).run, newUnderlay(cluster, loop, cfg).run, cluster.renew, (&rotations{cluster: cluster}).run, api.agreement.run, api.watched.run, r.run, answering)
+	return together(ctx, loop.run, loop.pulse.run, names.run, newMoves(cluster, machine, cfg.Log).run, newUnderlay(cluster, loop, cfg).run, cluster.renew, (&rotations{cluster: cluster}).run, api.agreement.run, api.watched.run, r.run, answering)
 }
 
 // together runs all tasks until ctx ends or one of them fails, and waits for every one.
