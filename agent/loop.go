@@ -33,7 +33,7 @@ type loop struct {
 	routes  hostRoutes
 	repair  repair
 
-	picked picked // set before run
+	picked picked  // set before run
 	names  *naming // the same; nil: nobody is told any
 }
 

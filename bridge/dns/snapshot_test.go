@@ -48,7 +48,9 @@ func village(t *testing.T) *mesh.Snapshot {
 		}
 		put(mesh.EndpointRecord(e))
 	}
-	on := func(id mesh.NetworkID, v4, v6 string) mesh.Attachment { return mesh.Attachment{Network: id, V4: ip(v4), V6: ip(v6)} }
+	on := func(id mesh.NetworkID, v4, v6 string) mesh.Attachment {
+		return mesh.Attachment{Network: id, V4: ip(v4), V6: ip(v6)}
+	}
 	endpoint("d000000000000001", "web.1", "c000000000000001", "a000000000000001", on(over, "10.192.0.2", "fd01::2"), on(flat, "172.30.0.2", "fd02::2"))
 	endpoint("d000000000000002", "web.2", "c000000000000001", "a000000000000002", on(over, "10.192.0.66", "fd01:0:0:1::2"), on(flat, "172.30.0.2", "fd02::2"))
 	endpoint("d000000000000003", "rr.1", "c000000000000002", "a000000000000002", on(over, "10.192.0.67", "fd01:0:0:1::3"))
