@@ -35,7 +35,8 @@ type naming struct {
 	unlinked error       // why not every resolv.conf is as it should be
 }
 
-// newNames begins to answer operators where they are to be; endpoints are by follow.
+// newNames begins to answer, by the names that the last agent knew: they need no round, for the
+// kernel holds what that agent was told.
 func newNames(ctx context.Context, cfg Config, c *cluster, m Machine, files resolvFiles) *naming {
 	ours := []netip.AddrPort{} // not nil: an endpoint's server is not where the host would ask
 	if cfg.DNS.IsValid() {
@@ -51,6 +52,7 @@ func newNames(ctx context.Context, cfg Config, c *cluster, m Machine, files reso
 	if cfg.DNS.IsValid() {
 		n.operator = n.serve("names at "+cfg.DNS.String(), dns.Asker{Everything: true, LocalOnly: true}, func() (net.PacketConn, net.Listener, error) { return listenAt(cfg.DNS) })
 	}
+	n.follow(c.snapshot(), m.Path)
 	return n
 }
 
