@@ -20,7 +20,7 @@ import (
 type naming struct {
 	ctx     context.Context // the agent's: a server outlives the round that begins it
 	own     mesh.NodeID
-	listen  func(sandbox string, at netip.AddrPort) (net.PacketConn, net.Listener, error)
+	machine Machine // to listen, which any goroutine may
 	changed func() // what problems says is something else now
 	log     *slog.Logger
 	forward *dns.Forwarder
@@ -43,7 +43,7 @@ func newNames(ctx context.Context, cfg Config, c *cluster, m Machine, files reso
 		ours = append(ours, cfg.DNS)
 	}
 	n := &naming{
-		ctx: ctx, own: c.own.ID, listen: m.ListenNames, changed: c.wake, log: cfg.Log,
+		ctx: ctx, own: c.own.ID, machine: m, changed: c.wake, log: cfg.Log,
 		forward: dns.NewForwarder(dns.ForwarderConfig{Dialer: &net.Dialer{}, Own: ours}),
 		confs:   resolvConfs{resolvFiles: files, managed: managedConf(cfg.RunDir)}, servers: map[mesh.EndpointID]*nameServer{},
 	}
@@ -115,8 +115,22 @@ func (n *naming) asker(e *mesh.Endpoint) dns.Asker {
 }
 
 func (n *naming) serveEndpoint(e *mesh.Endpoint) *nameServer {
-	sandbox, at := plan.EndpointSandbox(string(e.ID)), netip.AddrPortFrom(netip.MustParseAddr(dns.EndpointAddr), 53)
-	return n.serve("endpoint "+e.Name, n.asker(e), func() (net.PacketConn, net.Listener, error) { return n.listen(sandbox, at) })
+	sandbox, at := plan.EndpointSandbox(string(e.ID)), netip.AddrPortFrom(netip.MustParseAddr(dns.EndpointAddr), namesPort)
+	listen := n.machine.ListenNames
+	if tellsNames(n.snap.Service(e.Service)) {
+		listen = n.machine.ListenNamesAside
+	}
+	return n.serve("endpoint "+e.Name, n.asker(e), func() (net.PacketConn, net.Listener, error) { return listen(sandbox, at) })
+}
+
+const namesPort = 53
+
+// tellsNames tells whether the endpoints of a service are to be asked for names themselves: a
+// server that binds all addresses would not start beside one of ours.
+func tellsNames(s *mesh.Service) bool {
+	return s != nil && slices.ContainsFunc(s.Publish, func(p mesh.PublishedPort) bool {
+		return p.Target <= namesPort && namesPort <= max(p.Target, p.Last)
+	})
 }
 
 // run follows the host's resolvers until ctx ends.

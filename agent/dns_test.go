@@ -165,6 +165,23 @@ func TestNamesThatCannotBeServed(t *testing.T) {
 	}
 }
 
+// The endpoints of a service that is asked for names itself keep the port.
+func TestNamesLeaveThePort(t *testing.T) {
+	agents, _ := newTestCluster(t, 1)
+	a := agents[0]
+	for i, publish := range []string{"5353:53/udp", "5454:54/udp"} {
+		name := fmt.Sprintf("s%d", i)
+		a.create(name, publish)
+		e := a.attachTo(name, name+".1")
+		a.machine.mu.Lock()
+		_, aside := a.machine.asked["aside "+plan.EndpointSandbox(e.GetId())]
+		a.machine.mu.Unlock()
+		if aside != (i == 0) {
+			t.Errorf("published %s: aside is %v", publish, aside)
+		}
+	}
+}
+
 // An operator sees all names, and nothing that is not the cluster's.
 func TestNamesForOperators(t *testing.T) {
 	a := newStoppedAgent(t, 1)

@@ -265,6 +265,11 @@ func (m *fakeMachine) ListenNames(sandbox string, _ netip.AddrPort) (net.PacketC
 	return packets, listener, nil
 }
 
+// ListenNamesAside is known by what it is called for.
+func (m *fakeMachine) ListenNamesAside(sandbox string, at netip.AddrPort) (net.PacketConn, net.Listener, error) {
+	return m.ListenNames("aside "+sandbox, at)
+}
+
 // setDeaf lets ListenNames fail.
 func (m *fakeMachine) setDeaf(err error) {
 	m.mu.Lock()

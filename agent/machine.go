@@ -32,9 +32,11 @@ type Machine interface {
 	Pinned(name string) bool
 	// Path is where the sandbox's namespace is, or would be, mounted.
 	Path(name string) string
-	// ListenNames opens UDP and TCP sockets in the sandbox's namespace, or neither. May be
-	// called beside the others.
+	// ListenNames opens UDP and TCP sockets in the sandbox's namespace, or neither;
+	// ListenNamesAside leaves the port free there for the workload. May be called beside the
+	// others.
 	ListenNames(sandbox string, at netip.AddrPort) (net.PacketConn, net.Listener, error)
+	ListenNamesAside(sandbox string, at netip.AddrPort) (net.PacketConn, net.Listener, error)
 	// Advertised are the host's devices that live on router advertisements and would
 	// stop listening to them when the host forwards.
 	Advertised() ([]string, error)

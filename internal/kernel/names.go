@@ -13,37 +13,61 @@ import (
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
 
-// The reasons of a refusal by ListenNames.
-const (
-	LoopbackDown    plan.Reason = "LoopbackDown"    // lo is down in the namespace
-	NameServerTaken plan.Reason = "NameServerTaken" // somebody else in the namespace has the port
-)
+// LoopbackDown is the reason of a refusal by ListenNames: lo is down in the namespace.
+const LoopbackDown plan.Reason = "LoopbackDown"
 
 // namesBacklog is how many TCP connections wait to be accepted; the kernel's own limit may be less.
 const namesBacklog = 128
 
 // ListenNames opens what a name server is asked by, UDP and TCP at one IPv4 address, in the
-// namespace of a sandbox, and both or neither. The sockets keep the namespace alive until they
-// are closed; nothing else of it is changed: where lo is down, it is for the workload's owner to
-// set it up. Safe beside Apply.
+// namespace of a sandbox, and both or neither. Where another server has the port on all addresses
+// there, it does as ListenNamesAside. The sockets keep the namespace alive until they are closed;
+// where lo is down, it is for the workload's owner to set it up. Safe beside Apply.
 func (k *Kernel) ListenNames(sandbox string, at netip.AddrPort) (net.PacketConn, net.Listener, error) {
-	fd, _, err := openFile(k.Path(sandbox))
-	if err != nil {
-		return nil, nil, fmt.Errorf("open sandbox %s: %w", sandbox, err)
+	packets, listener, err := k.listenNames(sandbox, at, direct{})
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return k.ListenNamesAside(sandbox, at)
 	}
-	defer fd.Close()
+	return packets, listener, namesRefusal(sandbox, at, err)
+}
+
+// ListenNamesAside leaves the port of at free for a server of the workload, at whatever address:
+// the sockets have others, and a table in the namespace leads who asks at at there. It goes with
+// the sandbox, or with the next ListenNames.
+func (k *Kernel) ListenNamesAside(sandbox string, at netip.AddrPort) (net.PacketConn, net.Listener, error) {
+	packets, listener, err := k.listenNames(sandbox, at, aside{})
+	return packets, listener, namesRefusal(sandbox, at, err)
+}
+
+// namesWay is how the sockets of a name server come to be asked.
+type namesWay interface {
+	// port is what they are bound to.
+	port(at netip.AddrPort) netip.AddrPort
+	// lead makes the namespace lead to them; udp and tcp are their ports.
+	lead(n *namespace, at netip.AddrPort, udp, tcp uint16) error
+}
+
+func (k *Kernel) listenNames(sandbox string, at netip.AddrPort, way namesWay) (net.PacketConn, net.Listener, error) {
+	n, err := openNamespace(sandbox, plan.KindEndpoint, k.Path(sandbox))
+	if err != nil {
+		return nil, nil, fmt.Errorf("open sandbox: %w", err)
+	}
+	defer n.close()
 	udp, tcp := -1, -1
-	err = within(fd, func() (err error) {
-		if udp, err = boundSocket(unix.SOCK_DGRAM, at); err != nil {
+	err = n.do(func() (err error) {
+		if udp, err = boundSocket(unix.SOCK_DGRAM, way.port(at)); err != nil {
 			return err
 		}
-		tcp, err = boundSocket(unix.SOCK_STREAM, at)
+		tcp, err = boundSocket(unix.SOCK_STREAM, way.port(at))
 		return err
 	})
 	// A socket stays in the namespace that it was made in, so that the rest is done at home.
 	packets, failed := packetsOf(udp)
 	listener, unheard := listenerOf(tcp)
 	if err = errors.Join(err, failed, unheard); err == nil {
+		err = way.lead(n, at, portOf(packets.LocalAddr()), portOf(listener.Addr()))
+	}
+	if err == nil {
 		return packets, listener, nil
 	}
 	if packets != nil {
@@ -52,7 +76,12 @@ func (k *Kernel) ListenNames(sandbox string, at netip.AddrPort) (net.PacketConn,
 	if listener != nil {
 		listener.Close()
 	}
-	return nil, nil, namesRefusal(sandbox, at, err)
+	return nil, nil, err
+}
+
+func portOf(a net.Addr) uint16 {
+	at, _ := netip.ParseAddrPort(a.String())
+	return at.Port()
 }
 
 // boundSocket is made by hand, for package net looks once in a process's life at what IPv6 can
@@ -100,15 +129,12 @@ func listenerOf(fd int) (net.Listener, error) {
 // namesRefusal says what a person can do about what the kernel said.
 func namesRefusal(sandbox string, at netip.AddrPort, err error) error {
 	switch {
+	case err == nil:
+		return nil
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return &Refusal{
 			LoopbackDown, fmt.Sprintf("%s is no address in sandbox %s while lo is down there", at.Addr(), sandbox),
 			"set lo up in the workload's namespace: ip -n NAME link set lo up",
-		}
-	case errors.Is(err, syscall.EADDRINUSE):
-		return &Refusal{
-			NameServerTaken, fmt.Sprintf("something in sandbox %s listens at %s, or at port %d of all addresses", sandbox, at, at.Port()),
-			"let the workload's own server listen at the workload's address only",
 		}
 	default:
 		return fmt.Errorf("serve names in sandbox %s: %w", sandbox, err)

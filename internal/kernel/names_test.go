@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -52,35 +53,59 @@ func heardNames(s *space.Space, network string) (string, error) {
 	return got, err
 }
 
-func TestListenNames(t *testing.T) {
+// inWorkload runs f with a sandbox ep-names on a host of its own.
+func inWorkload(t *testing.T, f func(k *kernel.Kernel, workload *space.Space)) {
+	t.Helper()
 	inHost(t, func() {
 		k := newKernel(t)
 		defer k.Close()
-		mine, err := space.New(filepath.Join(t.TempDir(), "names"))
+		workload, err := space.New(filepath.Join(t.TempDir(), "names"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer mine.Close()
-		if err := k.Pin("ep-names", mine.Path); err != nil {
+		defer workload.Close()
+		if err := k.Pin("ep-names", workload.Path); err != nil {
 			t.Fatal(err)
 		}
-		defer mustApply(t, k, &plan.Plan{})
+		defer func() {
+			mustApply(t, k, &plan.Plan{})
+			wantNoNamesTable(t, workload)
+		}()
+		f(k, workload)
+	})
+}
+
+func wantNoNamesTable(t *testing.T, s *space.Space) {
+	t.Helper()
+	var out []byte
+	if err := s.Do(func() (err error) { out, err = exec.Command("nft", "list", "ruleset").CombinedOutput(); return err }); err != nil || len(out) > 0 {
+		t.Errorf("the workload's namespace has rules: %s, %v", out, err)
+	}
+}
+
+// wantNames asks at the name server's address by both transports.
+func wantNames(t *testing.T, s *space.Space, udp, tcp string) {
+	t.Helper()
+	for network, want := range map[string]string{"udp4": udp, "tcp4": tcp} {
+		if got, err := heardNames(s, network); got != want {
+			t.Errorf("%s: %q, %v; want %q", network, got, err, want)
+		}
+	}
+}
+
+func TestListenNames(t *testing.T) {
+	inWorkload(t, func(k *kernel.Kernel, workload *space.Space) {
 		packets, listener, err := k.ListenNames("ep-names", nameServer)
 		if err != nil {
 			t.Fatal(err)
 		}
 		echoNames(t, packets, listener)
-		for network, want := range map[string]string{"udp4": "udp", "tcp4": "tcp"} {
-			if got, err := heardNames(mine, network); got != want {
-				t.Errorf("%s: %q, %v", network, got, err)
-			}
-		}
+		wantNames(t, workload, "udp", "tcp")
+		wantNoNamesTable(t, workload)
 		if conn, err := net.DialTimeout("tcp4", nameServer.String(), time.Second); err == nil {
 			conn.Close()
 			t.Error("the sockets are in the host's namespace too")
 		}
-		_, _, err = k.ListenNames("ep-names", nameServer)
-		wantRefusal(t, err, kernel.NameServerTaken)
 		packets.Close()
 		listener.Close()
 		if packets, listener, err = k.ListenNames("ep-names", nameServer); err != nil {
@@ -88,49 +113,91 @@ func TestListenNames(t *testing.T) {
 		}
 		packets.Close()
 		listener.Close()
+		if _, _, err = k.ListenNames("ep-none", nameServer); err == nil || errors.As(err, new(*kernel.Refusal)) {
+			t.Errorf("a sandbox that is not there: %v", err)
+		}
+		// A namespace whose lo was never up has no address on it.
+		if err := workload.Do(func() error { ip(t, "addr flush dev lo"); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		for _, listen := range []func(string, netip.AddrPort) (net.PacketConn, net.Listener, error){k.ListenNames, k.ListenNamesAside} {
+			_, _, err = listen("ep-names", nameServer)
+			wantRefusal(t, err, kernel.LoopbackDown)
+		}
 	})
 }
 
-// Both sockets or none: a half that stays would be in the way of the next try.
-func TestListenNamesIsWhole(t *testing.T) {
-	inHost(t, func() {
-		k := newKernel(t)
-		defer k.Close()
-		mine, err := space.New(filepath.Join(t.TempDir(), "names"))
-		if err != nil {
-			t.Fatal(err)
+// ownServer is a name server of the workload, on all addresses.
+func ownServer(t *testing.T, s *space.Space) (net.PacketConn, net.Listener) {
+	t.Helper()
+	var packets net.PacketConn
+	var listener net.Listener
+	if err := s.Do(func() (err error) {
+		if packets, err = net.ListenPacket("udp4", "0.0.0.0:53"); err == nil {
+			listener, err = net.Listen("tcp4", "0.0.0.0:53")
 		}
-		defer mine.Close()
-		if err := k.Pin("ep-names", mine.Path); err != nil {
-			t.Fatal(err)
-		}
-		defer mustApply(t, k, &plan.Plan{})
-		var own net.Listener
-		if err := mine.Do(func() (err error) {
-			own, err = net.Listen("tcp4", "0.0.0.0:53")
-			return err
-		}); err != nil {
-			t.Fatal(err)
-		}
-		for range 2 { // the UDP half would be taken the second time
-			_, _, err = k.ListenNames("ep-names", nameServer)
-			wantRefusal(t, err, kernel.NameServerTaken)
-		}
-		own.Close()
-		packets, listener, err := k.ListenNames("ep-names", nameServer)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return packets, listener
+}
+
+// A workload that is a name server itself and ours are beside each other, whoever came first.
+func TestListenNamesBesideAServer(t *testing.T) {
+	for name, listen := range map[string]func(*testing.T, *kernel.Kernel, *space.Space) (net.PacketConn, net.Listener, error){
+		"it came first": func(t *testing.T, k *kernel.Kernel, s *space.Space) (net.PacketConn, net.Listener, error) {
+			own, listener := ownServer(t, s)
+			t.Cleanup(func() { own.Close(); listener.Close() })
+			return k.ListenNames("ep-names", nameServer)
+		},
+		"by TCP alone": func(_ *testing.T, k *kernel.Kernel, s *space.Space) (p net.PacketConn, l net.Listener, err error) {
+			var listener net.Listener
+			if err := s.Do(func() (err error) { listener, err = net.Listen("tcp4", "0.0.0.0:53"); return err }); err != nil {
+				return nil, nil, err
+			}
+			t.Cleanup(func() { listener.Close() })
+			return k.ListenNames("ep-names", nameServer)
+		},
+		"it comes later": func(t *testing.T, k *kernel.Kernel, s *space.Space) (net.PacketConn, net.Listener, error) {
+			packets, listener, err := k.ListenNamesAside("ep-names", nameServer)
+			own, other := ownServer(t, s)
+			t.Cleanup(func() { own.Close(); other.Close() })
+			return packets, listener, err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorkload(t, func(k *kernel.Kernel, workload *space.Space) {
+				for range 2 { // the second leads away from the ports of the first
+					packets, listener, err := listen(t, k, workload)
+					if err != nil {
+						t.Fatal(err)
+					}
+					echoNames(t, packets, listener)
+					wantNames(t, workload, "udp", "tcp")
+					packets.Close()
+					listener.Close()
+					listen = func(*testing.T, *kernel.Kernel, *space.Space) (net.PacketConn, net.Listener, error) {
+						return k.ListenNamesAside("ep-names", nameServer)
+					}
+				}
+			})
+		})
+	}
+	inWorkload(t, func(k *kernel.Kernel, workload *space.Space) {
+		packets, listener, err := k.ListenNamesAside("ep-names", nameServer)
 		if err != nil {
 			t.Fatal(err)
 		}
 		packets.Close()
 		listener.Close()
-		// A namespace whose lo was never up has no address on it.
-		if err := mine.Do(func() error { ip(t, "addr flush dev lo"); return nil }); err != nil {
+		if packets, listener, err = k.ListenNames("ep-names", nameServer); err != nil {
 			t.Fatal(err)
 		}
-		_, _, err = k.ListenNames("ep-names", nameServer)
-		wantRefusal(t, err, kernel.LoopbackDown)
-		if _, _, err = k.ListenNames("ep-none", nameServer); err == nil || errors.As(err, new(*kernel.Refusal)) {
-			t.Errorf("a sandbox that is not there: %v", err)
-		}
+		defer packets.Close()
+		defer listener.Close()
+		echoNames(t, packets, listener)
+		wantNames(t, workload, "udp", "tcp")
+		wantNoNamesTable(t, workload)
 	})
 }
