@@ -21,7 +21,7 @@ type naming struct {
 	ctx     context.Context // the agent's: a server outlives the round that begins it
 	own     mesh.NodeID
 	machine Machine // to listen, which any goroutine may
-	changed func() // what problems says is something else now
+	changed func()  // what problems says is something else now
 	log     *slog.Logger
 	forward *dns.Forwarder
 	tell    *dns.Resolver
