@@ -147,6 +147,7 @@ func ownServer(t *testing.T, s *space.Space) (net.PacketConn, net.Listener) {
 func TestListenNamesBesideAServer(t *testing.T) {
 	for name, listen := range map[string]func(*testing.T, *kernel.Kernel, *space.Space) (net.PacketConn, net.Listener, error){
 		"it came first": func(t *testing.T, k *kernel.Kernel, s *space.Space) (net.PacketConn, net.Listener, error) {
+			t.Helper()
 			own, listener := ownServer(t, s)
 			t.Cleanup(func() { own.Close(); listener.Close() })
 			return k.ListenNames("ep-names", nameServer)
@@ -160,6 +161,7 @@ func TestListenNamesBesideAServer(t *testing.T) {
 			return k.ListenNames("ep-names", nameServer)
 		},
 		"it comes later": func(t *testing.T, k *kernel.Kernel, s *space.Space) (net.PacketConn, net.Listener, error) {
+			t.Helper()
 			packets, listener, err := k.ListenNamesAside("ep-names", nameServer)
 			own, other := ownServer(t, s)
 			t.Cleanup(func() { own.Close(); other.Close() })
