@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluice-mesh/sluice/bridge/dns"
 	"github.com/sluice-mesh/sluice/internal/kernel"
+	"github.com/sluice-mesh/sluice/mesh"
 )
 
 // nameServer answers one asker for as long as it is needed: where its sockets cannot be opened,
@@ -108,6 +109,10 @@ func listenAt(at netip.AddrPort) (net.PacketConn, net.Listener, error) {
 	}
 	return packets, listener, nil
 }
+
+// NamesNotServed is the reason of a problem: an endpoint, or an operator, has no name server, or
+// an endpoint's resolv.conf is not as it should be.
+const NamesNotServed mesh.Reason = "NamesNotServed"
 
 // namesReason is why names are not served, as status has it.
 func namesReason(err error) string {

@@ -26,7 +26,6 @@ const (
 	NoKeys         mesh.Reason = "NoKeys"         // a node that came in beside a removal, and has none of the keys that followed
 	BadConfig      mesh.Reason = "BadConfig"      // a setting of the agent
 	TunnelSilent   mesh.Reason = "TunnelSilent"   // gossip hears the node, its kernel does not answer through the tunnel
-	NamesNotServed mesh.Reason = "NamesNotServed" // an endpoint has no name server, or its resolv.conf is not as it should be
 	EchoFailed     mesh.Reason = "EchoFailed"     // other nodes' kernels cannot be asked from here
 	FeatureMissing mesh.Reason = "FeatureMissing" // the kernel cannot do what the mesh needs
 )
