@@ -12,9 +12,10 @@ import (
 // What is ours in a kernel, and how it is told from what is not. Nothing
 // without one of these marks is ever looked at for deletion.
 const (
-	TableName     = "sluice" // nft tables, every family
-	LinkAlias     = "sluice" // alias of each device we make outside our own sandboxes
-	RouteProtocol = 83       // rtm_protocol of our routes and ifa_proto's stand-in; 'S'; free in iproute2's rt_protos
+	TableName     = "sluice"          // nft tables, every family
+	LinkAlias     = "sluice"          // alias of each device we make in the host
+	EndpointAlias = "sluice endpoint" // alias of those in endpoints, which may be hosts of agents of their own
+	RouteProtocol = 83                // rtm_protocol of our routes and ifa_proto's stand-in; 'S'; free in iproute2's rt_protos
 )
 
 // Names of sandboxes and of the devices in them.
@@ -48,7 +49,7 @@ const (
 // Link-local addresses that are the same on every node.
 //
 //	169.254.77.1, fd77::1   host's end of the uplink     .2, ::2  ingress-sbox     .3 up  one per published address
-//	169.254.78.1, fd78::1   next hop on a way out; an entry in the neighbour table, on no device
+//	169.254.78.1, fd78::1   next hop on a way out; on the host's end only where ports lead there
 //	169.254.1.1, fe80::1    next hop of every endpoint, answered by proxy ARP and by our end's own address
 func Gateway4() netip.Addr { return netip.AddrFrom4([4]byte{169, 254, 1, 1}) }
 
