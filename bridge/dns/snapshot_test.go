@@ -23,18 +23,18 @@ func village(t *testing.T) *mesh.Snapshot {
 	const over, flat, cave = "b000000000000001", "b000000000000002", "b000000000000003"
 	put(mesh.NetworkRecord(mesh.NewIngress(mesh.DefaultIngress(), mesh.DefaultPool(), 0x1234567890)))
 	put(mesh.NetworkRecord(&mesh.Network{
-		ID: over, Name: "over", Subnet4: netip.MustParsePrefix("10.192.0.0/20"), Subnet6: netip.MustParsePrefix("fd01::/48"), Bits4: 26, VNI: 1 << 20,
+		ID: over, Name: "over", Subnet4: netip.MustParsePrefix("10.192.0.0/20"), Subnet6: netip.MustParsePrefix("fd01::/48"), Bits4: 26, VNI: 1<<20 + 2,
 	}))
-	for id, name := range map[mesh.NetworkID]string{flat: "flat", cave: "cave"} {
-		put(mesh.NetworkRecord(&mesh.Network{
-			ID: id, Name: name, Driver: mesh.Bridge, Internal: name == "cave",
-			Subnet4: netip.MustParsePrefix("172.30.0.0/16"), Subnet6: netip.MustParsePrefix("fd02::/64"),
-		}))
-	}
+	put(mesh.NetworkRecord(&mesh.Network{
+		ID: flat, Name: "flat", Driver: mesh.Bridge, Subnet4: netip.MustParsePrefix("172.30.0.0/16"), Subnet6: netip.MustParsePrefix("fd02::/64"),
+	}))
+	put(mesh.NetworkRecord(&mesh.Network{
+		ID: cave, Name: "cave", Driver: mesh.Bridge, Internal: true, Subnet4: netip.MustParsePrefix("172.31.0.0/16"), Subnet6: netip.MustParsePrefix("fd03::/64"),
+	}))
 	put(mesh.ServiceRecord(&mesh.Service{
 		ID: "c000000000000001", Name: "web", Stack: "shop", Aliases: []string{"www"}, Networks: []mesh.NetworkID{over, flat}, Scheduler: mesh.RoundRobin,
 		Publish: []mesh.PublishedPort{{Proto: mesh.TCP, Published: 8000, Target: 8000, Last: 8010, Mode: mesh.Hosted}},
-		Virtual: []mesh.Attachment{{Network: over, V4: ip("10.192.14.1"), V6: ip("fd01::e:1")}},
+		Virtual: []mesh.Attachment{{Network: over, V4: ip("10.192.14.1"), V6: ip("fd01:0:0:3f::2")}},
 	}))
 	put(mesh.ServiceRecord(&mesh.Service{
 		ID: "c000000000000002", Name: "rr", Mode: mesh.RoundRobinDNS, Networks: []mesh.NetworkID{over}, Scheduler: mesh.RoundRobin,
@@ -54,7 +54,7 @@ func village(t *testing.T) *mesh.Snapshot {
 	endpoint("d000000000000001", "web.1", "c000000000000001", "a000000000000001", on(over, "10.192.0.2", "fd01::2"), on(flat, "172.30.0.2", "fd02::2"))
 	endpoint("d000000000000002", "web.2", "c000000000000001", "a000000000000002", on(over, "10.192.0.66", "fd01:0:0:1::2"), on(flat, "172.30.0.2", "fd02::2"))
 	endpoint("d000000000000003", "rr.1", "c000000000000002", "a000000000000002", on(over, "10.192.0.67", "fd01:0:0:1::3"))
-	endpoint("d000000000000004", "deep.1", "c000000000000003", "a000000000000001", on(cave, "172.30.0.3", "fd02::3"))
+	endpoint("d000000000000004", "deep.1", "c000000000000003", "a000000000000001", on(cave, "172.31.0.3", "fd03::3"))
 	return state.Snapshot()
 }
 
@@ -74,7 +74,7 @@ func TestFromSnapshotOfAllKinds(t *testing.T) {
 		want  string
 	}{
 		{"a virtual address on an overlay", first, onOver, "web", dns.TypeA, "found 10.192.14.1"},
-		{"of both families", first, onOver, "web", dns.TypeAAAA, "found fd01::e:1"},
+		{"of both families", first, onOver, "web", dns.TypeAAAA, "found fd01:0:0:3f::2"},
 		{"by an alias too", first, onOver, "www", dns.TypeA, "found 10.192.14.1"},
 		{"a bridge: the endpoints of this node alone", first, onFlat, "web", dns.TypeA, "found 172.30.0.2"},
 		{"on both: what is there on each", first, onBoth, "web", dns.TypeA, "found 10.192.14.1 172.30.0.2"},
