@@ -108,3 +108,6 @@ func (a *Attempt) Close() error {
 	}
 	return errors.Join(errs...)
 }
+
+// Unanswered is an attempt that no answer can come back to.
+func Unanswered() *Attempt { return &Attempt{fd: -1, asked: os.ErrDeadlineExceeded} }
