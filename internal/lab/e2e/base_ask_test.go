@@ -47,7 +47,7 @@ func loopbackOf(f cluster.Family) netip.Addr {
 	return netip.IPv6Loopback()
 }
 
-func (b *base) target(c matrix.Cell) *resident { return b.residents[nameOf(c.Network)+"-target"] }
+func (b *base) target(c matrix.Cell) *resident { return b.of(nameOf(c.Network) + "-target") }
 
 // place is where the asker's sockets are.
 func (b *base) place(c matrix.Cell) probe.Place {
@@ -57,9 +57,9 @@ func (b *base) place(c matrix.Cell) probe.Place {
 	case matrix.Itself:
 		return b.target(c)
 	case matrix.Same:
-		return b.residents[nameOf(c.Network)+"-same"]
+		return b.of(nameOf(c.Network) + "-same")
 	case matrix.Other:
-		return b.residents["other"]
+		return b.of("other")
 	case matrix.Outside, matrix.Forged, matrix.Neighbour:
 		return b.Client
 	}
@@ -86,27 +86,45 @@ func (b *base) expected(c matrix.Cell) string {
 	panic("nothing is wanted of " + c.Name())
 }
 
-// try dials, and sends a marker after it the same way. Where the marker has come and the first
-// packet has not, it does not arrive.
+// try dials as a cell says.
 func (b *base) try(c matrix.Cell) string {
 	to, port := b.dialled(c)
-	who := b.target(c)
-	who.sniffer.Forget()
-	ask, err := b.begin(c, to)
+	return question{
+		begin: func() (*probe.Attempt, error) { return b.begin(c, to) },
+		mark:  func() error { return b.mark(c) },
+		proto: c.Proto, family: cluster.Family(c.Family), who: b.target(c), port: port,
+	}.try()
+}
+
+// question is something to dial, and where it would arrive.
+type question struct {
+	begin  func() (*probe.Attempt, error)
+	mark   func() error // sends a packet the same way that is known to arrive, and waits for it
+	proto  string
+	family cluster.Family
+	who    *resident
+	port   uint16 // of who
+}
+
+// try dials, and sends a marker after it the same way. Where the marker has come and the first
+// packet has not, it does not arrive.
+func (q question) try() string {
+	q.who.sniffer.Forget()
+	ask, err := q.begin()
 	if err != nil {
 		return err.Error()
 	}
 	defer ask.Close()
 	for range 2 { // the second finds all hardware addresses known
-		if err := b.mark(c); err != nil {
+		if err := q.mark(); err != nil {
 			return err.Error()
 		}
 	}
 	arrived := func(p probe.Packet) bool {
-		return p.Proto == c.Proto && p.Dest == netip.AddrPortFrom(who.addr(cluster.Family(c.Family)), port)
+		return p.Proto == q.proto && p.Dest.Port() == q.port && p.Dest.Addr().Is4() == (q.family == cluster.IPv4)
 	}
-	if p, ok := who.sniffer.Find(arrived); ok {
-		return b.answer(ask, who, p)
+	if p, ok := q.who.sniffer.Find(arrived); ok {
+		return q.answer(ask, p)
 	}
 	const moment = 2 * time.Millisecond // an answer of somebody else is there already
 	if a, err := ask.Finish(moment); err == nil {
@@ -116,12 +134,12 @@ func (b *base) try(c matrix.Cell) string {
 }
 
 // answer is how a question ends that was seen to arrive.
-func (b *base) answer(ask *probe.Attempt, who *resident, p probe.Packet) string {
+func (q question) answer(ask *probe.Attempt, p probe.Packet) string {
 	a, err := ask.Finish(patience)
 	switch {
 	case err != nil:
 		return fmt.Sprintf("arrives from %s, then %s", p.Source.Addr(), probe.Outcome(err))
-	case a.Name != who.name:
+	case a.Name != q.who.name:
 		return "is answered by " + a.Name
 	case a.Source.Addr() != p.Source.Addr():
 		return fmt.Sprintf("arrives from %s, sees %s", p.Source.Addr(), a.Source.Addr())
@@ -179,7 +197,7 @@ func (b *base) mark(c matrix.Cell) error {
 		return marker(b.place(c), public(c.Network), who)
 	}
 	// Nothing leads from there to an internal network: as far as the node, then on from it.
-	witness, to := b.residents["nat-target"], public(matrix.NAT)
+	witness, to := b.of("nat-target"), public(matrix.NAT)
 	if c.Asker == matrix.Neighbour {
 		return errors.Join(b.framed(to, witness), host())
 	}

@@ -4,8 +4,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/sluice-mesh/sluice/internal/lab/feature"
 	"github.com/sluice-mesh/sluice/internal/lab/matrix"
+	"github.com/sluice-mesh/sluice/internal/plan"
 )
 
 // TestBase is what one node does for its own endpoints: bridge networks and ports in mode host.
@@ -13,7 +16,30 @@ func TestBase(t *testing.T) {
 	feature.Need(t, feature.Mesh()...)
 	b := startBase(t, 1)
 	b.populate(t)
-	t.Run("Matrix", func(t *testing.T) { testMatrix(t, b, matrix.Cells()) })
+	for _, tt := range []struct {
+		name string
+		try  func(*testing.T, *base)
+	}{
+		{"Matrix", testAllCells},
+		{"WayOut", testWayOut},
+		{"Range", testRange},
+		{"Sources", testSources},
+		{"HostedOverlay", testHostedOverlay},
+		{"Held", testHeldHosted},
+		{"Hygiene", testHygiene},
+		{"Settings", testSettings},
+		{"GatewayChoice", testGatewayChoice},
+		{"HotConnect", testHotConnect},
+		{"Announced", testAnnounced},
+		{"Advertisement", testAdvertisement},
+		{"Names", testNames},
+		{"Forwarding", testForwarding},
+		{"NoProcess", testNoProcess},
+		{"NamesBack", testNamesBack},
+		{"Restart", testRestart},
+	} {
+		t.Run(tt.name, func(t *testing.T) { tt.try(t, b) })
+	}
 }
 
 // testMatrix tries cells one after the other: what arrives at an endpoint is then of one.
@@ -30,3 +56,33 @@ func testMatrix(t *testing.T, b *base, cells []matrix.Cell) {
 		t.Errorf("wrong:\n  %s", strings.Join(wrong, "\n  "))
 	}
 }
+
+// testRestart kills the agent: every cell stays as it is while it is dead, and when it is back.
+func testRestart(t *testing.T, b *base) {
+	t.Helper()
+	some := spread(matrix.Cells())
+	if err := b.node.KillAgent(); err != nil {
+		t.Fatal(err)
+	}
+	testMatrix(t, b, some)
+	before := said(t, b.node.Space, "nft", "-s", "list", "table", "inet", plan.TableName)
+	if err := b.node.RestartAgent(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.rest(t)
+	if after := said(t, b.node.Space, "nft", "-s", "list", "table", "inet", plan.TableName); after != before {
+		t.Errorf("the rules differ after the restart:\n%s", cmp.Diff(strings.Split(before, "\n"), strings.Split(after, "\n")))
+	}
+	testMatrix(t, b, some)
+}
+
+// spread are one in seven: every row with every network, family and protocol in turn.
+func spread(cells []matrix.Cell) []matrix.Cell {
+	var some []matrix.Cell
+	for i := 0; i < len(cells); i += 7 {
+		some = append(some, cells[i])
+	}
+	return some
+}
+
+func testAllCells(t *testing.T, b *base) { t.Helper(); testMatrix(t, b, matrix.Cells()) }

@@ -28,7 +28,8 @@ import (
 type base struct {
 	*cluster.Cluster
 	node      *cluster.Node
-	residents map[string]*resident
+	residents map[string]*resident // by name
+	networks  int                  // how many were made
 	servers   []func() error
 	sniffers  []*probe.Sniffer
 }
@@ -103,7 +104,9 @@ func subnet(i int, f cluster.Family) netip.Prefix {
 func gateway(i int, f cluster.Family) netip.Addr { return subnet(i, f).Addr().Next() }
 
 // publishedBy is the number of a port that the network with this number publishes.
-func publishedBy(i int, target uint16) uint16 { return 8000 + uint16(i)*100 + target - probe.TargetPort }
+func publishedBy(i int, target uint16) uint16 {
+	return 8000 + uint16(i)*100 + target - probe.TargetPort
+}
 
 // startBase makes the node with everything that the matrix needs.
 func startBase(t *testing.T, count int) *base {
@@ -158,8 +161,8 @@ func (b *base) populate(t *testing.T) {
 	if err := b.node.Address("eth0", second(cluster.IPv4), second(cluster.IPv6)); err != nil {
 		t.Fatal(err)
 	}
-	for i, k := range kinds() {
-		b.network(t, i, k.name, k.args...)
+	for _, k := range kinds() {
+		i := b.network(t, k.name, k.args...)
 		b.sluice(t, append([]string{"service", "create", k.name + "-target", "--network", k.name}, publications(i)...)...)
 		b.sluice(t, "service", "create", k.name+"-same", "--network", k.name)
 		b.attach(t, b.node, k.name+"-target", k.name)
@@ -170,16 +173,20 @@ func (b *base) populate(t *testing.T) {
 			}
 		}
 	}
-	b.network(t, len(kinds()), "other")
+	b.network(t, "other")
 	b.sluice(t, "service", "create", "other", "--network", "other")
 	b.attach(t, b.node, "other", "other")
 	b.rest(t)
 }
 
-func (b *base) network(t *testing.T, i int, name string, args ...string) {
+// network makes a bridge network and returns its number, which its subnets are made of.
+func (b *base) network(t *testing.T, name string, args ...string) int {
 	t.Helper()
+	i := b.networks
+	b.networks++
 	create := []string{"network", "create", name, "--driver", "bridge", "--subnet", subnet(i, cluster.IPv4).String(), "--subnet", subnet(i, cluster.IPv6).String()}
 	b.sluice(t, append(create, args...)...)
+	return i
 }
 
 // publications are what the service on the network with this number publishes.
@@ -207,12 +214,15 @@ func (b *base) rest(t *testing.T) {
 	}
 }
 
+// of is the first endpoint of a service.
+func (b *base) of(service string) *resident { return b.residents[service+".1"] }
+
 // attach makes an endpoint of a service in a namespace of its own, with a server in it.
 func (b *base) attach(t *testing.T, n *cluster.Node, service, network string, args ...string) *resident {
 	t.Helper()
-	name := service
+	name := service + ".1"
 	for i := 2; b.residents[name] != nil; i++ {
-		name = fmt.Sprintf("%s-%d", service, i)
+		name = fmt.Sprintf("%s.%d", service, i)
 	}
 	s, err := b.Space(name)
 	if err != nil {

@@ -31,23 +31,38 @@ func (c Client) Begin(proto string, to netip.AddrPort) (*Attempt, error) {
 		}
 		return a, nil
 	}
-	err := c.Place.Do(func() (err error) {
-		family, dest := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()})
-		if to.Addr().Is4() {
-			family, dest = unix.AF_INET, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
-		}
-		if a.fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP); err != nil {
-			return err
-		}
-		if err := unix.Connect(a.fd, dest); !errors.Is(err, unix.EINPROGRESS) {
-			a.asked = err
-		}
-		return nil
-	})
+	err := c.Place.Do(func() error { return a.connect(c.Local, to) })
 	if err != nil {
-		return nil, fmt.Errorf("begin to ask %s: %w", to, err)
+		return nil, errors.Join(fmt.Errorf("begin to ask %s: %w", to, err), a.Close())
 	}
 	return a, nil
+}
+
+// connect sends the first packet of a TCP connection.
+func (a *Attempt) connect(local, to netip.AddrPort) (err error) {
+	family := unix.AF_INET6
+	if to.Addr().Is4() {
+		family = unix.AF_INET
+	}
+	if a.fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP); err != nil {
+		return err
+	}
+	if local.IsValid() {
+		if err := unix.Bind(a.fd, sockaddr(local)); err != nil {
+			return err
+		}
+	}
+	if err := unix.Connect(a.fd, sockaddr(to)); !errors.Is(err, unix.EINPROGRESS) {
+		a.asked = err
+	}
+	return nil
+}
+
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
 }
 
 // Finish waits for the answer.
