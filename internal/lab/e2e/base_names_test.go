@@ -59,8 +59,8 @@ func resolve(at probe.Place, proto, name string, kind uint16) string {
 	return strings.Join(values, " ")
 }
 
-// testNames asks names from endpoints: each gets what its own networks have.
-func testNames(t *testing.T, b *base) {
+// testScopes asks names from endpoints: each gets what its own networks have.
+func testScopes(t *testing.T, b *base) {
 	t.Helper()
 	stop := upstream(t, b)
 	defer stop()

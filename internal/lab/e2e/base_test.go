@@ -38,7 +38,7 @@ func TestBase(t *testing.T) {
 		{"HotConnect", testHotConnect},
 		{"Announced", testAnnounced},
 		{"Advertisement", testAdvertisement},
-		{"Names", testNames},
+		{"Names", testScopes},
 		{"Forwarding", testForwarding},
 		{"NoProcess", testNoProcess},
 		{"Foreign", testForeign},
