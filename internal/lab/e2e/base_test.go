@@ -54,8 +54,13 @@ func TestBase(t *testing.T) {
 // testMatrix tries cells one after the other: what arrives at an endpoint is then of one.
 func testMatrix(t *testing.T, b *base, cells []matrix.Cell) {
 	t.Helper()
+	const most = 30 // then it is not single cells that are wrong
 	var wrong []string
-	for _, c := range cells {
+	for i, c := range cells {
+		if len(wrong) == most {
+			t.Logf("%d cells are left out", len(cells)-i)
+			break
+		}
 		if got, want := b.try(c), b.expected(c); got != want {
 			wrong = append(wrong, c.Name()+": "+got+", want: "+want+" ("+c.Model+")")
 		}
