@@ -121,7 +121,8 @@ func (q question) try() string {
 		}
 	}
 	arrived := func(p probe.Packet) bool {
-		return p.Proto == q.proto && p.Dest.Port() == q.port && p.Dest.Addr().Is4() == (q.family == cluster.IPv4)
+		isMarker := p.Proto == "udp" && p.Payload != probe.Question
+		return p.Proto == q.proto && !isMarker && p.Dest.Port() == q.port && p.Dest.Addr().Is4() == (q.family == cluster.IPv4)
 	}
 	if p, ok := q.who.sniffer.Find(arrived); ok {
 		return q.answer(ask, p)
@@ -151,7 +152,7 @@ func (q question) answer(ask *probe.Attempt, p probe.Packet) string {
 // begin sends the first packet of a cell.
 func (b *base) begin(c matrix.Cell, to netip.AddrPort) (*probe.Attempt, error) {
 	if c.Asker == matrix.Neighbour {
-		return probe.Unanswered(), b.frame(probe.Packet{Proto: c.Proto, Dest: to, Payload: "x"})
+		return probe.Unanswered(), b.frame(probe.Packet{Proto: c.Proto, Dest: to, Payload: probe.Question})
 	}
 	return probe.Client{Place: b.place(c), Wait: patience}.Begin(c.Proto, to)
 }
@@ -227,5 +228,5 @@ func marked(who *resident, to netip.AddrPort, send func(text string) error) erro
 			return nil
 		}
 	}
-	return fmt.Errorf("no marker to %s comes to %s, last error %w", to, who.name, last)
+	return errors.Join(fmt.Errorf("no marker to %s comes to %s", to, who.name), last)
 }

@@ -13,6 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Question is what an Attempt says over UDP.
+const Question = "x"
+
 // Attempt is a question whose first packet is on its way, or waits for its next hop's hardware
 // address: what is sent after it on the same way comes after it. It is for one goroutine.
 type Attempt struct {
@@ -27,7 +30,7 @@ func (c Client) Begin(proto string, to netip.AddrPort) (*Attempt, error) {
 	a := &Attempt{fd: -1}
 	if proto == "udp" {
 		if a.conn, a.asked = c.dial("udp", to); a.asked == nil {
-			_, a.asked = a.conn.Write([]byte("x"))
+			_, a.asked = a.conn.Write([]byte(Question))
 		}
 		return a, nil
 	}
