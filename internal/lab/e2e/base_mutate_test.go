@@ -28,6 +28,7 @@ type part struct {
 func TestMutate(t *testing.T) {
 	feature.Need(t, feature.Mesh()...)
 	b := startBase(t, 1)
+	b.bridgeNetfilter(t, "0")
 	b.populate(t)
 	if err := b.Pause(); err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"os"
 	"strings"
 	"testing"
 
@@ -15,12 +16,14 @@ import (
 func TestBase(t *testing.T) {
 	feature.Need(t, feature.Mesh()...)
 	b := startBase(t, 1)
+	b.bridgeNetfilter(t, "0")
 	b.populate(t)
 	for _, tt := range []struct {
 		name string
 		try  func(*testing.T, *base)
 	}{
 		{"Matrix", testAllCells},
+		{"BridgeNetfilter", testBridgeNetfilter},
 		{"WayOut", testWayOut},
 		{"Ping", testPing},
 		{"Listed", testListed},
@@ -69,6 +72,29 @@ func testMatrix(t *testing.T, b *base, cells []matrix.Cell) {
 	if len(wrong) > 0 {
 		t.Errorf("wrong:\n  %s", strings.Join(wrong, "\n  "))
 	}
+}
+
+// testBridgeNetfilter is the matrix where what stays on a bridge is shown to the host's rules
+// too, as container engines have it: a port that is published is then translated on the bridge.
+func testBridgeNetfilter(t *testing.T, b *base) {
+	t.Helper()
+	if !b.bridgeNetfilter(t, "1") {
+		return // this kernel has no such thing
+	}
+	defer b.bridgeNetfilter(t, "0")
+	testAllCells(t, b)
+}
+
+// bridgeNetfilter sets that on the node, where its kernel knows it.
+func (b *base) bridgeNetfilter(t *testing.T, value string) bool {
+	t.Helper()
+	if _, err := os.Stat("/proc/sys/net/bridge"); err != nil {
+		return false
+	}
+	for _, key := range []string{"iptables", "ip6tables"} {
+		said(t, b.node.Space, "sysctl", "-q", "-w", "net.bridge.bridge-nf-call-"+key+"="+value)
+	}
+	return true
 }
 
 // testRestart kills the agent: every cell stays as it is while it is dead, and when it is back.
