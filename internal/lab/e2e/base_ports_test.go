@@ -95,6 +95,7 @@ func testSources(t *testing.T, b *base) {
 	if err := b.Client.Address("eth0", four, six); err != nil {
 		t.Fatal(err)
 	}
+	said(t, b.Client.Space, "ip", "address", "change", six.String(), "dev", "eth0", "preferred_lft", "0") // for who asks for it
 	b.network(t, "limited")
 	flags := append(publish(fmt.Sprintf("8700:80,source=%s,source=%s", four, six)), publish("8701:84")...)
 	for _, proto := range protocols() {
