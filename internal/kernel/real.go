@@ -290,6 +290,9 @@ func (k *Kernel) removeNamespace(sandbox string) error {
 	n, err := k.namespace(sandbox)
 	if err == nil {
 		err = n.removeLinks()
+		if n.kind == plan.KindEndpoint {
+			err = errors.Join(err, n.forgetNames())
+		}
 		n.close()
 		delete(k.open, sandbox)
 	} else if errors.Is(err, errNoSandbox) {
