@@ -228,7 +228,7 @@ func testForeign(t *testing.T, b *base) {
 		t.Fatal(err)
 	}
 	device := plan.BridgeLink(answer.GetNetwork().GetId())
-	said(t, b.node.Space, "ip", "link", "add", device, "type", "dummy")
+	said(t, b.node.Space, "ip", "link", "add", device, "type", "veth", "peer", "name", "theirs")
 	s, err := b.Space("foreign-refused")
 	if err != nil {
 		t.Fatal(err)
@@ -240,7 +240,7 @@ func testForeign(t *testing.T, b *base) {
 	if left := said(t, s, "ip", "-o", "link"); strings.Contains(left, "\n") {
 		t.Errorf("the refused endpoint has\n%s", left)
 	}
-	if kind := said(t, b.node.Space, "ip", "-d", "link", "show", device); !strings.Contains(kind, "dummy") {
+	if kind := said(t, b.node.Space, "ip", "-d", "link", "show", device); !strings.Contains(kind, "veth") {
 		t.Errorf("the device of somebody else is\n%s", kind)
 	}
 	testMatrix(t, b, spread(matrix.Cells()))

@@ -41,7 +41,7 @@ func TestMutate(t *testing.T) {
 	whole := said(t, b.node.Space, "nft", "list", "table", "inet", plan.TableName)
 	parts := partsOf(said(t, b.node.Space, "nft", "-a", "list", "table", "inet", plan.TableName))
 	if !*mutateAll {
-		parts = slices.DeleteFunc(parts, func(p part) bool { return p.chain != "bridged4" })
+		parts = slices.DeleteFunc(parts, func(p part) bool { return p.chain != "hosted4" })
 	}
 	if len(parts) == 0 {
 		t.Fatalf("the host's table has nothing to take away:\n%s", whole)
