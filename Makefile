@@ -131,6 +131,12 @@ repair-table: go ## what each sabotage costs, measured here, into docs/REPAIR.md
 	@$(MAKE) build
 	@go test -count=1 -run '^TestSurvival$$/^Sabotage$$' ./internal/lab/e2e -document
 
+.PHONY: mutate
+mutate: go ## take each rule of the host away: which cell of docs/MATRIX.md notices (minutes)
+	@hack/deps run
+	@$(MAKE) build
+	@go test -count=1 -timeout 60m -v ./internal/lab/e2e -run '^TestMutate$$' -mutate | grep -v '^=== '
+
 .PHONY: cover
 cover: go ## coverage of the tests that this kernel can carry, in cover.out
 	@go test -coverprofile cover.out -coverpkg ./... ./... >/dev/null && go tool cover -func cover.out | tail -1

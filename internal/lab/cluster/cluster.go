@@ -12,6 +12,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -61,6 +62,8 @@ type Config struct {
 	Unit string
 	// ByRoute lets the agents find their address by the default route, and follow it.
 	ByRoute bool
+	// Count is how many nodes there are; 0: three.
+	Count int
 }
 
 // Cluster is three nodes and what is around them. Its methods are called by one goroutine at a time.
@@ -186,8 +189,8 @@ func (c *Cluster) plug(s *space.Space, name string, last byte) (Host, error) {
 }
 
 func (c *Cluster) hosts(context.Context) error {
-	c.Progress("three nodes and a client on one link")
-	for i, name := range []string{"n1", "n2", "n3"} {
+	c.Progress("nodes and a client on one link")
+	for i, name := range []string{"n1", "n2", "n3"}[:cmp.Or(c.Count, 3)] {
 		make := c.host
 		if i == 0 && c.Unit != "" {
 			make = c.thisMachine

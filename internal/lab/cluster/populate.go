@@ -193,6 +193,16 @@ func (c *Cluster) Settle(ctx context.Context) error {
 	return nil
 }
 
+// AtRest waits until the kernel of each node is what its plan says.
+func (c *Cluster) AtRest(ctx context.Context) error {
+	for _, n := range c.Nodes {
+		if err := eventually(ctx, n.Name+" is at rest", func() error { return n.settled(ctx) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // complete says which workloads of a service the node does not yet know with all
 // their interfaces, or is nil.
 func (n *Node) complete(ctx context.Context, service string, networks int) error {

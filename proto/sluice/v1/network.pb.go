@@ -26,8 +26,24 @@ type CreateNetworkRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Unique in the cluster.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// IPv4 subnet; empty: chosen from the cluster's pool.
-	Subnet        string `protobuf:"bytes,2,opt,name=subnet,proto3" json:"subnet,omitempty"`
+	// IPv4 subnet; empty: chosen from the cluster's pool. As one of subnets.
+	Subnet string `protobuf:"bytes,2,opt,name=subnet,proto3" json:"subnet,omitempty"`
+	// At most one IPv4 and one IPv6 subnet; one that is missing is chosen.
+	Subnets []string `protobuf:"bytes,3,rep,name=subnets,proto3" json:"subnets,omitempty"`
+	// overlay or bridge; empty: overlay.
+	Driver string `protobuf:"bytes,4,opt,name=driver,proto3" json:"driver,omitempty"`
+	// A bridge's own addresses, at most one in each subnet; one that is missing is the
+	// subnet's first. Only with the driver bridge.
+	Gateways []string `protobuf:"bytes,5,rep,name=gateways,proto3" json:"gateways,omitempty"`
+	// No way out and no way in.
+	Internal bool `protobuf:"varint,6,opt,name=internal,proto3" json:"internal,omitempty"`
+	// Its endpoints do not reach each other.
+	NoIcc bool `protobuf:"varint,7,opt,name=no_icc,json=noIcc,proto3" json:"no_icc,omitempty"`
+	// Bytes of an inner packet, 1280 to 65535; 0: the largest that fits.
+	Mtu uint32 `protobuf:"varint,8,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	// Machines outside reach its endpoints by their own addresses. Only with the driver
+	// bridge.
+	DirectRouting bool `protobuf:"varint,9,opt,name=direct_routing,json=directRouting,proto3" json:"direct_routing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -74,6 +90,55 @@ func (x *CreateNetworkRequest) GetSubnet() string {
 		return x.Subnet
 	}
 	return ""
+}
+
+func (x *CreateNetworkRequest) GetSubnets() []string {
+	if x != nil {
+		return x.Subnets
+	}
+	return nil
+}
+
+func (x *CreateNetworkRequest) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *CreateNetworkRequest) GetGateways() []string {
+	if x != nil {
+		return x.Gateways
+	}
+	return nil
+}
+
+func (x *CreateNetworkRequest) GetInternal() bool {
+	if x != nil {
+		return x.Internal
+	}
+	return false
+}
+
+func (x *CreateNetworkRequest) GetNoIcc() bool {
+	if x != nil {
+		return x.NoIcc
+	}
+	return false
+}
+
+func (x *CreateNetworkRequest) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *CreateNetworkRequest) GetDirectRouting() bool {
+	if x != nil {
+		return x.DirectRouting
+	}
+	return false
 }
 
 // CreateNetworkResponse holds the new network.
@@ -224,6 +289,107 @@ func (x *UpdateNetworkResponse) GetNetwork() *Network {
 	return nil
 }
 
+// GetNetworkRequest names a network.
+type GetNetworkRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or ID.
+	Network       string `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetNetworkRequest) Reset() {
+	*x = GetNetworkRequest{}
+	mi := &file_sluice_v1_network_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetNetworkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetNetworkRequest) ProtoMessage() {}
+
+func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_network_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetNetworkRequest.ProtoReflect.Descriptor instead.
+func (*GetNetworkRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_network_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *GetNetworkRequest) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+// GetNetworkResponse holds the network.
+type GetNetworkResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As the cluster knows it.
+	Network *Network `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	// Those on it on all nodes, sorted by name.
+	Endpoints     []*Endpoint `protobuf:"bytes,2,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetNetworkResponse) Reset() {
+	*x = GetNetworkResponse{}
+	mi := &file_sluice_v1_network_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetNetworkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetNetworkResponse) ProtoMessage() {}
+
+func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_network_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetNetworkResponse.ProtoReflect.Descriptor instead.
+func (*GetNetworkResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_network_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *GetNetworkResponse) GetNetwork() *Network {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
+func (x *GetNetworkResponse) GetEndpoints() []*Endpoint {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
+}
+
 // ListNetworksRequest has no fields.
 type ListNetworksRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -233,7 +399,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_sluice_v1_network_proto_msgTypes[4]
+	mi := &file_sluice_v1_network_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -245,7 +411,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_network_proto_msgTypes[4]
+	mi := &file_sluice_v1_network_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -258,7 +424,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_network_proto_rawDescGZIP(), []int{4}
+	return file_sluice_v1_network_proto_rawDescGZIP(), []int{6}
 }
 
 // ListNetworksResponse holds the networks.
@@ -272,7 +438,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_sluice_v1_network_proto_msgTypes[5]
+	mi := &file_sluice_v1_network_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -284,7 +450,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_network_proto_msgTypes[5]
+	mi := &file_sluice_v1_network_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -297,7 +463,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_network_proto_rawDescGZIP(), []int{5}
+	return file_sluice_v1_network_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -318,7 +484,7 @@ type RemoveNetworkRequest struct {
 
 func (x *RemoveNetworkRequest) Reset() {
 	*x = RemoveNetworkRequest{}
-	mi := &file_sluice_v1_network_proto_msgTypes[6]
+	mi := &file_sluice_v1_network_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -330,7 +496,7 @@ func (x *RemoveNetworkRequest) String() string {
 func (*RemoveNetworkRequest) ProtoMessage() {}
 
 func (x *RemoveNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_network_proto_msgTypes[6]
+	mi := &file_sluice_v1_network_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -343,7 +509,7 @@ func (x *RemoveNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNetworkRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_network_proto_rawDescGZIP(), []int{6}
+	return file_sluice_v1_network_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RemoveNetworkRequest) GetNetwork() string {
@@ -362,7 +528,7 @@ type RemoveNetworkResponse struct {
 
 func (x *RemoveNetworkResponse) Reset() {
 	*x = RemoveNetworkResponse{}
-	mi := &file_sluice_v1_network_proto_msgTypes[7]
+	mi := &file_sluice_v1_network_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -374,7 +540,7 @@ func (x *RemoveNetworkResponse) String() string {
 func (*RemoveNetworkResponse) ProtoMessage() {}
 
 func (x *RemoveNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_network_proto_msgTypes[7]
+	mi := &file_sluice_v1_network_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -387,10 +553,10 @@ func (x *RemoveNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNetworkResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_network_proto_rawDescGZIP(), []int{7}
+	return file_sluice_v1_network_proto_rawDescGZIP(), []int{9}
 }
 
-// Network is an overlay.
+// Network is an overlay, or a bridge that each node has for itself.
 type Network struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 16 hex digits.
@@ -399,23 +565,34 @@ type Network struct {
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// The IPv4 and the IPv6 subnet that it was made with, then those that were added.
 	Subnets []string `protobuf:"bytes,3,rep,name=subnets,proto3" json:"subnets,omitempty"`
-	// VXLAN network identifier.
+	// VXLAN network identifier; 0 on a bridge.
 	Vni uint32 `protobuf:"varint,4,opt,name=vni,proto3" json:"vni,omitempty"`
-	// Bytes that fit between all nodes.
+	// Bytes of an inner packet: as asked for, at most what fits between all nodes. 0 on a
+	// bridge where none was asked for: each node's own.
 	Mtu uint32 `protobuf:"varint,5,opt,name=mtu,proto3" json:"mtu,omitempty"`
 	// Whether it is the ingress network.
 	Ingress bool `protobuf:"varint,6,opt,name=ingress,proto3" json:"ingress,omitempty"`
 	// Services that use it, by name.
 	Services []string `protobuf:"bytes,7,rep,name=services,proto3" json:"services,omitempty"`
 	// Claims that lost against an older one.
-	Conflicts     []string `protobuf:"bytes,8,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
+	Conflicts []string `protobuf:"bytes,8,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
+	// overlay or bridge.
+	Driver string `protobuf:"bytes,9,opt,name=driver,proto3" json:"driver,omitempty"`
+	// A bridge's own addresses.
+	Gateways []string `protobuf:"bytes,10,rep,name=gateways,proto3" json:"gateways,omitempty"`
+	// No way out and no way in.
+	Internal bool `protobuf:"varint,11,opt,name=internal,proto3" json:"internal,omitempty"`
+	// Its endpoints do not reach each other.
+	NoIcc bool `protobuf:"varint,12,opt,name=no_icc,json=noIcc,proto3" json:"no_icc,omitempty"`
+	// Machines outside reach its endpoints by their own addresses.
+	DirectRouting bool `protobuf:"varint,13,opt,name=direct_routing,json=directRouting,proto3" json:"direct_routing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_sluice_v1_network_proto_msgTypes[8]
+	mi := &file_sluice_v1_network_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -427,7 +604,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_network_proto_msgTypes[8]
+	mi := &file_sluice_v1_network_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -440,7 +617,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_network_proto_rawDescGZIP(), []int{8}
+	return file_sluice_v1_network_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Network) GetId() string {
@@ -499,14 +676,56 @@ func (x *Network) GetConflicts() []string {
 	return nil
 }
 
+func (x *Network) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *Network) GetGateways() []string {
+	if x != nil {
+		return x.Gateways
+	}
+	return nil
+}
+
+func (x *Network) GetInternal() bool {
+	if x != nil {
+		return x.Internal
+	}
+	return false
+}
+
+func (x *Network) GetNoIcc() bool {
+	if x != nil {
+		return x.NoIcc
+	}
+	return false
+}
+
+func (x *Network) GetDirectRouting() bool {
+	if x != nil {
+		return x.DirectRouting
+	}
+	return false
+}
+
 var File_sluice_v1_network_proto protoreflect.FileDescriptor
 
 const file_sluice_v1_network_proto_rawDesc = "" +
 	"\n" +
-	"\x17sluice/v1/network.proto\x12\tsluice.v1\"B\n" +
+	"\x17sluice/v1/network.proto\x12\tsluice.v1\x1a\x17sluice/v1/service.proto\"\xfc\x01\n" +
 	"\x14CreateNetworkRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
-	"\x06subnet\x18\x02 \x01(\tR\x06subnet\"E\n" +
+	"\x06subnet\x18\x02 \x01(\tR\x06subnet\x12\x18\n" +
+	"\asubnets\x18\x03 \x03(\tR\asubnets\x12\x16\n" +
+	"\x06driver\x18\x04 \x01(\tR\x06driver\x12\x1a\n" +
+	"\bgateways\x18\x05 \x03(\tR\bgateways\x12\x1a\n" +
+	"\binternal\x18\x06 \x01(\bR\binternal\x12\x15\n" +
+	"\x06no_icc\x18\a \x01(\bR\x05noIcc\x12\x10\n" +
+	"\x03mtu\x18\b \x01(\rR\x03mtu\x12%\n" +
+	"\x0edirect_routing\x18\t \x01(\bR\rdirectRouting\"E\n" +
 	"\x15CreateNetworkResponse\x12,\n" +
 	"\anetwork\x18\x01 \x01(\v2\x12.sluice.v1.NetworkR\anetwork\"Q\n" +
 	"\x14UpdateNetworkRequest\x12\x18\n" +
@@ -514,13 +733,18 @@ const file_sluice_v1_network_proto_rawDesc = "" +
 	"\vadd_subnets\x18\x02 \x03(\tR\n" +
 	"addSubnets\"E\n" +
 	"\x15UpdateNetworkResponse\x12,\n" +
-	"\anetwork\x18\x01 \x01(\v2\x12.sluice.v1.NetworkR\anetwork\"\x15\n" +
+	"\anetwork\x18\x01 \x01(\v2\x12.sluice.v1.NetworkR\anetwork\"-\n" +
+	"\x11GetNetworkRequest\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\"u\n" +
+	"\x12GetNetworkResponse\x12,\n" +
+	"\anetwork\x18\x01 \x01(\v2\x12.sluice.v1.NetworkR\anetwork\x121\n" +
+	"\tendpoints\x18\x02 \x03(\v2\x13.sluice.v1.EndpointR\tendpoints\"\x15\n" +
 	"\x13ListNetworksRequest\"F\n" +
 	"\x14ListNetworksResponse\x12.\n" +
 	"\bnetworks\x18\x01 \x03(\v2\x12.sluice.v1.NetworkR\bnetworks\"0\n" +
 	"\x14RemoveNetworkRequest\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\"\x17\n" +
-	"\x15RemoveNetworkResponse\"\xbf\x01\n" +
+	"\x15RemoveNetworkResponse\"\xcd\x02\n" +
 	"\aNetwork\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -529,10 +753,18 @@ const file_sluice_v1_network_proto_rawDesc = "" +
 	"\x03mtu\x18\x05 \x01(\rR\x03mtu\x12\x18\n" +
 	"\aingress\x18\x06 \x01(\bR\aingress\x12\x1a\n" +
 	"\bservices\x18\a \x03(\tR\bservices\x12\x1c\n" +
-	"\tconflicts\x18\b \x03(\tR\tconflicts2\xdd\x02\n" +
+	"\tconflicts\x18\b \x03(\tR\tconflicts\x12\x16\n" +
+	"\x06driver\x18\t \x01(\tR\x06driver\x12\x1a\n" +
+	"\bgateways\x18\n" +
+	" \x03(\tR\bgateways\x12\x1a\n" +
+	"\binternal\x18\v \x01(\bR\binternal\x12\x15\n" +
+	"\x06no_icc\x18\f \x01(\bR\x05noIcc\x12%\n" +
+	"\x0edirect_routing\x18\r \x01(\bR\rdirectRouting2\xa8\x03\n" +
 	"\x0eNetworkService\x12R\n" +
 	"\rCreateNetwork\x12\x1f.sluice.v1.CreateNetworkRequest\x1a .sluice.v1.CreateNetworkResponse\x12R\n" +
-	"\rUpdateNetwork\x12\x1f.sluice.v1.UpdateNetworkRequest\x1a .sluice.v1.UpdateNetworkResponse\x12O\n" +
+	"\rUpdateNetwork\x12\x1f.sluice.v1.UpdateNetworkRequest\x1a .sluice.v1.UpdateNetworkResponse\x12I\n" +
+	"\n" +
+	"GetNetwork\x12\x1c.sluice.v1.GetNetworkRequest\x1a\x1d.sluice.v1.GetNetworkResponse\x12O\n" +
 	"\fListNetworks\x12\x1e.sluice.v1.ListNetworksRequest\x1a\x1f.sluice.v1.ListNetworksResponse\x12R\n" +
 	"\rRemoveNetwork\x12\x1f.sluice.v1.RemoveNetworkRequest\x1a .sluice.v1.RemoveNetworkResponseB8Z6github.com/sluice-mesh/sluice/proto/sluice/v1;sluicev1b\x06proto3"
 
@@ -548,35 +780,42 @@ func file_sluice_v1_network_proto_rawDescGZIP() []byte {
 	return file_sluice_v1_network_proto_rawDescData
 }
 
-var file_sluice_v1_network_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_sluice_v1_network_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_sluice_v1_network_proto_goTypes = []any{
 	(*CreateNetworkRequest)(nil),  // 0: sluice.v1.CreateNetworkRequest
 	(*CreateNetworkResponse)(nil), // 1: sluice.v1.CreateNetworkResponse
 	(*UpdateNetworkRequest)(nil),  // 2: sluice.v1.UpdateNetworkRequest
 	(*UpdateNetworkResponse)(nil), // 3: sluice.v1.UpdateNetworkResponse
-	(*ListNetworksRequest)(nil),   // 4: sluice.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),  // 5: sluice.v1.ListNetworksResponse
-	(*RemoveNetworkRequest)(nil),  // 6: sluice.v1.RemoveNetworkRequest
-	(*RemoveNetworkResponse)(nil), // 7: sluice.v1.RemoveNetworkResponse
-	(*Network)(nil),               // 8: sluice.v1.Network
+	(*GetNetworkRequest)(nil),     // 4: sluice.v1.GetNetworkRequest
+	(*GetNetworkResponse)(nil),    // 5: sluice.v1.GetNetworkResponse
+	(*ListNetworksRequest)(nil),   // 6: sluice.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),  // 7: sluice.v1.ListNetworksResponse
+	(*RemoveNetworkRequest)(nil),  // 8: sluice.v1.RemoveNetworkRequest
+	(*RemoveNetworkResponse)(nil), // 9: sluice.v1.RemoveNetworkResponse
+	(*Network)(nil),               // 10: sluice.v1.Network
+	(*Endpoint)(nil),              // 11: sluice.v1.Endpoint
 }
 var file_sluice_v1_network_proto_depIdxs = []int32{
-	8, // 0: sluice.v1.CreateNetworkResponse.network:type_name -> sluice.v1.Network
-	8, // 1: sluice.v1.UpdateNetworkResponse.network:type_name -> sluice.v1.Network
-	8, // 2: sluice.v1.ListNetworksResponse.networks:type_name -> sluice.v1.Network
-	0, // 3: sluice.v1.NetworkService.CreateNetwork:input_type -> sluice.v1.CreateNetworkRequest
-	2, // 4: sluice.v1.NetworkService.UpdateNetwork:input_type -> sluice.v1.UpdateNetworkRequest
-	4, // 5: sluice.v1.NetworkService.ListNetworks:input_type -> sluice.v1.ListNetworksRequest
-	6, // 6: sluice.v1.NetworkService.RemoveNetwork:input_type -> sluice.v1.RemoveNetworkRequest
-	1, // 7: sluice.v1.NetworkService.CreateNetwork:output_type -> sluice.v1.CreateNetworkResponse
-	3, // 8: sluice.v1.NetworkService.UpdateNetwork:output_type -> sluice.v1.UpdateNetworkResponse
-	5, // 9: sluice.v1.NetworkService.ListNetworks:output_type -> sluice.v1.ListNetworksResponse
-	7, // 10: sluice.v1.NetworkService.RemoveNetwork:output_type -> sluice.v1.RemoveNetworkResponse
-	7, // [7:11] is the sub-list for method output_type
-	3, // [3:7] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	10, // 0: sluice.v1.CreateNetworkResponse.network:type_name -> sluice.v1.Network
+	10, // 1: sluice.v1.UpdateNetworkResponse.network:type_name -> sluice.v1.Network
+	10, // 2: sluice.v1.GetNetworkResponse.network:type_name -> sluice.v1.Network
+	11, // 3: sluice.v1.GetNetworkResponse.endpoints:type_name -> sluice.v1.Endpoint
+	10, // 4: sluice.v1.ListNetworksResponse.networks:type_name -> sluice.v1.Network
+	0,  // 5: sluice.v1.NetworkService.CreateNetwork:input_type -> sluice.v1.CreateNetworkRequest
+	2,  // 6: sluice.v1.NetworkService.UpdateNetwork:input_type -> sluice.v1.UpdateNetworkRequest
+	4,  // 7: sluice.v1.NetworkService.GetNetwork:input_type -> sluice.v1.GetNetworkRequest
+	6,  // 8: sluice.v1.NetworkService.ListNetworks:input_type -> sluice.v1.ListNetworksRequest
+	8,  // 9: sluice.v1.NetworkService.RemoveNetwork:input_type -> sluice.v1.RemoveNetworkRequest
+	1,  // 10: sluice.v1.NetworkService.CreateNetwork:output_type -> sluice.v1.CreateNetworkResponse
+	3,  // 11: sluice.v1.NetworkService.UpdateNetwork:output_type -> sluice.v1.UpdateNetworkResponse
+	5,  // 12: sluice.v1.NetworkService.GetNetwork:output_type -> sluice.v1.GetNetworkResponse
+	7,  // 13: sluice.v1.NetworkService.ListNetworks:output_type -> sluice.v1.ListNetworksResponse
+	9,  // 14: sluice.v1.NetworkService.RemoveNetwork:output_type -> sluice.v1.RemoveNetworkResponse
+	10, // [10:15] is the sub-list for method output_type
+	5,  // [5:10] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_sluice_v1_network_proto_init() }
@@ -584,13 +823,14 @@ func file_sluice_v1_network_proto_init() {
 	if File_sluice_v1_network_proto != nil {
 		return
 	}
+	file_sluice_v1_service_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_v1_network_proto_rawDesc), len(file_sluice_v1_network_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	NetworkService_CreateNetwork_FullMethodName = "/sluice.v1.NetworkService/CreateNetwork"
 	NetworkService_UpdateNetwork_FullMethodName = "/sluice.v1.NetworkService/UpdateNetwork"
+	NetworkService_GetNetwork_FullMethodName    = "/sluice.v1.NetworkService/GetNetwork"
 	NetworkService_ListNetworks_FullMethodName  = "/sluice.v1.NetworkService/ListNetworks"
 	NetworkService_RemoveNetwork_FullMethodName = "/sluice.v1.NetworkService/RemoveNetwork"
 )
@@ -29,16 +30,19 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// NetworkService keeps the overlay networks.
+// NetworkService keeps the networks: overlays, and bridges that each node has for itself.
 type NetworkServiceClient interface {
 	// CreateNetwork makes a network on all nodes.
 	CreateNetwork(ctx context.Context, in *CreateNetworkRequest, opts ...grpc.CallOption) (*CreateNetworkResponse, error)
-	// UpdateNetwork gives a network further subnets; what has an address keeps it.
+	// UpdateNetwork gives an overlay further subnets; what has an address keeps it.
 	// Refused with SubnetTaken where a network or a node has a part of the range.
 	UpdateNetwork(ctx context.Context, in *UpdateNetworkRequest, opts ...grpc.CallOption) (*UpdateNetworkResponse, error)
+	// GetNetwork returns one network and the endpoints on it.
+	GetNetwork(ctx context.Context, in *GetNetworkRequest, opts ...grpc.CallOption) (*GetNetworkResponse, error)
 	// ListNetworks lists the networks, the ingress network included, sorted by name.
 	ListNetworks(ctx context.Context, in *ListNetworksRequest, opts ...grpc.CallOption) (*ListNetworksResponse, error)
-	// RemoveNetwork removes a network. Refused with InUse while a service uses it.
+	// RemoveNetwork removes a network. Refused with InUse while a service uses it or
+	// an endpoint is connected to it.
 	RemoveNetwork(ctx context.Context, in *RemoveNetworkRequest, opts ...grpc.CallOption) (*RemoveNetworkResponse, error)
 }
 
@@ -70,6 +74,16 @@ func (c *networkServiceClient) UpdateNetwork(ctx context.Context, in *UpdateNetw
 	return out, nil
 }
 
+func (c *networkServiceClient) GetNetwork(ctx context.Context, in *GetNetworkRequest, opts ...grpc.CallOption) (*GetNetworkResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetNetworkResponse)
+	err := c.cc.Invoke(ctx, NetworkService_GetNetwork_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *networkServiceClient) ListNetworks(ctx context.Context, in *ListNetworksRequest, opts ...grpc.CallOption) (*ListNetworksResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListNetworksResponse)
@@ -94,16 +108,19 @@ func (c *networkServiceClient) RemoveNetwork(ctx context.Context, in *RemoveNetw
 // All implementations must embed UnimplementedNetworkServiceServer
 // for forward compatibility.
 //
-// NetworkService keeps the overlay networks.
+// NetworkService keeps the networks: overlays, and bridges that each node has for itself.
 type NetworkServiceServer interface {
 	// CreateNetwork makes a network on all nodes.
 	CreateNetwork(context.Context, *CreateNetworkRequest) (*CreateNetworkResponse, error)
-	// UpdateNetwork gives a network further subnets; what has an address keeps it.
+	// UpdateNetwork gives an overlay further subnets; what has an address keeps it.
 	// Refused with SubnetTaken where a network or a node has a part of the range.
 	UpdateNetwork(context.Context, *UpdateNetworkRequest) (*UpdateNetworkResponse, error)
+	// GetNetwork returns one network and the endpoints on it.
+	GetNetwork(context.Context, *GetNetworkRequest) (*GetNetworkResponse, error)
 	// ListNetworks lists the networks, the ingress network included, sorted by name.
 	ListNetworks(context.Context, *ListNetworksRequest) (*ListNetworksResponse, error)
-	// RemoveNetwork removes a network. Refused with InUse while a service uses it.
+	// RemoveNetwork removes a network. Refused with InUse while a service uses it or
+	// an endpoint is connected to it.
 	RemoveNetwork(context.Context, *RemoveNetworkRequest) (*RemoveNetworkResponse, error)
 	mustEmbedUnimplementedNetworkServiceServer()
 }
@@ -120,6 +137,9 @@ func (UnimplementedNetworkServiceServer) CreateNetwork(context.Context, *CreateN
 }
 func (UnimplementedNetworkServiceServer) UpdateNetwork(context.Context, *UpdateNetworkRequest) (*UpdateNetworkResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method UpdateNetwork not implemented")
+}
+func (UnimplementedNetworkServiceServer) GetNetwork(context.Context, *GetNetworkRequest) (*GetNetworkResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetNetwork not implemented")
 }
 func (UnimplementedNetworkServiceServer) ListNetworks(context.Context, *ListNetworksRequest) (*ListNetworksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListNetworks not implemented")
@@ -184,6 +204,24 @@ func _NetworkService_UpdateNetwork_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NetworkService_GetNetwork_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetNetworkRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NetworkServiceServer).GetNetwork(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NetworkService_GetNetwork_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NetworkServiceServer).GetNetwork(ctx, req.(*GetNetworkRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _NetworkService_ListNetworks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListNetworksRequest)
 	if err := dec(in); err != nil {
@@ -234,6 +272,10 @@ var NetworkService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "UpdateNetwork",
 			Handler:    _NetworkService_UpdateNetwork_Handler,
+		},
+		{
+			MethodName: "GetNetwork",
+			Handler:    _NetworkService_GetNetwork_Handler,
 		},
 		{
 			MethodName: "ListNetworks",

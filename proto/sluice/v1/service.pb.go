@@ -29,7 +29,10 @@ type CreateServiceRequest struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Networks its endpoints are on, by name or ID.
 	Networks []string `protobuf:"bytes,2,rep,name=networks,proto3" json:"networks,omitempty"`
-	// Published ports: [ADDR:]PUBLISHED[-END]:TARGET[-END][/tcp|udp|sctp][,mode=ingress].
+	// Published ports:
+	// [ADDR:]PUBLISHED[-END]:TARGET[-END][/tcp|udp|sctp][,mode=ingress|host][,source=CIDR]...
+	// One in mode host puts a service without networks on the bridge network sluice0, which
+	// is made at its first use.
 	Publish []string `protobuf:"bytes,3,rep,name=publish,proto3" json:"publish,omitempty"`
 	// rr, wrr, lc, wlc, sh or mh; empty: rr.
 	Scheduler string `protobuf:"bytes,4,opt,name=scheduler,proto3" json:"scheduler,omitempty"`
@@ -37,7 +40,14 @@ type CreateServiceRequest struct {
 	Force bool `protobuf:"varint,5,opt,name=force,proto3" json:"force,omitempty"`
 	// For how long after its last new connection a client comes to the same endpoint again:
 	// whole seconds from 1 to 86400; absent or 0: not at all.
-	Affinity      *durationpb.Duration `protobuf:"bytes,6,opt,name=affinity,proto3" json:"affinity,omitempty"`
+	Affinity *durationpb.Duration `protobuf:"bytes,6,opt,name=affinity,proto3" json:"affinity,omitempty"`
+	// Further names of the service.
+	Aliases []string `protobuf:"bytes,7,rep,name=aliases,proto3" json:"aliases,omitempty"`
+	// What a short name belongs to: its own stack's is found first; empty: none.
+	Stack string `protobuf:"bytes,8,opt,name=stack,proto3" json:"stack,omitempty"`
+	// What its name is answered with on an overlay: vip, its virtual address there, or
+	// dnsrr, its endpoints' addresses; empty: vip.
+	EndpointMode  string `protobuf:"bytes,9,opt,name=endpoint_mode,json=endpointMode,proto3" json:"endpoint_mode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -112,6 +122,27 @@ func (x *CreateServiceRequest) GetAffinity() *durationpb.Duration {
 		return x.Affinity
 	}
 	return nil
+}
+
+func (x *CreateServiceRequest) GetAliases() []string {
+	if x != nil {
+		return x.Aliases
+	}
+	return nil
+}
+
+func (x *CreateServiceRequest) GetStack() string {
+	if x != nil {
+		return x.Stack
+	}
+	return ""
+}
+
+func (x *CreateServiceRequest) GetEndpointMode() string {
+	if x != nil {
+		return x.EndpointMode
+	}
+	return ""
 }
 
 // CreateServiceResponse holds the new service.
@@ -353,7 +384,13 @@ type UpdateServiceRequest struct {
 	// Allow publishing port 22 and sluice's own ports.
 	Force bool `protobuf:"varint,7,opt,name=force,proto3" json:"force,omitempty"`
 	// As in CreateServiceRequest, 0 takes it off; absent: as it is.
-	Affinity      *durationpb.Duration `protobuf:"bytes,8,opt,name=affinity,proto3" json:"affinity,omitempty"`
+	Affinity *durationpb.Duration `protobuf:"bytes,8,opt,name=affinity,proto3" json:"affinity,omitempty"`
+	// All its further names from now on; absent: as they are.
+	Aliases *StringList `protobuf:"bytes,9,opt,name=aliases,proto3" json:"aliases,omitempty"`
+	// As in CreateServiceRequest, empty takes it off; absent: as it is.
+	Stack *string `protobuf:"bytes,10,opt,name=stack,proto3,oneof" json:"stack,omitempty"`
+	// vip or dnsrr; empty: as it is.
+	EndpointMode  string `protobuf:"bytes,11,opt,name=endpoint_mode,json=endpointMode,proto3" json:"endpoint_mode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -442,6 +479,27 @@ func (x *UpdateServiceRequest) GetAffinity() *durationpb.Duration {
 		return x.Affinity
 	}
 	return nil
+}
+
+func (x *UpdateServiceRequest) GetAliases() *StringList {
+	if x != nil {
+		return x.Aliases
+	}
+	return nil
+}
+
+func (x *UpdateServiceRequest) GetStack() string {
+	if x != nil && x.Stack != nil {
+		return *x.Stack
+	}
+	return ""
+}
+
+func (x *UpdateServiceRequest) GetEndpointMode() string {
+	if x != nil {
+		return x.EndpointMode
+	}
+	return ""
 }
 
 // StringList tells an empty list from none.
@@ -641,9 +699,17 @@ type Service struct {
 	Held []*HeldPort `protobuf:"bytes,8,rep,name=held,proto3" json:"held,omitempty"`
 	// For how long after its last new connection a client comes to the same endpoint again,
 	// by one node and published port; absent: not at all.
-	Affinity      *durationpb.Duration `protobuf:"bytes,9,opt,name=affinity,proto3" json:"affinity,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Affinity *durationpb.Duration `protobuf:"bytes,9,opt,name=affinity,proto3" json:"affinity,omitempty"`
+	// Further names of the service.
+	Aliases []string `protobuf:"bytes,10,rep,name=aliases,proto3" json:"aliases,omitempty"`
+	// What a short name belongs to; empty: none.
+	Stack string `protobuf:"bytes,11,opt,name=stack,proto3" json:"stack,omitempty"`
+	// vip or dnsrr.
+	EndpointMode string `protobuf:"bytes,12,opt,name=endpoint_mode,json=endpointMode,proto3" json:"endpoint_mode,omitempty"`
+	// What stands for its endpoints on its overlays, sorted by network.
+	VirtualAddresses []*VirtualAddress `protobuf:"bytes,13,rep,name=virtual_addresses,json=virtualAddresses,proto3" json:"virtual_addresses,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Service) Reset() {
@@ -739,8 +805,91 @@ func (x *Service) GetAffinity() *durationpb.Duration {
 	return nil
 }
 
+func (x *Service) GetAliases() []string {
+	if x != nil {
+		return x.Aliases
+	}
+	return nil
+}
+
+func (x *Service) GetStack() string {
+	if x != nil {
+		return x.Stack
+	}
+	return ""
+}
+
+func (x *Service) GetEndpointMode() string {
+	if x != nil {
+		return x.EndpointMode
+	}
+	return ""
+}
+
+func (x *Service) GetVirtualAddresses() []*VirtualAddress {
+	if x != nil {
+		return x.VirtualAddresses
+	}
+	return nil
+}
+
+// VirtualAddress stands for all endpoints of a service on one overlay.
+type VirtualAddress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the network.
+	Network string `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	// IPv4 and IPv6 address.
+	Addresses     []string `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VirtualAddress) Reset() {
+	*x = VirtualAddress{}
+	mi := &file_sluice_v1_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VirtualAddress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VirtualAddress) ProtoMessage() {}
+
+func (x *VirtualAddress) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VirtualAddress.ProtoReflect.Descriptor instead.
+func (*VirtualAddress) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *VirtualAddress) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *VirtualAddress) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
 // PublishedPort is one port that every node answers on, but for those that it is
-// another's on (Service.held).
+// another's on (Service.held), or in mode host the nodes that have an endpoint.
 type PublishedPort struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only on this local address; empty: on all.
@@ -750,14 +899,21 @@ type PublishedPort struct {
 	// What a client dials.
 	Published uint32 `protobuf:"varint,3,opt,name=published,proto3" json:"published,omitempty"`
 	// The endpoint's port.
-	Target        uint32 `protobuf:"varint,4,opt,name=target,proto3" json:"target,omitempty"`
+	Target uint32 `protobuf:"varint,4,opt,name=target,proto3" json:"target,omitempty"`
+	// ingress: all nodes answer, for the endpoints of all. host: each node that has an
+	// endpoint of the service answers, for that one.
+	Mode string `protobuf:"bytes,5,opt,name=mode,proto3" json:"mode,omitempty"`
+	// The last port of a range that keeps its numbers; 0: one port.
+	Last uint32 `protobuf:"varint,6,opt,name=last,proto3" json:"last,omitempty"`
+	// Prefixes of who may dial it, besides each node's own processes; empty: everybody.
+	Sources       []string `protobuf:"bytes,7,rep,name=sources,proto3" json:"sources,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PublishedPort) Reset() {
 	*x = PublishedPort{}
-	mi := &file_sluice_v1_service_proto_msgTypes[12]
+	mi := &file_sluice_v1_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -769,7 +925,7 @@ func (x *PublishedPort) String() string {
 func (*PublishedPort) ProtoMessage() {}
 
 func (x *PublishedPort) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_service_proto_msgTypes[12]
+	mi := &file_sluice_v1_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -782,7 +938,7 @@ func (x *PublishedPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishedPort.ProtoReflect.Descriptor instead.
 func (*PublishedPort) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_service_proto_rawDescGZIP(), []int{12}
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PublishedPort) GetAddress() string {
@@ -813,6 +969,27 @@ func (x *PublishedPort) GetTarget() uint32 {
 	return 0
 }
 
+func (x *PublishedPort) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *PublishedPort) GetLast() uint32 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+func (x *PublishedPort) GetSources() []string {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
 // AttachEndpointRequest names the namespace and the service.
 type AttachEndpointRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -837,14 +1014,17 @@ type AttachEndpointRequest struct {
 	// endpoint's of those networks, BlockTaken where another node has the block,
 	// AddressTaken where another endpoint has it or asked for it before, and
 	// AddressRests where one of another service had it in the last minute.
-	Addresses     []string `protobuf:"bytes,7,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Addresses []string `protobuf:"bytes,7,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// What it is to be on single networks. One that its service does not use it is
+	// connected to besides.
+	Networks      []*Connection `protobuf:"bytes,8,rep,name=networks,proto3" json:"networks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AttachEndpointRequest) Reset() {
 	*x = AttachEndpointRequest{}
-	mi := &file_sluice_v1_service_proto_msgTypes[13]
+	mi := &file_sluice_v1_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -856,7 +1036,7 @@ func (x *AttachEndpointRequest) String() string {
 func (*AttachEndpointRequest) ProtoMessage() {}
 
 func (x *AttachEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_service_proto_msgTypes[13]
+	mi := &file_sluice_v1_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -869,7 +1049,7 @@ func (x *AttachEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachEndpointRequest.ProtoReflect.Descriptor instead.
 func (*AttachEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_service_proto_rawDescGZIP(), []int{13}
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AttachEndpointRequest) GetService() string {
@@ -932,6 +1112,13 @@ func (x *AttachEndpointRequest) GetAddresses() []string {
 	return nil
 }
 
+func (x *AttachEndpointRequest) GetNetworks() []*Connection {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
 type isAttachEndpointRequest_Namespace interface {
 	isAttachEndpointRequest_Namespace()
 }
@@ -950,18 +1137,123 @@ func (*AttachEndpointRequest_Netns) isAttachEndpointRequest_Namespace() {}
 
 func (*AttachEndpointRequest_Pid) isAttachEndpointRequest_Namespace() {}
 
+// Connection is what an endpoint is to be on one network.
+type Connection struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or ID.
+	Network string `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	// Addresses that it is to have there, as in AttachEndpointRequest.addresses.
+	Addresses []string `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// Its hardware address there, 02:53:00:00:00:01; empty: made from its address.
+	Mac string `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`
+	// Name of the device in the endpoint's namespace; empty: made from the network.
+	Interface string `protobuf:"bytes,4,opt,name=interface,proto3" json:"interface,omitempty"`
+	// The network with the greatest has the default route; of equals the ingress
+	// network, then a bridge, then the first name.
+	GatewayPriority int32 `protobuf:"varint,5,opt,name=gateway_priority,json=gatewayPriority,proto3" json:"gateway_priority,omitempty"`
+	// Further names of the endpoint there.
+	Aliases []string `protobuf:"bytes,6,rep,name=aliases,proto3" json:"aliases,omitempty"`
+	// Settings of the device: net.ipv4.conf.IFNAME.KEY=VALUE, ipv4 or ipv6, conf or neigh;
+	// IFNAME stands for the device.
+	Sysctls       []string `protobuf:"bytes,7,rep,name=sysctls,proto3" json:"sysctls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Connection) Reset() {
+	*x = Connection{}
+	mi := &file_sluice_v1_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Connection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Connection) ProtoMessage() {}
+
+func (x *Connection) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Connection.ProtoReflect.Descriptor instead.
+func (*Connection) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Connection) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *Connection) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *Connection) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
+func (x *Connection) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *Connection) GetGatewayPriority() int32 {
+	if x != nil {
+		return x.GatewayPriority
+	}
+	return 0
+}
+
+func (x *Connection) GetAliases() []string {
+	if x != nil {
+		return x.Aliases
+	}
+	return nil
+}
+
+func (x *Connection) GetSysctls() []string {
+	if x != nil {
+		return x.Sysctls
+	}
+	return nil
+}
+
 // AttachEndpointResponse holds the new endpoint.
 type AttachEndpointResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// With its addresses.
-	Endpoint      *Endpoint `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	Endpoint *Endpoint `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// Ports in mode host that the node does not answer on for it: somebody else on the
+	// node has them.
+	Held          []*HeldPort `protobuf:"bytes,2,rep,name=held,proto3" json:"held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AttachEndpointResponse) Reset() {
 	*x = AttachEndpointResponse{}
-	mi := &file_sluice_v1_service_proto_msgTypes[14]
+	mi := &file_sluice_v1_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -973,7 +1265,7 @@ func (x *AttachEndpointResponse) String() string {
 func (*AttachEndpointResponse) ProtoMessage() {}
 
 func (x *AttachEndpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_service_proto_msgTypes[14]
+	mi := &file_sluice_v1_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -986,10 +1278,311 @@ func (x *AttachEndpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachEndpointResponse.ProtoReflect.Descriptor instead.
 func (*AttachEndpointResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_service_proto_rawDescGZIP(), []int{14}
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AttachEndpointResponse) GetEndpoint() *Endpoint {
+	if x != nil {
+		return x.Endpoint
+	}
+	return nil
+}
+
+func (x *AttachEndpointResponse) GetHeld() []*HeldPort {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+// ConnectEndpointRequest names an endpoint of this node and a network.
+type ConnectEndpointRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or ID.
+	Endpoint string `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// Which network, and what it is to be there.
+	Connection    *Connection `protobuf:"bytes,2,opt,name=connection,proto3" json:"connection,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConnectEndpointRequest) Reset() {
+	*x = ConnectEndpointRequest{}
+	mi := &file_sluice_v1_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConnectEndpointRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConnectEndpointRequest) ProtoMessage() {}
+
+func (x *ConnectEndpointRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConnectEndpointRequest.ProtoReflect.Descriptor instead.
+func (*ConnectEndpointRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ConnectEndpointRequest) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *ConnectEndpointRequest) GetConnection() *Connection {
+	if x != nil {
+		return x.Connection
+	}
+	return nil
+}
+
+// ConnectEndpointResponse holds the endpoint.
+type ConnectEndpointResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With its new interface.
+	Endpoint      *Endpoint `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConnectEndpointResponse) Reset() {
+	*x = ConnectEndpointResponse{}
+	mi := &file_sluice_v1_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConnectEndpointResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConnectEndpointResponse) ProtoMessage() {}
+
+func (x *ConnectEndpointResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConnectEndpointResponse.ProtoReflect.Descriptor instead.
+func (*ConnectEndpointResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ConnectEndpointResponse) GetEndpoint() *Endpoint {
+	if x != nil {
+		return x.Endpoint
+	}
+	return nil
+}
+
+// DisconnectEndpointRequest names an endpoint of this node and a network.
+type DisconnectEndpointRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or ID.
+	Endpoint string `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// Name or ID.
+	Network       string `protobuf:"bytes,2,opt,name=network,proto3" json:"network,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DisconnectEndpointRequest) Reset() {
+	*x = DisconnectEndpointRequest{}
+	mi := &file_sluice_v1_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DisconnectEndpointRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DisconnectEndpointRequest) ProtoMessage() {}
+
+func (x *DisconnectEndpointRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DisconnectEndpointRequest.ProtoReflect.Descriptor instead.
+func (*DisconnectEndpointRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *DisconnectEndpointRequest) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *DisconnectEndpointRequest) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+// DisconnectEndpointResponse holds the endpoint.
+type DisconnectEndpointResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Without the interface.
+	Endpoint      *Endpoint `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DisconnectEndpointResponse) Reset() {
+	*x = DisconnectEndpointResponse{}
+	mi := &file_sluice_v1_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DisconnectEndpointResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DisconnectEndpointResponse) ProtoMessage() {}
+
+func (x *DisconnectEndpointResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DisconnectEndpointResponse.ProtoReflect.Descriptor instead.
+func (*DisconnectEndpointResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *DisconnectEndpointResponse) GetEndpoint() *Endpoint {
+	if x != nil {
+		return x.Endpoint
+	}
+	return nil
+}
+
+// GetEndpointRequest names an endpoint.
+type GetEndpointRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or ID.
+	Endpoint      string `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetEndpointRequest) Reset() {
+	*x = GetEndpointRequest{}
+	mi := &file_sluice_v1_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetEndpointRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetEndpointRequest) ProtoMessage() {}
+
+func (x *GetEndpointRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetEndpointRequest.ProtoReflect.Descriptor instead.
+func (*GetEndpointRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *GetEndpointRequest) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+// GetEndpointResponse holds the endpoint.
+type GetEndpointResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As the cluster knows it.
+	Endpoint      *Endpoint `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetEndpointResponse) Reset() {
+	*x = GetEndpointResponse{}
+	mi := &file_sluice_v1_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetEndpointResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetEndpointResponse) ProtoMessage() {}
+
+func (x *GetEndpointResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetEndpointResponse.ProtoReflect.Descriptor instead.
+func (*GetEndpointResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *GetEndpointResponse) GetEndpoint() *Endpoint {
 	if x != nil {
 		return x.Endpoint
 	}
@@ -1007,7 +1600,7 @@ type DrainEndpointRequest struct {
 
 func (x *DrainEndpointRequest) Reset() {
 	*x = DrainEndpointRequest{}
-	mi := &file_sluice_v1_service_proto_msgTypes[15]
+	mi := &file_sluice_v1_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1019,7 +1612,7 @@ func (x *DrainEndpointRequest) String() string {
 func (*DrainEndpointRequest) ProtoMessage() {}
 
 func (x *DrainEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_service_proto_msgTypes[15]
+	mi := &file_sluice_v1_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1032,7 +1625,7 @@ func (x *DrainEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainEndpointRequest.ProtoReflect.Descriptor instead.
 func (*DrainEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_service_proto_rawDescGZIP(), []int{15}
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DrainEndpointRequest) GetEndpoint() string {
@@ -1053,7 +1646,7 @@ type DrainEndpointResponse struct {
 
 func (x *DrainEndpointResponse) Reset() {
 	*x = DrainEndpointResponse{}
-	mi := &file_sluice_v1_service_proto_msgTypes[16]
+	mi := &file_sluice_v1_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1065,7 +1658,7 @@ func (x *DrainEndpointResponse) String() string {
 func (*DrainEndpointResponse) ProtoMessage() {}
 
 func (x *DrainEndpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_service_proto_msgTypes[16]
+	mi := &file_sluice_v1_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1078,7 +1671,7 @@ func (x *DrainEndpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainEndpointResponse.ProtoReflect.Descriptor instead.
 func (*DrainEndpointResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_service_proto_rawDescGZIP(), []int{16}
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DrainEndpointResponse) GetEndpoint() *Endpoint {
@@ -1099,7 +1692,7 @@ type DetachEndpointRequest struct {
 
 func (x *DetachEndpointRequest) Reset() {
 	*x = DetachEndpointRequest{}
-	mi := &file_sluice_v1_service_proto_msgTypes[17]
+	mi := &file_sluice_v1_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1111,7 +1704,7 @@ func (x *DetachEndpointRequest) String() string {
 func (*DetachEndpointRequest) ProtoMessage() {}
 
 func (x *DetachEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_service_proto_msgTypes[17]
+	mi := &file_sluice_v1_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1124,7 +1717,7 @@ func (x *DetachEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachEndpointRequest.ProtoReflect.Descriptor instead.
 func (*DetachEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_service_proto_rawDescGZIP(), []int{17}
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DetachEndpointRequest) GetEndpoint() string {
@@ -1143,7 +1736,7 @@ type DetachEndpointResponse struct {
 
 func (x *DetachEndpointResponse) Reset() {
 	*x = DetachEndpointResponse{}
-	mi := &file_sluice_v1_service_proto_msgTypes[18]
+	mi := &file_sluice_v1_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1155,7 +1748,7 @@ func (x *DetachEndpointResponse) String() string {
 func (*DetachEndpointResponse) ProtoMessage() {}
 
 func (x *DetachEndpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_service_proto_msgTypes[18]
+	mi := &file_sluice_v1_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1168,7 +1761,7 @@ func (x *DetachEndpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachEndpointResponse.ProtoReflect.Descriptor instead.
 func (*DetachEndpointResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_service_proto_rawDescGZIP(), []int{18}
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{26}
 }
 
 // ListEndpointsRequest may narrow the list.
@@ -1182,7 +1775,7 @@ type ListEndpointsRequest struct {
 
 func (x *ListEndpointsRequest) Reset() {
 	*x = ListEndpointsRequest{}
-	mi := &file_sluice_v1_service_proto_msgTypes[19]
+	mi := &file_sluice_v1_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1194,7 +1787,7 @@ func (x *ListEndpointsRequest) String() string {
 func (*ListEndpointsRequest) ProtoMessage() {}
 
 func (x *ListEndpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_service_proto_msgTypes[19]
+	mi := &file_sluice_v1_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1207,7 +1800,7 @@ func (x *ListEndpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndpointsRequest.ProtoReflect.Descriptor instead.
 func (*ListEndpointsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_service_proto_rawDescGZIP(), []int{19}
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListEndpointsRequest) GetService() string {
@@ -1228,7 +1821,7 @@ type ListEndpointsResponse struct {
 
 func (x *ListEndpointsResponse) Reset() {
 	*x = ListEndpointsResponse{}
-	mi := &file_sluice_v1_service_proto_msgTypes[20]
+	mi := &file_sluice_v1_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1240,7 +1833,7 @@ func (x *ListEndpointsResponse) String() string {
 func (*ListEndpointsResponse) ProtoMessage() {}
 
 func (x *ListEndpointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_service_proto_msgTypes[20]
+	mi := &file_sluice_v1_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1253,7 +1846,7 @@ func (x *ListEndpointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndpointsResponse.ProtoReflect.Descriptor instead.
 func (*ListEndpointsResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_service_proto_rawDescGZIP(), []int{20}
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListEndpointsResponse) GetEndpoints() []*Endpoint {
@@ -1291,7 +1884,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_sluice_v1_service_proto_msgTypes[21]
+	mi := &file_sluice_v1_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +1896,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_service_proto_msgTypes[21]
+	mi := &file_sluice_v1_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +1909,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_service_proto_rawDescGZIP(), []int{21}
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Endpoint) GetId() string {
@@ -1390,14 +1983,28 @@ type Attachment struct {
 	// IPv4 and IPv6 address.
 	Addresses []string `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	// Name of the device in the endpoint's namespace.
-	Interface     string `protobuf:"bytes,3,opt,name=interface,proto3" json:"interface,omitempty"`
+	Interface string `protobuf:"bytes,3,opt,name=interface,proto3" json:"interface,omitempty"`
+	// overlay or bridge.
+	Driver string `protobuf:"bytes,4,opt,name=driver,proto3" json:"driver,omitempty"`
+	// Whether the endpoint was connected to it, and its service does not use it.
+	Connected bool `protobuf:"varint,5,opt,name=connected,proto3" json:"connected,omitempty"`
+	// Whether its default route is here.
+	DefaultRoute bool `protobuf:"varint,6,opt,name=default_route,json=defaultRoute,proto3" json:"default_route,omitempty"`
+	// Hardware address that was asked for; empty: made from the address.
+	Mac string `protobuf:"bytes,7,opt,name=mac,proto3" json:"mac,omitempty"`
+	// As in Connection.
+	GatewayPriority int32 `protobuf:"varint,8,opt,name=gateway_priority,json=gatewayPriority,proto3" json:"gateway_priority,omitempty"`
+	// Further names of the endpoint there.
+	Aliases []string `protobuf:"bytes,9,rep,name=aliases,proto3" json:"aliases,omitempty"`
+	// As in Connection.
+	Sysctls       []string `protobuf:"bytes,10,rep,name=sysctls,proto3" json:"sysctls,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_sluice_v1_service_proto_msgTypes[22]
+	mi := &file_sluice_v1_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1409,7 +2016,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_service_proto_msgTypes[22]
+	mi := &file_sluice_v1_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1422,7 +2029,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_service_proto_rawDescGZIP(), []int{22}
+	return file_sluice_v1_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Attachment) GetNetwork() string {
@@ -1446,18 +2053,70 @@ func (x *Attachment) GetInterface() string {
 	return ""
 }
 
+func (x *Attachment) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *Attachment) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
+}
+
+func (x *Attachment) GetDefaultRoute() bool {
+	if x != nil {
+		return x.DefaultRoute
+	}
+	return false
+}
+
+func (x *Attachment) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
+func (x *Attachment) GetGatewayPriority() int32 {
+	if x != nil {
+		return x.GatewayPriority
+	}
+	return 0
+}
+
+func (x *Attachment) GetAliases() []string {
+	if x != nil {
+		return x.Aliases
+	}
+	return nil
+}
+
+func (x *Attachment) GetSysctls() []string {
+	if x != nil {
+		return x.Sysctls
+	}
+	return nil
+}
+
 var File_sluice_v1_service_proto protoreflect.FileDescriptor
 
 const file_sluice_v1_service_proto_rawDesc = "" +
 	"\n" +
-	"\x17sluice/v1/service.proto\x12\tsluice.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17sluice/v1/cluster.proto\"\xcb\x01\n" +
+	"\x17sluice/v1/service.proto\x12\tsluice.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17sluice/v1/cluster.proto\"\xa0\x02\n" +
 	"\x14CreateServiceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bnetworks\x18\x02 \x03(\tR\bnetworks\x12\x18\n" +
 	"\apublish\x18\x03 \x03(\tR\apublish\x12\x1c\n" +
 	"\tscheduler\x18\x04 \x01(\tR\tscheduler\x12\x14\n" +
 	"\x05force\x18\x05 \x01(\bR\x05force\x125\n" +
-	"\baffinity\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\baffinity\"E\n" +
+	"\baffinity\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\baffinity\x12\x18\n" +
+	"\aaliases\x18\a \x03(\tR\aaliases\x12\x14\n" +
+	"\x05stack\x18\b \x01(\tR\x05stack\x12#\n" +
+	"\rendpoint_mode\x18\t \x01(\tR\fendpointMode\"E\n" +
 	"\x15CreateServiceResponse\x12,\n" +
 	"\aservice\x18\x01 \x01(\v2\x12.sluice.v1.ServiceR\aservice\"\x15\n" +
 	"\x13ListServicesRequest\"F\n" +
@@ -1466,7 +2125,7 @@ const file_sluice_v1_service_proto_rawDesc = "" +
 	"\x11GetServiceRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\"B\n" +
 	"\x12GetServiceResponse\x12,\n" +
-	"\aservice\x18\x01 \x01(\v2\x12.sluice.v1.ServiceR\aservice\"\xbf\x02\n" +
+	"\aservice\x18\x01 \x01(\v2\x12.sluice.v1.ServiceR\aservice\"\xba\x03\n" +
 	"\x14UpdateServiceRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x121\n" +
 	"\bnetworks\x18\x02 \x01(\v2\x15.sluice.v1.StringListR\bnetworks\x12/\n" +
@@ -1477,7 +2136,12 @@ const file_sluice_v1_service_proto_rawDesc = "" +
 	"publish_rm\x18\x05 \x03(\tR\tpublishRm\x12\x1c\n" +
 	"\tscheduler\x18\x06 \x01(\tR\tscheduler\x12\x14\n" +
 	"\x05force\x18\a \x01(\bR\x05force\x125\n" +
-	"\baffinity\x18\b \x01(\v2\x19.google.protobuf.DurationR\baffinity\"$\n" +
+	"\baffinity\x18\b \x01(\v2\x19.google.protobuf.DurationR\baffinity\x12/\n" +
+	"\aaliases\x18\t \x01(\v2\x15.sluice.v1.StringListR\aaliases\x12\x19\n" +
+	"\x05stack\x18\n" +
+	" \x01(\tH\x00R\x05stack\x88\x01\x01\x12#\n" +
+	"\rendpoint_mode\x18\v \x01(\tR\fendpointModeB\b\n" +
+	"\x06_stack\"$\n" +
 	"\n" +
 	"StringList\x12\x16\n" +
 	"\x06values\x18\x01 \x03(\tR\x06values\"E\n" +
@@ -1485,7 +2149,7 @@ const file_sluice_v1_service_proto_rawDesc = "" +
 	"\aservice\x18\x01 \x01(\v2\x12.sluice.v1.ServiceR\aservice\"0\n" +
 	"\x14RemoveServiceRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\"\x17\n" +
-	"\x15RemoveServiceResponse\"\xc8\x02\n" +
+	"\x15RemoveServiceResponse\"\xe5\x03\n" +
 	"\aService\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
@@ -1495,12 +2159,23 @@ const file_sluice_v1_service_proto_rawDesc = "" +
 	"\tendpoints\x18\x06 \x03(\v2\x13.sluice.v1.EndpointR\tendpoints\x12\x1c\n" +
 	"\tconflicts\x18\a \x03(\tR\tconflicts\x12'\n" +
 	"\x04held\x18\b \x03(\v2\x13.sluice.v1.HeldPortR\x04held\x125\n" +
-	"\baffinity\x18\t \x01(\v2\x19.google.protobuf.DurationR\baffinity\"{\n" +
+	"\baffinity\x18\t \x01(\v2\x19.google.protobuf.DurationR\baffinity\x12\x18\n" +
+	"\aaliases\x18\n" +
+	" \x03(\tR\aaliases\x12\x14\n" +
+	"\x05stack\x18\v \x01(\tR\x05stack\x12#\n" +
+	"\rendpoint_mode\x18\f \x01(\tR\fendpointMode\x12F\n" +
+	"\x11virtual_addresses\x18\r \x03(\v2\x19.sluice.v1.VirtualAddressR\x10virtualAddresses\"H\n" +
+	"\x0eVirtualAddress\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x1c\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses\"\xbd\x01\n" +
 	"\rPublishedPort\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x1c\n" +
 	"\tpublished\x18\x03 \x01(\rR\tpublished\x12\x16\n" +
-	"\x06target\x18\x04 \x01(\rR\x06target\"\xd1\x01\n" +
+	"\x06target\x18\x04 \x01(\rR\x06target\x12\x12\n" +
+	"\x04mode\x18\x05 \x01(\tR\x04mode\x12\x12\n" +
+	"\x04last\x18\x06 \x01(\rR\x04last\x12\x18\n" +
+	"\asources\x18\a \x03(\tR\asources\"\x84\x02\n" +
 	"\x15AttachEndpointRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -1508,9 +2183,36 @@ const file_sluice_v1_service_proto_rawDesc = "" +
 	"\x05netns\x18\x04 \x01(\tH\x00R\x05netns\x12\x12\n" +
 	"\x03pid\x18\x05 \x01(\rH\x00R\x03pid\x12\x1b\n" +
 	"\tuntil_pid\x18\x06 \x01(\rR\buntilPid\x12\x1c\n" +
-	"\taddresses\x18\a \x03(\tR\taddressesB\v\n" +
-	"\tnamespace\"I\n" +
+	"\taddresses\x18\a \x03(\tR\taddresses\x121\n" +
+	"\bnetworks\x18\b \x03(\v2\x15.sluice.v1.ConnectionR\bnetworksB\v\n" +
+	"\tnamespace\"\xd3\x01\n" +
+	"\n" +
+	"Connection\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x1c\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x10\n" +
+	"\x03mac\x18\x03 \x01(\tR\x03mac\x12\x1c\n" +
+	"\tinterface\x18\x04 \x01(\tR\tinterface\x12)\n" +
+	"\x10gateway_priority\x18\x05 \x01(\x05R\x0fgatewayPriority\x12\x18\n" +
+	"\aaliases\x18\x06 \x03(\tR\aaliases\x12\x18\n" +
+	"\asysctls\x18\a \x03(\tR\asysctls\"r\n" +
 	"\x16AttachEndpointResponse\x12/\n" +
+	"\bendpoint\x18\x01 \x01(\v2\x13.sluice.v1.EndpointR\bendpoint\x12'\n" +
+	"\x04held\x18\x02 \x03(\v2\x13.sluice.v1.HeldPortR\x04held\"k\n" +
+	"\x16ConnectEndpointRequest\x12\x1a\n" +
+	"\bendpoint\x18\x01 \x01(\tR\bendpoint\x125\n" +
+	"\n" +
+	"connection\x18\x02 \x01(\v2\x15.sluice.v1.ConnectionR\n" +
+	"connection\"J\n" +
+	"\x17ConnectEndpointResponse\x12/\n" +
+	"\bendpoint\x18\x01 \x01(\v2\x13.sluice.v1.EndpointR\bendpoint\"Q\n" +
+	"\x19DisconnectEndpointRequest\x12\x1a\n" +
+	"\bendpoint\x18\x01 \x01(\tR\bendpoint\x12\x18\n" +
+	"\anetwork\x18\x02 \x01(\tR\anetwork\"M\n" +
+	"\x1aDisconnectEndpointResponse\x12/\n" +
+	"\bendpoint\x18\x01 \x01(\v2\x13.sluice.v1.EndpointR\bendpoint\"0\n" +
+	"\x12GetEndpointRequest\x12\x1a\n" +
+	"\bendpoint\x18\x01 \x01(\tR\bendpoint\"F\n" +
+	"\x13GetEndpointResponse\x12/\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x13.sluice.v1.EndpointR\bendpoint\"2\n" +
 	"\x14DrainEndpointRequest\x12\x1a\n" +
 	"\bendpoint\x18\x01 \x01(\tR\bendpoint\"H\n" +
@@ -1532,23 +2234,34 @@ const file_sluice_v1_service_proto_rawDesc = "" +
 	"\x06weight\x18\x06 \x01(\rR\x06weight\x127\n" +
 	"\vattachments\x18\a \x03(\v2\x15.sluice.v1.AttachmentR\vattachments\x12\x1c\n" +
 	"\tconflicts\x18\b \x03(\tR\tconflicts\x12\x14\n" +
-	"\x05fixed\x18\t \x03(\tR\x05fixed\"b\n" +
+	"\x05fixed\x18\t \x03(\tR\x05fixed\"\xae\x02\n" +
 	"\n" +
 	"Attachment\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x1c\n" +
-	"\tinterface\x18\x03 \x01(\tR\tinterface2\xa8\x03\n" +
+	"\tinterface\x18\x03 \x01(\tR\tinterface\x12\x16\n" +
+	"\x06driver\x18\x04 \x01(\tR\x06driver\x12\x1c\n" +
+	"\tconnected\x18\x05 \x01(\bR\tconnected\x12#\n" +
+	"\rdefault_route\x18\x06 \x01(\bR\fdefaultRoute\x12\x10\n" +
+	"\x03mac\x18\a \x01(\tR\x03mac\x12)\n" +
+	"\x10gateway_priority\x18\b \x01(\x05R\x0fgatewayPriority\x12\x18\n" +
+	"\aaliases\x18\t \x03(\tR\aaliases\x12\x18\n" +
+	"\asysctls\x18\n" +
+	" \x03(\tR\asysctls2\xa8\x03\n" +
 	"\x0eServiceService\x12R\n" +
 	"\rCreateService\x12\x1f.sluice.v1.CreateServiceRequest\x1a .sluice.v1.CreateServiceResponse\x12O\n" +
 	"\fListServices\x12\x1e.sluice.v1.ListServicesRequest\x1a\x1f.sluice.v1.ListServicesResponse\x12I\n" +
 	"\n" +
 	"GetService\x12\x1c.sluice.v1.GetServiceRequest\x1a\x1d.sluice.v1.GetServiceResponse\x12R\n" +
 	"\rUpdateService\x12\x1f.sluice.v1.UpdateServiceRequest\x1a .sluice.v1.UpdateServiceResponse\x12R\n" +
-	"\rRemoveService\x12\x1f.sluice.v1.RemoveServiceRequest\x1a .sluice.v1.RemoveServiceResponse2\xe7\x02\n" +
+	"\rRemoveService\x12\x1f.sluice.v1.RemoveServiceRequest\x1a .sluice.v1.RemoveServiceResponse2\xf2\x04\n" +
 	"\x0fEndpointService\x12U\n" +
 	"\x0eAttachEndpoint\x12 .sluice.v1.AttachEndpointRequest\x1a!.sluice.v1.AttachEndpointResponse\x12R\n" +
 	"\rDrainEndpoint\x12\x1f.sluice.v1.DrainEndpointRequest\x1a .sluice.v1.DrainEndpointResponse\x12U\n" +
-	"\x0eDetachEndpoint\x12 .sluice.v1.DetachEndpointRequest\x1a!.sluice.v1.DetachEndpointResponse\x12R\n" +
+	"\x0eDetachEndpoint\x12 .sluice.v1.DetachEndpointRequest\x1a!.sluice.v1.DetachEndpointResponse\x12X\n" +
+	"\x0fConnectEndpoint\x12!.sluice.v1.ConnectEndpointRequest\x1a\".sluice.v1.ConnectEndpointResponse\x12a\n" +
+	"\x12DisconnectEndpoint\x12$.sluice.v1.DisconnectEndpointRequest\x1a%.sluice.v1.DisconnectEndpointResponse\x12L\n" +
+	"\vGetEndpoint\x12\x1d.sluice.v1.GetEndpointRequest\x1a\x1e.sluice.v1.GetEndpointResponse\x12R\n" +
 	"\rListEndpoints\x12\x1f.sluice.v1.ListEndpointsRequest\x1a .sluice.v1.ListEndpointsResponseB8Z6github.com/sluice-mesh/sluice/proto/sluice/v1;sluicev1b\x06proto3"
 
 var (
@@ -1563,74 +2276,96 @@ func file_sluice_v1_service_proto_rawDescGZIP() []byte {
 	return file_sluice_v1_service_proto_rawDescData
 }
 
-var file_sluice_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_sluice_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_sluice_v1_service_proto_goTypes = []any{
-	(*CreateServiceRequest)(nil),   // 0: sluice.v1.CreateServiceRequest
-	(*CreateServiceResponse)(nil),  // 1: sluice.v1.CreateServiceResponse
-	(*ListServicesRequest)(nil),    // 2: sluice.v1.ListServicesRequest
-	(*ListServicesResponse)(nil),   // 3: sluice.v1.ListServicesResponse
-	(*GetServiceRequest)(nil),      // 4: sluice.v1.GetServiceRequest
-	(*GetServiceResponse)(nil),     // 5: sluice.v1.GetServiceResponse
-	(*UpdateServiceRequest)(nil),   // 6: sluice.v1.UpdateServiceRequest
-	(*StringList)(nil),             // 7: sluice.v1.StringList
-	(*UpdateServiceResponse)(nil),  // 8: sluice.v1.UpdateServiceResponse
-	(*RemoveServiceRequest)(nil),   // 9: sluice.v1.RemoveServiceRequest
-	(*RemoveServiceResponse)(nil),  // 10: sluice.v1.RemoveServiceResponse
-	(*Service)(nil),                // 11: sluice.v1.Service
-	(*PublishedPort)(nil),          // 12: sluice.v1.PublishedPort
-	(*AttachEndpointRequest)(nil),  // 13: sluice.v1.AttachEndpointRequest
-	(*AttachEndpointResponse)(nil), // 14: sluice.v1.AttachEndpointResponse
-	(*DrainEndpointRequest)(nil),   // 15: sluice.v1.DrainEndpointRequest
-	(*DrainEndpointResponse)(nil),  // 16: sluice.v1.DrainEndpointResponse
-	(*DetachEndpointRequest)(nil),  // 17: sluice.v1.DetachEndpointRequest
-	(*DetachEndpointResponse)(nil), // 18: sluice.v1.DetachEndpointResponse
-	(*ListEndpointsRequest)(nil),   // 19: sluice.v1.ListEndpointsRequest
-	(*ListEndpointsResponse)(nil),  // 20: sluice.v1.ListEndpointsResponse
-	(*Endpoint)(nil),               // 21: sluice.v1.Endpoint
-	(*Attachment)(nil),             // 22: sluice.v1.Attachment
-	(*durationpb.Duration)(nil),    // 23: google.protobuf.Duration
-	(*HeldPort)(nil),               // 24: sluice.v1.HeldPort
+	(*CreateServiceRequest)(nil),       // 0: sluice.v1.CreateServiceRequest
+	(*CreateServiceResponse)(nil),      // 1: sluice.v1.CreateServiceResponse
+	(*ListServicesRequest)(nil),        // 2: sluice.v1.ListServicesRequest
+	(*ListServicesResponse)(nil),       // 3: sluice.v1.ListServicesResponse
+	(*GetServiceRequest)(nil),          // 4: sluice.v1.GetServiceRequest
+	(*GetServiceResponse)(nil),         // 5: sluice.v1.GetServiceResponse
+	(*UpdateServiceRequest)(nil),       // 6: sluice.v1.UpdateServiceRequest
+	(*StringList)(nil),                 // 7: sluice.v1.StringList
+	(*UpdateServiceResponse)(nil),      // 8: sluice.v1.UpdateServiceResponse
+	(*RemoveServiceRequest)(nil),       // 9: sluice.v1.RemoveServiceRequest
+	(*RemoveServiceResponse)(nil),      // 10: sluice.v1.RemoveServiceResponse
+	(*Service)(nil),                    // 11: sluice.v1.Service
+	(*VirtualAddress)(nil),             // 12: sluice.v1.VirtualAddress
+	(*PublishedPort)(nil),              // 13: sluice.v1.PublishedPort
+	(*AttachEndpointRequest)(nil),      // 14: sluice.v1.AttachEndpointRequest
+	(*Connection)(nil),                 // 15: sluice.v1.Connection
+	(*AttachEndpointResponse)(nil),     // 16: sluice.v1.AttachEndpointResponse
+	(*ConnectEndpointRequest)(nil),     // 17: sluice.v1.ConnectEndpointRequest
+	(*ConnectEndpointResponse)(nil),    // 18: sluice.v1.ConnectEndpointResponse
+	(*DisconnectEndpointRequest)(nil),  // 19: sluice.v1.DisconnectEndpointRequest
+	(*DisconnectEndpointResponse)(nil), // 20: sluice.v1.DisconnectEndpointResponse
+	(*GetEndpointRequest)(nil),         // 21: sluice.v1.GetEndpointRequest
+	(*GetEndpointResponse)(nil),        // 22: sluice.v1.GetEndpointResponse
+	(*DrainEndpointRequest)(nil),       // 23: sluice.v1.DrainEndpointRequest
+	(*DrainEndpointResponse)(nil),      // 24: sluice.v1.DrainEndpointResponse
+	(*DetachEndpointRequest)(nil),      // 25: sluice.v1.DetachEndpointRequest
+	(*DetachEndpointResponse)(nil),     // 26: sluice.v1.DetachEndpointResponse
+	(*ListEndpointsRequest)(nil),       // 27: sluice.v1.ListEndpointsRequest
+	(*ListEndpointsResponse)(nil),      // 28: sluice.v1.ListEndpointsResponse
+	(*Endpoint)(nil),                   // 29: sluice.v1.Endpoint
+	(*Attachment)(nil),                 // 30: sluice.v1.Attachment
+	(*durationpb.Duration)(nil),        // 31: google.protobuf.Duration
+	(*HeldPort)(nil),                   // 32: sluice.v1.HeldPort
 }
 var file_sluice_v1_service_proto_depIdxs = []int32{
-	23, // 0: sluice.v1.CreateServiceRequest.affinity:type_name -> google.protobuf.Duration
+	31, // 0: sluice.v1.CreateServiceRequest.affinity:type_name -> google.protobuf.Duration
 	11, // 1: sluice.v1.CreateServiceResponse.service:type_name -> sluice.v1.Service
 	11, // 2: sluice.v1.ListServicesResponse.services:type_name -> sluice.v1.Service
 	11, // 3: sluice.v1.GetServiceResponse.service:type_name -> sluice.v1.Service
 	7,  // 4: sluice.v1.UpdateServiceRequest.networks:type_name -> sluice.v1.StringList
 	7,  // 5: sluice.v1.UpdateServiceRequest.publish:type_name -> sluice.v1.StringList
-	23, // 6: sluice.v1.UpdateServiceRequest.affinity:type_name -> google.protobuf.Duration
-	11, // 7: sluice.v1.UpdateServiceResponse.service:type_name -> sluice.v1.Service
-	12, // 8: sluice.v1.Service.ports:type_name -> sluice.v1.PublishedPort
-	21, // 9: sluice.v1.Service.endpoints:type_name -> sluice.v1.Endpoint
-	24, // 10: sluice.v1.Service.held:type_name -> sluice.v1.HeldPort
-	23, // 11: sluice.v1.Service.affinity:type_name -> google.protobuf.Duration
-	21, // 12: sluice.v1.AttachEndpointResponse.endpoint:type_name -> sluice.v1.Endpoint
-	21, // 13: sluice.v1.DrainEndpointResponse.endpoint:type_name -> sluice.v1.Endpoint
-	21, // 14: sluice.v1.ListEndpointsResponse.endpoints:type_name -> sluice.v1.Endpoint
-	22, // 15: sluice.v1.Endpoint.attachments:type_name -> sluice.v1.Attachment
-	0,  // 16: sluice.v1.ServiceService.CreateService:input_type -> sluice.v1.CreateServiceRequest
-	2,  // 17: sluice.v1.ServiceService.ListServices:input_type -> sluice.v1.ListServicesRequest
-	4,  // 18: sluice.v1.ServiceService.GetService:input_type -> sluice.v1.GetServiceRequest
-	6,  // 19: sluice.v1.ServiceService.UpdateService:input_type -> sluice.v1.UpdateServiceRequest
-	9,  // 20: sluice.v1.ServiceService.RemoveService:input_type -> sluice.v1.RemoveServiceRequest
-	13, // 21: sluice.v1.EndpointService.AttachEndpoint:input_type -> sluice.v1.AttachEndpointRequest
-	15, // 22: sluice.v1.EndpointService.DrainEndpoint:input_type -> sluice.v1.DrainEndpointRequest
-	17, // 23: sluice.v1.EndpointService.DetachEndpoint:input_type -> sluice.v1.DetachEndpointRequest
-	19, // 24: sluice.v1.EndpointService.ListEndpoints:input_type -> sluice.v1.ListEndpointsRequest
-	1,  // 25: sluice.v1.ServiceService.CreateService:output_type -> sluice.v1.CreateServiceResponse
-	3,  // 26: sluice.v1.ServiceService.ListServices:output_type -> sluice.v1.ListServicesResponse
-	5,  // 27: sluice.v1.ServiceService.GetService:output_type -> sluice.v1.GetServiceResponse
-	8,  // 28: sluice.v1.ServiceService.UpdateService:output_type -> sluice.v1.UpdateServiceResponse
-	10, // 29: sluice.v1.ServiceService.RemoveService:output_type -> sluice.v1.RemoveServiceResponse
-	14, // 30: sluice.v1.EndpointService.AttachEndpoint:output_type -> sluice.v1.AttachEndpointResponse
-	16, // 31: sluice.v1.EndpointService.DrainEndpoint:output_type -> sluice.v1.DrainEndpointResponse
-	18, // 32: sluice.v1.EndpointService.DetachEndpoint:output_type -> sluice.v1.DetachEndpointResponse
-	20, // 33: sluice.v1.EndpointService.ListEndpoints:output_type -> sluice.v1.ListEndpointsResponse
-	25, // [25:34] is the sub-list for method output_type
-	16, // [16:25] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	31, // 6: sluice.v1.UpdateServiceRequest.affinity:type_name -> google.protobuf.Duration
+	7,  // 7: sluice.v1.UpdateServiceRequest.aliases:type_name -> sluice.v1.StringList
+	11, // 8: sluice.v1.UpdateServiceResponse.service:type_name -> sluice.v1.Service
+	13, // 9: sluice.v1.Service.ports:type_name -> sluice.v1.PublishedPort
+	29, // 10: sluice.v1.Service.endpoints:type_name -> sluice.v1.Endpoint
+	32, // 11: sluice.v1.Service.held:type_name -> sluice.v1.HeldPort
+	31, // 12: sluice.v1.Service.affinity:type_name -> google.protobuf.Duration
+	12, // 13: sluice.v1.Service.virtual_addresses:type_name -> sluice.v1.VirtualAddress
+	15, // 14: sluice.v1.AttachEndpointRequest.networks:type_name -> sluice.v1.Connection
+	29, // 15: sluice.v1.AttachEndpointResponse.endpoint:type_name -> sluice.v1.Endpoint
+	32, // 16: sluice.v1.AttachEndpointResponse.held:type_name -> sluice.v1.HeldPort
+	15, // 17: sluice.v1.ConnectEndpointRequest.connection:type_name -> sluice.v1.Connection
+	29, // 18: sluice.v1.ConnectEndpointResponse.endpoint:type_name -> sluice.v1.Endpoint
+	29, // 19: sluice.v1.DisconnectEndpointResponse.endpoint:type_name -> sluice.v1.Endpoint
+	29, // 20: sluice.v1.GetEndpointResponse.endpoint:type_name -> sluice.v1.Endpoint
+	29, // 21: sluice.v1.DrainEndpointResponse.endpoint:type_name -> sluice.v1.Endpoint
+	29, // 22: sluice.v1.ListEndpointsResponse.endpoints:type_name -> sluice.v1.Endpoint
+	30, // 23: sluice.v1.Endpoint.attachments:type_name -> sluice.v1.Attachment
+	0,  // 24: sluice.v1.ServiceService.CreateService:input_type -> sluice.v1.CreateServiceRequest
+	2,  // 25: sluice.v1.ServiceService.ListServices:input_type -> sluice.v1.ListServicesRequest
+	4,  // 26: sluice.v1.ServiceService.GetService:input_type -> sluice.v1.GetServiceRequest
+	6,  // 27: sluice.v1.ServiceService.UpdateService:input_type -> sluice.v1.UpdateServiceRequest
+	9,  // 28: sluice.v1.ServiceService.RemoveService:input_type -> sluice.v1.RemoveServiceRequest
+	14, // 29: sluice.v1.EndpointService.AttachEndpoint:input_type -> sluice.v1.AttachEndpointRequest
+	23, // 30: sluice.v1.EndpointService.DrainEndpoint:input_type -> sluice.v1.DrainEndpointRequest
+	25, // 31: sluice.v1.EndpointService.DetachEndpoint:input_type -> sluice.v1.DetachEndpointRequest
+	17, // 32: sluice.v1.EndpointService.ConnectEndpoint:input_type -> sluice.v1.ConnectEndpointRequest
+	19, // 33: sluice.v1.EndpointService.DisconnectEndpoint:input_type -> sluice.v1.DisconnectEndpointRequest
+	21, // 34: sluice.v1.EndpointService.GetEndpoint:input_type -> sluice.v1.GetEndpointRequest
+	27, // 35: sluice.v1.EndpointService.ListEndpoints:input_type -> sluice.v1.ListEndpointsRequest
+	1,  // 36: sluice.v1.ServiceService.CreateService:output_type -> sluice.v1.CreateServiceResponse
+	3,  // 37: sluice.v1.ServiceService.ListServices:output_type -> sluice.v1.ListServicesResponse
+	5,  // 38: sluice.v1.ServiceService.GetService:output_type -> sluice.v1.GetServiceResponse
+	8,  // 39: sluice.v1.ServiceService.UpdateService:output_type -> sluice.v1.UpdateServiceResponse
+	10, // 40: sluice.v1.ServiceService.RemoveService:output_type -> sluice.v1.RemoveServiceResponse
+	16, // 41: sluice.v1.EndpointService.AttachEndpoint:output_type -> sluice.v1.AttachEndpointResponse
+	24, // 42: sluice.v1.EndpointService.DrainEndpoint:output_type -> sluice.v1.DrainEndpointResponse
+	26, // 43: sluice.v1.EndpointService.DetachEndpoint:output_type -> sluice.v1.DetachEndpointResponse
+	18, // 44: sluice.v1.EndpointService.ConnectEndpoint:output_type -> sluice.v1.ConnectEndpointResponse
+	20, // 45: sluice.v1.EndpointService.DisconnectEndpoint:output_type -> sluice.v1.DisconnectEndpointResponse
+	22, // 46: sluice.v1.EndpointService.GetEndpoint:output_type -> sluice.v1.GetEndpointResponse
+	28, // 47: sluice.v1.EndpointService.ListEndpoints:output_type -> sluice.v1.ListEndpointsResponse
+	36, // [36:48] is the sub-list for method output_type
+	24, // [24:36] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_sluice_v1_service_proto_init() }
@@ -1639,7 +2374,8 @@ func file_sluice_v1_service_proto_init() {
 		return
 	}
 	file_sluice_v1_cluster_proto_init()
-	file_sluice_v1_service_proto_msgTypes[13].OneofWrappers = []any{
+	file_sluice_v1_service_proto_msgTypes[6].OneofWrappers = []any{}
+	file_sluice_v1_service_proto_msgTypes[14].OneofWrappers = []any{
 		(*AttachEndpointRequest_Netns)(nil),
 		(*AttachEndpointRequest_Pid)(nil),
 	}
@@ -1649,7 +2385,7 @@ func file_sluice_v1_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_v1_service_proto_rawDesc), len(file_sluice_v1_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -293,10 +293,13 @@ var ServiceService_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	EndpointService_AttachEndpoint_FullMethodName = "/sluice.v1.EndpointService/AttachEndpoint"
-	EndpointService_DrainEndpoint_FullMethodName  = "/sluice.v1.EndpointService/DrainEndpoint"
-	EndpointService_DetachEndpoint_FullMethodName = "/sluice.v1.EndpointService/DetachEndpoint"
-	EndpointService_ListEndpoints_FullMethodName  = "/sluice.v1.EndpointService/ListEndpoints"
+	EndpointService_AttachEndpoint_FullMethodName     = "/sluice.v1.EndpointService/AttachEndpoint"
+	EndpointService_DrainEndpoint_FullMethodName      = "/sluice.v1.EndpointService/DrainEndpoint"
+	EndpointService_DetachEndpoint_FullMethodName     = "/sluice.v1.EndpointService/DetachEndpoint"
+	EndpointService_ConnectEndpoint_FullMethodName    = "/sluice.v1.EndpointService/ConnectEndpoint"
+	EndpointService_DisconnectEndpoint_FullMethodName = "/sluice.v1.EndpointService/DisconnectEndpoint"
+	EndpointService_GetEndpoint_FullMethodName        = "/sluice.v1.EndpointService/GetEndpoint"
+	EndpointService_ListEndpoints_FullMethodName      = "/sluice.v1.EndpointService/ListEndpoints"
 )
 
 // EndpointServiceClient is the client API for EndpointService service.
@@ -314,6 +317,16 @@ type EndpointServiceClient interface {
 	// DetachEndpoint ends an endpoint of this node. Its namespace is left alone,
 	// but for the interfaces that attaching made.
 	DetachEndpoint(ctx context.Context, in *DetachEndpointRequest, opts ...grpc.CallOption) (*DetachEndpointResponse, error)
+	// ConnectEndpoint puts an endpoint of this node on one more network while its
+	// workload runs. It returns once the endpoint can be used there; where it cannot,
+	// the endpoint is as it was. Refused with AlreadyConnected where it is on it.
+	ConnectEndpoint(ctx context.Context, in *ConnectEndpointRequest, opts ...grpc.CallOption) (*ConnectEndpointResponse, error)
+	// DisconnectEndpoint takes an endpoint of this node off a network that it was
+	// connected to, and returns once its interface there is gone. Refused with InUse
+	// where the network is one of its service's.
+	DisconnectEndpoint(ctx context.Context, in *DisconnectEndpointRequest, opts ...grpc.CallOption) (*DisconnectEndpointResponse, error)
+	// GetEndpoint returns one endpoint of any node.
+	GetEndpoint(ctx context.Context, in *GetEndpointRequest, opts ...grpc.CallOption) (*GetEndpointResponse, error)
 	// ListEndpoints lists the endpoints of all nodes, sorted by name.
 	ListEndpoints(ctx context.Context, in *ListEndpointsRequest, opts ...grpc.CallOption) (*ListEndpointsResponse, error)
 }
@@ -356,6 +369,36 @@ func (c *endpointServiceClient) DetachEndpoint(ctx context.Context, in *DetachEn
 	return out, nil
 }
 
+func (c *endpointServiceClient) ConnectEndpoint(ctx context.Context, in *ConnectEndpointRequest, opts ...grpc.CallOption) (*ConnectEndpointResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ConnectEndpointResponse)
+	err := c.cc.Invoke(ctx, EndpointService_ConnectEndpoint_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *endpointServiceClient) DisconnectEndpoint(ctx context.Context, in *DisconnectEndpointRequest, opts ...grpc.CallOption) (*DisconnectEndpointResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DisconnectEndpointResponse)
+	err := c.cc.Invoke(ctx, EndpointService_DisconnectEndpoint_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *endpointServiceClient) GetEndpoint(ctx context.Context, in *GetEndpointRequest, opts ...grpc.CallOption) (*GetEndpointResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetEndpointResponse)
+	err := c.cc.Invoke(ctx, EndpointService_GetEndpoint_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *endpointServiceClient) ListEndpoints(ctx context.Context, in *ListEndpointsRequest, opts ...grpc.CallOption) (*ListEndpointsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListEndpointsResponse)
@@ -381,6 +424,16 @@ type EndpointServiceServer interface {
 	// DetachEndpoint ends an endpoint of this node. Its namespace is left alone,
 	// but for the interfaces that attaching made.
 	DetachEndpoint(context.Context, *DetachEndpointRequest) (*DetachEndpointResponse, error)
+	// ConnectEndpoint puts an endpoint of this node on one more network while its
+	// workload runs. It returns once the endpoint can be used there; where it cannot,
+	// the endpoint is as it was. Refused with AlreadyConnected where it is on it.
+	ConnectEndpoint(context.Context, *ConnectEndpointRequest) (*ConnectEndpointResponse, error)
+	// DisconnectEndpoint takes an endpoint of this node off a network that it was
+	// connected to, and returns once its interface there is gone. Refused with InUse
+	// where the network is one of its service's.
+	DisconnectEndpoint(context.Context, *DisconnectEndpointRequest) (*DisconnectEndpointResponse, error)
+	// GetEndpoint returns one endpoint of any node.
+	GetEndpoint(context.Context, *GetEndpointRequest) (*GetEndpointResponse, error)
 	// ListEndpoints lists the endpoints of all nodes, sorted by name.
 	ListEndpoints(context.Context, *ListEndpointsRequest) (*ListEndpointsResponse, error)
 	mustEmbedUnimplementedEndpointServiceServer()
@@ -401,6 +454,15 @@ func (UnimplementedEndpointServiceServer) DrainEndpoint(context.Context, *DrainE
 }
 func (UnimplementedEndpointServiceServer) DetachEndpoint(context.Context, *DetachEndpointRequest) (*DetachEndpointResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DetachEndpoint not implemented")
+}
+func (UnimplementedEndpointServiceServer) ConnectEndpoint(context.Context, *ConnectEndpointRequest) (*ConnectEndpointResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ConnectEndpoint not implemented")
+}
+func (UnimplementedEndpointServiceServer) DisconnectEndpoint(context.Context, *DisconnectEndpointRequest) (*DisconnectEndpointResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DisconnectEndpoint not implemented")
+}
+func (UnimplementedEndpointServiceServer) GetEndpoint(context.Context, *GetEndpointRequest) (*GetEndpointResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetEndpoint not implemented")
 }
 func (UnimplementedEndpointServiceServer) ListEndpoints(context.Context, *ListEndpointsRequest) (*ListEndpointsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListEndpoints not implemented")
@@ -480,6 +542,60 @@ func _EndpointService_DetachEndpoint_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _EndpointService_ConnectEndpoint_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ConnectEndpointRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EndpointServiceServer).ConnectEndpoint(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: EndpointService_ConnectEndpoint_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EndpointServiceServer).ConnectEndpoint(ctx, req.(*ConnectEndpointRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _EndpointService_DisconnectEndpoint_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DisconnectEndpointRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EndpointServiceServer).DisconnectEndpoint(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: EndpointService_DisconnectEndpoint_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EndpointServiceServer).DisconnectEndpoint(ctx, req.(*DisconnectEndpointRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _EndpointService_GetEndpoint_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetEndpointRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EndpointServiceServer).GetEndpoint(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: EndpointService_GetEndpoint_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EndpointServiceServer).GetEndpoint(ctx, req.(*GetEndpointRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _EndpointService_ListEndpoints_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListEndpointsRequest)
 	if err := dec(in); err != nil {
@@ -516,6 +632,18 @@ var EndpointService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DetachEndpoint",
 			Handler:    _EndpointService_DetachEndpoint_Handler,
+		},
+		{
+			MethodName: "ConnectEndpoint",
+			Handler:    _EndpointService_ConnectEndpoint_Handler,
+		},
+		{
+			MethodName: "DisconnectEndpoint",
+			Handler:    _EndpointService_DisconnectEndpoint_Handler,
+		},
+		{
+			MethodName: "GetEndpoint",
+			Handler:    _EndpointService_GetEndpoint_Handler,
 		},
 		{
 			MethodName: "ListEndpoints",
