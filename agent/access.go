@@ -33,6 +33,7 @@ func leastRoles() map[string]trust.Role {
 		sluicev1.TokenService_RemoveToken_FullMethodName: trust.RoleOperator,
 
 		sluicev1.NetworkService_CreateNetwork_FullMethodName: trust.RoleOperator,
+		sluicev1.NetworkService_GetNetwork_FullMethodName:    trust.RoleViewer,
 		sluicev1.NetworkService_ListNetworks_FullMethodName:  trust.RoleViewer,
 		sluicev1.NetworkService_RemoveNetwork_FullMethodName: trust.RoleOperator,
 		sluicev1.NetworkService_UpdateNetwork_FullMethodName: trust.RoleOperator,
@@ -43,10 +44,13 @@ func leastRoles() map[string]trust.Role {
 		sluicev1.ServiceService_UpdateService_FullMethodName: trust.RoleOperator,
 		sluicev1.ServiceService_RemoveService_FullMethodName: trust.RoleOperator,
 
-		sluicev1.EndpointService_AttachEndpoint_FullMethodName: trust.RoleNode,
-		sluicev1.EndpointService_DrainEndpoint_FullMethodName:  trust.RoleOperator,
-		sluicev1.EndpointService_DetachEndpoint_FullMethodName: trust.RoleOperator,
-		sluicev1.EndpointService_ListEndpoints_FullMethodName:  trust.RoleViewer,
+		sluicev1.EndpointService_AttachEndpoint_FullMethodName:     trust.RoleNode,
+		sluicev1.EndpointService_ConnectEndpoint_FullMethodName:    trust.RoleOperator,
+		sluicev1.EndpointService_DisconnectEndpoint_FullMethodName: trust.RoleOperator,
+		sluicev1.EndpointService_GetEndpoint_FullMethodName:        trust.RoleViewer,
+		sluicev1.EndpointService_DrainEndpoint_FullMethodName:      trust.RoleOperator,
+		sluicev1.EndpointService_DetachEndpoint_FullMethodName:     trust.RoleOperator,
+		sluicev1.EndpointService_ListEndpoints_FullMethodName:      trust.RoleViewer,
 
 		sluicev1.StatusService_GetStatus_FullMethodName:  trust.RoleViewer,
 		sluicev1.StatusService_GetPlan_FullMethodName:    trust.RoleViewer,

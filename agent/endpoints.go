@@ -36,6 +36,7 @@ type wish struct {
 	name     string       // "": the service's and a part of the new ID
 	weight   int          // 0: 1
 	fixed    []netip.Addr // that it is to have, sorted
+	networks []connection // what it is to be on single ones
 	netns    string       // a file, or
 	pid      int          // a process in the namespace
 	untilPID int          // 0: until detached
@@ -50,8 +51,8 @@ func (w wish) propose(snap *mesh.Snapshot, self mesh.NodeID, id mesh.EndpointID,
 	if service == nil {
 		return nil, noService(w.service)
 	}
-	if len(service.Uses()) == 0 {
-		return nil, mesh.Refuse(NoInterface, "publish a port or give the service a --network", "service %q has neither, so its endpoints would have no interface", service.Name)
+	if len(service.Uses())+len(w.networks) == 0 {
+		return nil, mesh.Refuse(NoInterface, "publish a port, or give the service or the endpoint a --network", "service %q has neither, so its endpoints would have no interface", service.Name)
 	}
 	e := &mesh.Endpoint{ID: id, Name: w.name, Service: service.ID, Node: self, State: mesh.Ready, Weight: w.weight, Fixed: w.fixed}
 	if e.Name == "" {
@@ -59,6 +60,12 @@ func (w wish) propose(snap *mesh.Snapshot, self mesh.NodeID, id mesh.EndpointID,
 	}
 	if e.Weight == 0 {
 		e.Weight = 1
+	}
+	for _, c := range w.networks {
+		var err error
+		if e, err = c.connect(snap, e, service); err != nil {
+			return nil, err
+		}
 	}
 	if err := e.Validate(); err != nil {
 		return nil, err
@@ -140,7 +147,8 @@ func (e *endpoints) record(ctx context.Context, w wish, id mesh.EndpointID, path
 			if err != nil {
 				return nil, err
 			}
-			return []mesh.Record{mesh.EndpointRecord(endpoint)}, nil
+			records, err := defaultBridge(snap, snap.Service(endpoint.Service))
+			return append(records, mesh.EndpointRecord(endpoint)), err
 		})
 		return err
 	})
@@ -190,7 +198,7 @@ func (e *endpoints) here(snap *mesh.Snapshot, name string) (*mesh.Endpoint, erro
 	}
 	endpoint := snap.EndpointNamed(name)
 	if endpoint == nil {
-		return nil, mesh.Refuse(mesh.NotFound, "see sluice endpoint ls", "there is no endpoint %q", name)
+		return nil, noEndpoint(name)
 	}
 	if endpoint.Node != e.cluster.own.ID {
 		where := string(endpoint.Node)

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -21,6 +22,7 @@ type heldPorts struct {
 	now      []mesh.HeldPort      // as of the last look
 	captured map[kernel.Port]bool // by the last round; nil: not known, the kernel's own sets tell
 	allOf    uint64               // revision of the snapshot whose ports are all captured; 0: not all are
+	wanted   []mesh.PublishedPort // that the last look was for
 }
 
 // notLooked is who has a port that could not be looked at: rather nobody answers on it
@@ -28,7 +30,7 @@ type heldPorts struct {
 const notLooked = "an unknown process (the look failed)"
 
 // look finds out who has the ports that are not captured yet.
-func (h *heldPorts) look(m Machine, snap *mesh.Snapshot) error {
+func (h *heldPorts) look(m Machine, snap *mesh.Snapshot, self mesh.NodeID) error {
 	if h.captured == nil {
 		ports, err := m.Captured()
 		if err != nil {
@@ -43,10 +45,15 @@ func (h *heldPorts) look(m Machine, snap *mesh.Snapshot) error {
 	if h.allOf != 0 && h.allOf == snap.Rev {
 		return nil
 	}
+	h.wanted = answered(snap, self)
 	var fresh []kernel.Port
-	for _, f := range snap.Fronts {
-		if p := toPort(f.Port); !h.captured[p] {
-			fresh = append(fresh, p)
+	front := map[kernel.Port]mesh.PublishedPort{}
+	for _, p := range h.wanted {
+		for one := range numbers(p) {
+			if !h.captured[one] {
+				fresh = append(fresh, one)
+				front[one] = p
+			}
 		}
 	}
 	if len(fresh) == 0 {
@@ -61,9 +68,51 @@ func (h *heldPorts) look(m Machine, snap *mesh.Snapshot) error {
 		err = fmt.Errorf("look for held ports: %w", err)
 	}
 	for _, p := range held {
-		h.now = append(h.now, mesh.HeldPort{Addr: p.Addr, Proto: mesh.Proto(p.Proto), Published: p.Number, By: p.By})
+		if next := toHolding(front[p.Port], p); !slices.ContainsFunc(h.now, func(o mesh.HeldPort) bool { return o.Of(front[p.Port]) }) {
+			h.now = append(h.now, next)
+		}
 	}
 	return err
+}
+
+// toHolding is who has a published port. A range is held as a whole by who has one of its ports,
+// as it is published as a whole: it stands under its first.
+func toHolding(p mesh.PublishedPort, by kernel.Holding) mesh.HeldPort {
+	who := by.By
+	if p.Last != 0 {
+		who = fmt.Sprintf("%s, which has %d", who, by.Number)
+		if len(who) > kernel.HolderLimit {
+			who = who[len(who)-kernel.HolderLimit:]
+		}
+	}
+	return mesh.HeldPort{Addr: p.Addr, Proto: p.Proto, Published: p.Published, By: who}
+}
+
+// answered are the ports on which this node is to answer: those of the mesh, and those of mode host
+// that its own endpoints have.
+func answered(snap *mesh.Snapshot, self mesh.NodeID) []mesh.PublishedPort {
+	ports := make([]mesh.PublishedPort, 0, len(snap.Fronts))
+	for _, f := range snap.Fronts {
+		if f.Port.Mode == mesh.Meshed {
+			ports = append(ports, f.Port)
+		}
+	}
+	hosted, _ := snap.Hosted(self)
+	for _, f := range hosted {
+		ports = append(ports, f.Port)
+	}
+	return ports
+}
+
+// numbers are the ports of a publication: one, or those of a range.
+func numbers(p mesh.PublishedPort) iter.Seq[kernel.Port] {
+	return func(yield func(kernel.Port) bool) {
+		for n := int(p.Published); n <= int(p.End()); n++ {
+			if !yield(kernel.Port{Addr: p.Addr, Proto: string(p.Proto), Number: uint16(n)}) {
+				return
+			}
+		}
+	}
 }
 
 // applied notes what a round has captured. One that could not change the host's rules
@@ -77,20 +126,18 @@ func (h *heldPorts) applied(snap *mesh.Snapshot, report kernel.Report) {
 		h.allOf = 0
 		return
 	}
-	h.allOf, h.captured = 0, make(map[kernel.Port]bool, len(snap.Fronts))
+	h.allOf, h.captured = 0, make(map[kernel.Port]bool, len(h.wanted))
 	if len(h.now) == 0 {
 		h.allOf = snap.Rev
 	}
-	for _, f := range snap.Fronts {
-		h.captured[toPort(f.Port)] = true
+	for _, p := range h.wanted {
+		if slices.ContainsFunc(h.now, func(o mesh.HeldPort) bool { return o.Of(p) }) {
+			continue
+		}
+		for one := range numbers(p) {
+			h.captured[one] = true
+		}
 	}
-	for _, p := range h.now {
-		delete(h.captured, toPort(p.Port()))
-	}
-}
-
-func toPort(p mesh.PublishedPort) kernel.Port {
-	return kernel.Port{Addr: p.Addr, Proto: string(p.Proto), Number: p.Published}
 }
 
 // tellHeld lets the others know what is held here, where that has changed.
@@ -124,6 +171,34 @@ func (a *api) hearHolders(ctx context.Context, ports []mesh.PublishedPort) {
 	case <-time.After(reportWait):
 	case <-ctx.Done(): // what was asked for is done
 	}
+}
+
+// unanswered are the ports of mode host on which this node does not answer for an endpoint of its
+// own: they are another endpoint's here, or somebody else on the host has them.
+func unanswered(snap *mesh.Snapshot, e *mesh.Endpoint) []*sluicev1.HeldPort {
+	node, service := snap.Node(e.Node), snap.Service(e.Service)
+	if node == nil || service == nil {
+		return nil
+	}
+	var list []*sluicev1.HeldPort
+	had, lost := snap.Hosted(e.Node)
+	for _, f := range lost {
+		if f.Endpoint.ID != e.ID {
+			continue
+		}
+		by := "another endpoint"
+		if i := slices.IndexFunc(had, func(o mesh.HostedFront) bool { return o.Port.Overlaps(f.Port) }); i >= 0 {
+			by = "endpoint " + had[i].Endpoint.Name
+		}
+		list = append(list, toHeldPort(mesh.Holder{Node: node, HeldPort: mesh.HeldPort{Addr: f.Port.Addr, Proto: f.Port.Proto, Published: f.Port.Published, By: by}}))
+	}
+	for _, f := range had {
+		i := slices.IndexFunc(node.Held, func(h mesh.HeldPort) bool { return h.Of(f.Port) })
+		if f.Endpoint.ID == e.ID && i >= 0 {
+			list = append(list, toHeldPort(mesh.Holder{Node: node, HeldPort: node.Held[i]}))
+		}
+	}
+	return list
 }
 
 func toHeld(n *mesh.Node) []*sluicev1.HeldPort {

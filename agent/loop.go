@@ -171,7 +171,7 @@ func (l *loop) compile(snap *mesh.Snapshot) (*plan.Plan, error) {
 	}
 	advertised, unread := l.machine.Advertised()
 	four, six, unknown := l.machine.Unrouted()
-	unseen := l.held.look(l.machine, snap)
+	unseen := l.held.look(l.machine, snap, l.cluster.own.ID)
 	local := mesh.Local{
 		ID: l.cluster.own.ID, Balancer: l.picked.balancer, Advertised: advertised, OwnBridges: l.bridges,
 		Unrouted4: four, Unrouted6: six, Held: l.held.now, Gone: l.cluster.withGuests(l.pulse.gone(), snap),

@@ -40,8 +40,8 @@ func (p *Plane) RemoveNetwork(name string) error {
 		if n == nil || n.Ingress() {
 			return nil, noNetwork(name)
 		}
-		if users := usersOf(snap, n.ID); len(users) > 0 {
-			return nil, mesh.Refuse(mesh.InUse, "remove the service first", "network %q is used by service %q", n.Name, users[0].Name)
+		if err := unused(snap, n); err != nil {
+			return nil, err
 		}
 		return []mesh.Record{tombstone(mesh.NetworkRecord(n))}, nil
 	})
@@ -59,7 +59,7 @@ func (p *Plane) CreateService(name string, networks, publish []string) (mesh.Ser
 		if err != nil {
 			return nil, err
 		}
-		return []mesh.Record{mesh.ServiceRecord(service)}, nil
+		return serviceRecords(snap, service)
 	})
 }
 
@@ -80,7 +80,10 @@ func (p *Plane) Publish(name string, publish []string) (id mesh.ServiceID, err e
 		if err := next.Validate(); err != nil {
 			return nil, err
 		}
-		return []mesh.Record{mesh.ServiceRecord(&next)}, free(snap, have.ID, ports)
+		if err := free(snap, have.ID, ports); err != nil {
+			return nil, err
+		}
+		return serviceRecords(snap, &next)
 	})
 	return id, err
 }

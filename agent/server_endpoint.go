@@ -30,7 +30,7 @@ func (s *endpointServer) AttachEndpoint(ctx context.Context, req *sluicev1.Attac
 	if endpoint == nil {
 		return nil, mesh.Refuse(mesh.NotFound, "attach it again", "endpoint %s has ended meanwhile", id)
 	}
-	return &sluicev1.AttachEndpointResponse{Endpoint: toEndpoint(endpoint, snap)}, nil
+	return &sluicev1.AttachEndpointResponse{Endpoint: toEndpoint(endpoint, snap), Held: unanswered(snap, endpoint)}, nil
 }
 
 func fromAttach(req *sluicev1.AttachEndpointRequest) (wish, error) {
@@ -43,9 +43,13 @@ func fromAttach(req *sluicev1.AttachEndpointRequest) (wish, error) {
 	if err != nil {
 		return wish{}, err
 	}
+	networks, err := fromConnections(req.GetNetworks())
+	if err != nil {
+		return wish{}, err
+	}
 	weight := int(min(req.GetWeight(), math.MaxInt32)) // Validate refuses what is too large
 	return wish{
-		service: req.GetService(), name: req.GetName(), weight: weight, fixed: fixed,
+		service: req.GetService(), name: req.GetName(), weight: weight, fixed: fixed, networks: networks,
 		netns: req.GetNetns(), pid: int(req.GetPid()), untilPID: int(req.GetUntilPid()),
 	}, nil
 }
@@ -85,6 +89,65 @@ func (s *endpointServer) DetachEndpoint(ctx context.Context, req *sluicev1.Detac
 		return nil, err
 	}
 	return &sluicev1.DetachEndpointResponse{}, nil
+}
+
+// ConnectEndpoint puts an endpoint of this node on one more network.
+func (s *endpointServer) ConnectEndpoint(ctx context.Context, req *sluicev1.ConnectEndpointRequest) (*sluicev1.ConnectEndpointResponse, error) {
+	c, err := fromConnection(req.GetConnection())
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, applyLimit)
+	defer cancel()
+	id, err := s.endpoints.connect(ctx, req.GetEndpoint(), c)
+	if err != nil {
+		return nil, err
+	}
+	endpoint, err := s.endpoint(string(id))
+	if err != nil {
+		return nil, err
+	}
+	return &sluicev1.ConnectEndpointResponse{Endpoint: endpoint}, nil
+}
+
+// DisconnectEndpoint takes an endpoint of this node off a network.
+func (s *endpointServer) DisconnectEndpoint(ctx context.Context, req *sluicev1.DisconnectEndpointRequest) (*sluicev1.DisconnectEndpointResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, applyLimit)
+	defer cancel()
+	id, err := s.endpoints.disconnect(ctx, req.GetEndpoint(), req.GetNetwork())
+	if err != nil {
+		return nil, err
+	}
+	endpoint, err := s.endpoint(string(id))
+	if err != nil {
+		return nil, err
+	}
+	return &sluicev1.DisconnectEndpointResponse{Endpoint: endpoint}, nil
+}
+
+// GetEndpoint returns one endpoint of any node.
+func (s *endpointServer) GetEndpoint(_ context.Context, req *sluicev1.GetEndpointRequest) (*sluicev1.GetEndpointResponse, error) {
+	endpoint, err := s.endpoint(req.GetEndpoint())
+	if err != nil {
+		return nil, err
+	}
+	return &sluicev1.GetEndpointResponse{Endpoint: endpoint}, nil
+}
+
+func (s *endpointServer) endpoint(name string) (*sluicev1.Endpoint, error) {
+	snap, err := s.member()
+	if err != nil {
+		return nil, err
+	}
+	endpoint := snap.EndpointNamed(name)
+	if endpoint == nil {
+		return nil, noEndpoint(name)
+	}
+	return toEndpoint(endpoint, snap), nil
+}
+
+func noEndpoint(name string) error {
+	return mesh.Refuse(mesh.NotFound, "see sluice endpoint ls", "there is no endpoint %q", name)
 }
 
 // ListEndpoints lists the endpoints of all nodes.

@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"cmp"
 	"context"
+	"math"
 	"net/netip"
 
 	"github.com/sluice-mesh/sluice/mesh"
@@ -15,17 +17,13 @@ type networkServer struct {
 
 // CreateNetwork makes a network on all nodes.
 func (s *networkServer) CreateNetwork(ctx context.Context, req *sluicev1.CreateNetworkRequest) (*sluicev1.CreateNetworkResponse, error) {
-	var subnets []netip.Prefix
-	if text := req.GetSubnet(); text != "" {
-		p, err := fromPrefix("subnet", text, netip.Prefix{})
-		if err != nil {
-			return nil, err
-		}
-		subnets = []netip.Prefix{p}
+	wish, err := fromNetwork(req)
+	if err != nil {
+		return nil, err
 	}
-	id := newID[mesh.NetworkID]()
-	err := s.write(ctx, func(snap *mesh.Snapshot) ([]mesh.Record, error) {
-		n, err := mesh.NewNetwork(snap, mesh.NetworkWish{ID: id, Name: req.GetName(), Subnets: subnets})
+	wish.ID = newID[mesh.NetworkID]()
+	err = s.write(ctx, func(snap *mesh.Snapshot) ([]mesh.Record, error) {
+		n, err := mesh.NewNetwork(snap, wish)
 		if err != nil {
 			return nil, err
 		}
@@ -35,11 +33,34 @@ func (s *networkServer) CreateNetwork(ctx context.Context, req *sluicev1.CreateN
 		return nil, err
 	}
 	snap := s.cluster.snapshot()
-	n := snap.Network(id)
+	n := snap.Network(wish.ID)
 	if n == nil {
 		return nil, mesh.Refuse(mesh.NotFound, "create it again", "network %q was removed meanwhile", req.GetName())
 	}
 	return &sluicev1.CreateNetworkResponse{Network: toNetwork(n, snap)}, nil
+}
+
+// fromNetwork is what a request wishes, but for the ID.
+func fromNetwork(req *sluicev1.CreateNetworkRequest) (wish mesh.NetworkWish, err error) {
+	wish = mesh.NetworkWish{
+		Name: req.GetName(), Driver: mesh.Driver(cmp.Or(req.GetDriver(), string(mesh.Overlay))),
+		Internal: req.GetInternal(), Apart: req.GetNoIcc(), Routed: req.GetDirectRouting(), MTU: int(min(req.GetMtu(), math.MaxInt32)),
+	}
+	if wish.Driver != mesh.Overlay && wish.Driver != mesh.Bridge {
+		return wish, mesh.Refuse(mesh.BadValue, "use overlay or bridge", "there is no driver %.20q", req.GetDriver())
+	}
+	if wish.Routed && wish.Driver != mesh.Bridge {
+		return wish, mesh.Refuse(mesh.BadValue, "use the driver bridge, or publish ports", "machines outside have no way to the addresses of an overlay")
+	}
+	subnets := req.GetSubnets()
+	if req.GetSubnet() != "" {
+		subnets = append([]string{req.GetSubnet()}, subnets...)
+	}
+	if wish.Subnets, err = fromSubnets(subnets); err != nil {
+		return wish, err
+	}
+	wish.Gateways, err = fromAddrs(req.GetGateways())
+	return wish, err
 }
 
 // UpdateNetwork gives a network further subnets.
@@ -77,7 +98,30 @@ func grow(snap *mesh.Snapshot, name string, subnets []netip.Prefix, now uint64) 
 	if n == nil {
 		return nil, noNetwork(name)
 	}
+	if n.Bridged() {
+		return nil, mesh.Refuse(mesh.Unsupported, "make another network, and connect endpoints to it: sluice endpoint connect", "bridge network %q has the subnets that it was made with", n.Name)
+	}
 	return snap.Grow(n, subnets, now)
+}
+
+// GetNetwork returns one network and the endpoints on it.
+func (s *networkServer) GetNetwork(_ context.Context, req *sluicev1.GetNetworkRequest) (*sluicev1.GetNetworkResponse, error) {
+	snap, err := s.member()
+	if err != nil {
+		return nil, err
+	}
+	n := snap.NetworkNamed(req.GetNetwork())
+	if n == nil {
+		return nil, noNetwork(req.GetNetwork())
+	}
+	resp := &sluicev1.GetNetworkResponse{Network: toNetwork(n, snap)}
+	for _, e := range snap.Endpoints {
+		if _, on := e.On(n.ID); on {
+			resp.Endpoints = append(resp.Endpoints, toEndpoint(e, snap))
+		}
+	}
+	sortByName(resp.Endpoints)
+	return resp, nil
 }
 
 // ListNetworks lists the networks.
@@ -94,7 +138,7 @@ func (s *networkServer) ListNetworks(context.Context, *sluicev1.ListNetworksRequ
 	return resp, nil
 }
 
-// RemoveNetwork removes a network that no service uses.
+// RemoveNetwork removes a network that nobody uses.
 func (s *networkServer) RemoveNetwork(ctx context.Context, req *sluicev1.RemoveNetworkRequest) (*sluicev1.RemoveNetworkResponse, error) {
 	err := s.write(ctx, func(snap *mesh.Snapshot) ([]mesh.Record, error) {
 		n := snap.NetworkNamed(req.GetNetwork())
@@ -104,8 +148,8 @@ func (s *networkServer) RemoveNetwork(ctx context.Context, req *sluicev1.RemoveN
 		if n.Ingress() {
 			return nil, mesh.Refuse(mesh.InUse, "leave it: published ports need it", "the ingress network cannot be removed")
 		}
-		if users := usersOf(snap, n.ID); len(users) > 0 {
-			return nil, mesh.Refuse(mesh.InUse, "remove the service first", "network %q is used by service %q", n.Name, users[0].Name)
+		if err := unused(snap, n); err != nil {
+			return nil, err
 		}
 		return []mesh.Record{tombstone(mesh.NetworkRecord(n))}, nil
 	})
@@ -113,6 +157,19 @@ func (s *networkServer) RemoveNetwork(ctx context.Context, req *sluicev1.RemoveN
 		return nil, err
 	}
 	return &sluicev1.RemoveNetworkResponse{}, nil
+}
+
+// unused refuses to remove a network that services use or endpoints are connected to.
+func unused(snap *mesh.Snapshot, n *mesh.Network) error {
+	if users := usersOf(snap, n.ID); len(users) > 0 {
+		return mesh.Refuse(mesh.InUse, "remove the service first", "network %q is used by service %q", n.Name, users[0].Name)
+	}
+	for _, e := range snap.Endpoints {
+		if _, joined := e.JoinedTo(n.ID); joined {
+			return mesh.Refuse(mesh.InUse, "disconnect the endpoint on its node first", "endpoint %q is connected to network %q", e.Name, n.Name)
+		}
+	}
+	return nil
 }
 
 func noNetwork(name string) error {

@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"cmp"
 	"context"
+	"slices"
 
 	"github.com/sluice-mesh/sluice/mesh"
 	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
@@ -29,7 +31,7 @@ func (s *serviceServer) CreateService(ctx context.Context, req *sluicev1.CreateS
 		if err != nil {
 			return nil, err
 		}
-		return []mesh.Record{mesh.ServiceRecord(service)}, nil
+		return serviceRecords(snap, service)
 	})
 	if err != nil {
 		return nil, err
@@ -74,9 +76,9 @@ func ownPorts(snap *mesh.Snapshot) []uint16 {
 
 // newService is the service that a request means, or why it may not be.
 func newService(snap *mesh.Snapshot, id mesh.ServiceID, req *sluicev1.CreateServiceRequest, ports []mesh.PublishedPort) (*mesh.Service, error) {
-	service := &mesh.Service{ID: id, Name: req.GetName(), Publish: ports, Scheduler: mesh.Scheduler(req.GetScheduler())}
-	if service.Scheduler == "" {
-		service.Scheduler = mesh.RoundRobin
+	service := &mesh.Service{
+		ID: id, Name: req.GetName(), Publish: ports, Scheduler: cmp.Or(mesh.Scheduler(req.GetScheduler()), mesh.RoundRobin),
+		Aliases: slices.Clone(req.GetAliases()), Stack: req.GetStack(), Mode: cmp.Or(mesh.EndpointMode(req.GetEndpointMode()), mesh.VirtualIP),
 	}
 	var err error
 	if service.Affinity, err = fromAffinity(req.GetAffinity()); err != nil {
@@ -99,6 +101,38 @@ func newService(snap *mesh.Snapshot, id mesh.ServiceID, req *sluicev1.CreateServ
 	return service, free(snap, id, ports)
 }
 
+// serviceRecords are what is written of a service: its record with the virtual addresses that it has from now on,
+// and before it that of the bridge network that it is on by default, where there is none yet.
+func serviceRecords(snap *mesh.Snapshot, service *mesh.Service) ([]mesh.Record, error) {
+	virtual, err := snap.ChooseVirtual(service)
+	if err != nil {
+		return nil, err
+	}
+	service.Virtual = virtual
+	records, err := defaultBridge(snap, service)
+	if err != nil {
+		return nil, err
+	}
+	return append(records, mesh.ServiceRecord(service)), nil
+}
+
+// defaultBridge is the record of the network mesh.DefaultBridge, where a service is on it and there
+// is none.
+func defaultBridge(snap *mesh.Snapshot, service *mesh.Service) ([]mesh.Record, error) {
+	if !slices.Contains(service.Uses(), mesh.DefaultBridge) || snap.Network(mesh.DefaultBridge) != nil {
+		return nil, nil
+	}
+	if snap.NetworkNamed(mesh.DefaultBridgeName) != nil {
+		return nil, mesh.Refuse(mesh.NameTaken, "give the service a --network, or remove that network",
+			"ports of mode host put service %q on a network named %s, and there is another one of that name", service.Name, mesh.DefaultBridgeName)
+	}
+	n, err := mesh.NewDefaultBridge(snap)
+	if err != nil {
+		return nil, err
+	}
+	return []mesh.Record{mesh.NetworkRecord(n)}, nil
+}
+
 // networkIDs finds networks that a service may be on.
 func networkIDs(snap *mesh.Snapshot, names []string) ([]mesh.NetworkID, error) {
 	var ids []mesh.NetworkID
@@ -115,11 +149,13 @@ func networkIDs(snap *mesh.Snapshot, names []string) ([]mesh.NetworkID, error) {
 	return ids, nil
 }
 
-// free refuses ports that another service than id holds.
+// free refuses ports that another service than id holds. Two of mode host are for the nodes that
+// have endpoints of one service only.
 func free(snap *mesh.Snapshot, id mesh.ServiceID, ports []mesh.PublishedPort) error {
 	for _, p := range ports {
 		for _, f := range snap.Fronts {
-			if f.Service.ID != id && f.Port.Overlaps(p) {
+			meshed := f.Port.Mode == mesh.Meshed || p.Mode == mesh.Meshed
+			if meshed && f.Service.ID != id && f.Port.Overlaps(p) {
 				return mesh.Refuse(mesh.PortTaken, "choose another port, or remove that service", "port %s is published by service %q", f.Port.Front(), f.Service.Name)
 			}
 		}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -28,11 +29,11 @@ func (s *serviceServer) UpdateService(ctx context.Context, req *sluicev1.UpdateS
 		if err != nil {
 			return nil, err
 		}
-		if next.Scheduler == have.Scheduler && next.Affinity == have.Affinity && slices.Equal(next.Networks, have.Networks) && slices.Equal(next.Publish, have.Publish) {
+		if same(next, have) {
 			return nil, nil
 		}
 		fresh = publishedAnew(have, next)
-		return []mesh.Record{mesh.ServiceRecord(next)}, nil
+		return serviceRecords(snap, next)
 	})
 	if err != nil {
 		return nil, err
@@ -43,6 +44,12 @@ func (s *serviceServer) UpdateService(ctx context.Context, req *sluicev1.UpdateS
 		return nil, err
 	}
 	return &sluicev1.UpdateServiceResponse{Service: service}, nil
+}
+
+// same tells whether two services are alike in all that an update changes.
+func same(a, b *mesh.Service) bool {
+	return a.Scheduler == b.Scheduler && a.Affinity == b.Affinity && a.Stack == b.Stack && cmp.Or(a.Mode, mesh.VirtualIP) == cmp.Or(b.Mode, mesh.VirtualIP) &&
+		slices.Equal(a.Networks, b.Networks) && slices.Equal(a.Publish, b.Publish) && slices.Equal(a.Aliases, b.Aliases)
 }
 
 // publishedAnew are the ports that next publishes and have does not.
@@ -56,14 +63,18 @@ type serviceChange struct {
 	networks  *sluicev1.StringList // nil: as they are
 	publish   *[]mesh.PublishedPort
 	add, rm   []mesh.PublishedPort
-	scheduler mesh.Scheduler // "": as it is
-	affinity  *time.Duration // nil: as it is
+	scheduler mesh.Scheduler       // "": as it is
+	affinity  *time.Duration       // nil: as it is
+	aliases   *sluicev1.StringList // nil: as they are
+	stack     *string              // nil: as it is
+	mode      mesh.EndpointMode    // "": as it is
 	reserved  func(*mesh.Snapshot, []mesh.PublishedPort) error
 }
 
 func (s *serviceServer) fromUpdate(req *sluicev1.UpdateServiceRequest) (c serviceChange, err error) {
 	c = serviceChange{
 		networks: req.GetNetworks(), scheduler: mesh.Scheduler(req.GetScheduler()),
+		aliases: req.GetAliases(), stack: req.Stack, mode: mesh.EndpointMode(req.GetEndpointMode()),
 		reserved: func(snap *mesh.Snapshot, ports []mesh.PublishedPort) error {
 			return errors.Join(s.notTheAPI(ports), mesh.CheckReserved(ports, ownPorts(snap)...))
 		},
@@ -95,9 +106,13 @@ func (s *serviceServer) fromUpdate(req *sluicev1.UpdateServiceRequest) (c servic
 // apply returns the changed service, or why it may not be.
 func (c serviceChange) apply(snap *mesh.Snapshot, have *mesh.Service) (*mesh.Service, error) {
 	next := *have
-	next.Networks, next.Publish = slices.Clone(have.Networks), slices.Clone(have.Publish)
-	if c.scheduler != "" {
-		next.Scheduler = c.scheduler
+	next.Networks, next.Publish, next.Aliases = slices.Clone(have.Networks), slices.Clone(have.Publish), slices.Clone(have.Aliases)
+	next.Scheduler, next.Mode = cmp.Or(c.scheduler, have.Scheduler), cmp.Or(c.mode, have.Mode)
+	if c.aliases != nil {
+		next.Aliases = slices.Clone(c.aliases.GetValues())
+	}
+	if c.stack != nil {
+		next.Stack = *c.stack
 	}
 	if c.affinity != nil {
 		next.Affinity = *c.affinity

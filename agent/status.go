@@ -184,10 +184,5 @@ func concerns(f kernel.Failure, e *mesh.Endpoint) bool {
 	if sandbox == plan.EndpointSandbox(string(e.ID)) {
 		return true
 	}
-	for _, a := range e.Attached {
-		if strings.Contains(object, plan.EndpointLink(a.V4)) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(e.Attached, func(a mesh.Attachment) bool { return farEnd(object, e, a) })
 }

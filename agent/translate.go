@@ -9,7 +9,6 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/sluice-mesh/sluice/internal/plan"
 	"github.com/sluice-mesh/sluice/mesh"
 	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
 )
@@ -67,13 +66,32 @@ func (a *api) ownNode(snap *mesh.Snapshot) *sluicev1.Node {
 func toNetwork(n *mesh.Network, snap *mesh.Snapshot) *sluicev1.Network {
 	out := &sluicev1.Network{
 		Id: string(n.ID), Name: n.Name, Subnets: prefixTexts(n.Subnets()),
-		Vni: uint32(n.VNI), Mtu: uint32(mesh.OverlayMTU(snap.Nodes)), Ingress: n.Ingress(),
+		Vni: uint32(n.VNI), Mtu: uint32(mtuOf(n, snap)), Ingress: n.Ingress(), Driver: driverOf(n),
+		Internal: n.Internal, NoIcc: n.Apart, DirectRouting: n.Routed,
 		Conflicts: conflicts(snap, mesh.KindNetwork, string(n.ID)),
+	}
+	for _, a := range []netip.Addr{n.Gateway4, n.Gateway6} {
+		if a.IsValid() {
+			out.Gateways = append(out.Gateways, a.String())
+		}
 	}
 	for _, s := range usersOf(snap, n.ID) {
 		out.Services = append(out.Services, s.Name)
 	}
 	return out
+}
+
+// mtuOf is the greatest packet of a network's endpoints; 0 where each node chooses its own.
+func mtuOf(n *mesh.Network, snap *mesh.Snapshot) int {
+	fits := mesh.OverlayMTU(snap.Nodes)
+	switch {
+	case n.Bridged():
+		return n.MTU
+	case n.MTU != 0:
+		return min(n.MTU, fits)
+	default:
+		return fits
+	}
 }
 
 func prefixTexts(list []netip.Prefix) []string {
@@ -109,21 +127,26 @@ func toService(s *mesh.Service, snap *mesh.Snapshot) *sluicev1.Service {
 func toLoneService(s *mesh.Service, snap *mesh.Snapshot) *sluicev1.Service {
 	out := &sluicev1.Service{
 		Id: string(s.ID), Name: s.Name, Scheduler: string(s.Scheduler),
+		Aliases: s.Aliases, Stack: s.Stack, EndpointMode: string(cmp.Or(s.Mode, mesh.VirtualIP)),
 		Conflicts: conflicts(snap, mesh.KindService, string(s.ID)),
 	}
 	if s.Affinity != 0 {
 		out.Affinity = durationpb.New(s.Affinity)
 	}
-	for _, id := range s.Networks {
-		out.Networks = append(out.Networks, networkName(snap, id))
+	for _, id := range s.Uses() {
+		if id != mesh.IngressNetwork {
+			out.Networks = append(out.Networks, networkName(snap, id))
+		}
 	}
 	slices.Sort(out.Networks)
-	for _, p := range s.Publish {
-		port := &sluicev1.PublishedPort{Protocol: string(p.Proto), Published: uint32(p.Published), Target: uint32(p.Target)}
-		if p.Addr.IsValid() {
-			port.Address = p.Addr.String()
+	for _, id := range s.Networks {
+		if v, ok := snap.Virtual(s.ID, id); ok {
+			out.VirtualAddresses = append(out.VirtualAddresses, &sluicev1.VirtualAddress{Network: networkName(snap, id), Addresses: []string{v.V4.String(), v.V6.String()}})
 		}
-		out.Ports = append(out.Ports, port)
+	}
+	slices.SortFunc(out.VirtualAddresses, func(a, b *sluicev1.VirtualAddress) int { return cmp.Compare(a.GetNetwork(), b.GetNetwork()) })
+	for _, p := range s.Publish {
+		out.Ports = append(out.Ports, toPublished(p))
 	}
 	for _, h := range snap.HeldOf(s) {
 		out.Held = append(out.Held, toHeldPort(h))
@@ -131,13 +154,31 @@ func toLoneService(s *mesh.Service, snap *mesh.Snapshot) *sluicev1.Service {
 	return out
 }
 
+func toPublished(p mesh.PublishedPort) *sluicev1.PublishedPort {
+	port := &sluicev1.PublishedPort{Protocol: string(p.Proto), Published: uint32(p.Published), Target: uint32(p.Target), Last: uint32(p.Last), Mode: modeIngress}
+	if p.Mode != mesh.Meshed {
+		port.Mode = string(p.Mode)
+	}
+	if p.Addr.IsValid() {
+		port.Address = p.Addr.String()
+	}
+	if sources := p.Sources.Prefixes(); len(sources) > 0 {
+		port.Sources = prefixTexts(sources)
+	}
+	return port
+}
+
+// modeIngress is what mesh.Meshed is called where it does not go without saying.
+const modeIngress = "ingress"
+
 func toEndpoint(e *mesh.Endpoint, snap *mesh.Snapshot) *sluicev1.Endpoint {
 	out := &sluicev1.Endpoint{
 		Id: string(e.ID), Name: e.Name, Service: string(e.Service), Node: string(e.Node),
 		State: string(e.State), Weight: uint32(e.Weight), Conflicts: conflicts(snap, mesh.KindEndpoint, string(e.ID)),
 	}
-	if s := snap.Service(e.Service); s != nil {
-		out.Service = s.Name
+	service := snap.Service(e.Service)
+	if service != nil {
+		out.Service = service.Name
 	}
 	if n := snap.Node(e.Node); n != nil {
 		out.Node = n.Name
@@ -148,22 +189,13 @@ func toEndpoint(e *mesh.Endpoint, snap *mesh.Snapshot) *sluicev1.Endpoint {
 	if err := snap.Unmet(e); err != nil {
 		out.Conflicts = append(out.Conflicts, err.Error())
 	}
+	gateway, routed := snap.Gateway(e)
 	for _, a := range e.Attached {
-		attached := &sluicev1.Attachment{Network: networkName(snap, a.Network), Addresses: []string{a.V4.String(), a.V6.String()}}
-		if n := snap.Network(a.Network); n != nil {
-			attached.Interface = linkName(n)
-		}
+		attached := toAttachment(e, service, a, snap)
+		attached.DefaultRoute = routed && a.Network == gateway.Network
 		out.Attachments = append(out.Attachments, attached)
 	}
 	return out
-}
-
-// linkName is what an endpoint's interface on a network is called.
-func linkName(n *mesh.Network) string {
-	if n.Ingress() {
-		return plan.IngressLink
-	}
-	return plan.NetworkLink(uint32(n.VNI))
 }
 
 // networkName is the ID where the network is gone.

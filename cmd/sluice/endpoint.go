@@ -33,6 +33,7 @@ func (a *app) endpointAttach() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			warnHeld(cmd, resp.GetHeld())
 			return out.print(cmd, resp, func(p *page) { endpointTable(p, []*sluicev1.Endpoint{resp.GetEndpoint()}) })
 		},
 	}
@@ -47,7 +48,9 @@ func (a *app) endpointAttach() *cobra.Command {
 func endpointFlags(cmd *cobra.Command, req *sluicev1.AttachEndpointRequest) {
 	cmd.Flags().StringVar(&req.Service, "service", "", "the `SERVICE` that it serves")
 	cmd.Flags().StringVar(&req.Name, "name", "", "the endpoint's `NAME` (default made from the service's)")
-	cmd.Flags().StringArrayVar(&req.Addresses, "ip", nil, "`ADDR` that it is to have on one of the service's networks, IPv4 or IPv6; may be given again")
+	cmd.Flags().StringArrayVar(&req.Addresses, "ip", nil, "`ADDR` that it is to have on one of its networks, IPv4 or IPv6; may be given again")
+	cmd.Flags().Var(connectionsFlag{&req.Networks}, "network", "a `NET` that it is on besides its service's, or what it is to be on one of those; may be given again. "+
+		"NET is NETWORK[,ip=ADDR][,mac=MAC][,interface=NAME][,gw-priority=N][,alias=NAME]...[,sysctl=net.ipv4.conf.IFNAME.KEY=VALUE]...")
 	cmd.Flags().Uint32Var(&req.Weight, "weight", 1, "its share `N` of connections, 1 to 65535")
 }
 
@@ -147,6 +150,27 @@ func (a *app) endpointList() *cobra.Command {
 	return cmd
 }
 
+// endpointInspect shows one endpoint with its interfaces.
+func (a *app) endpointInspect() *cobra.Command {
+	var out format
+	cmd := &cobra.Command{
+		Use:   "inspect NAME",
+		Short: "Show an endpoint and its interfaces",
+		Args:  words("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			resp, err := ask(cmd.Context(), a.to("inspect endpoint %q", args[0]),
+				sluicev1.NewEndpointServiceClient, sluicev1.EndpointServiceClient.GetEndpoint,
+				&sluicev1.GetEndpointRequest{Endpoint: args[0]})
+			if err != nil {
+				return err
+			}
+			return out.print(cmd, resp, func(p *page) { endpointPage(p, resp.GetEndpoint()) })
+		},
+	}
+	out.addTo(cmd)
+	return cmd
+}
+
 func endpointTable(p *page, endpoints []*sluicev1.Endpoint) {
 	p.row("NAME", "SERVICE", "NODE", "STATE", "WEIGHT", "ADDRESSES", "ID", "NOTES")
 	for _, e := range endpoints {
@@ -157,4 +181,50 @@ func endpointTable(p *page, endpoints []*sluicev1.Endpoint) {
 		p.row(e.GetName(), e.GetService(), e.GetNode(), e.GetState(), number(e.GetWeight()),
 			strings.Join(addresses, " "), e.GetId(), strings.Join(conflicts(e.GetConflicts()), "; "))
 	}
+}
+
+func endpointPage(p *page, e *sluicev1.Endpoint) {
+	p.row("Name:", e.GetName())
+	p.row("ID:", e.GetId())
+	p.row("Service:", e.GetService())
+	p.row("Node:", e.GetNode())
+	p.row("State:", e.GetState())
+	p.row("Weight:", number(e.GetWeight()))
+	p.row("Asked for:", list(e.GetFixed()))
+	for _, claim := range e.GetConflicts() {
+		p.row("Conflict:", claim)
+	}
+	p.line("")
+	p.line(fmt.Sprintf("Interfaces: %d", len(e.GetAttachments())))
+	if len(e.GetAttachments()) == 0 {
+		return
+	}
+	p.row("NETWORK", "DRIVER", "INTERFACE", "ADDRESSES", "NOTES")
+	for _, at := range e.GetAttachments() {
+		p.row(at.GetNetwork(), at.GetDriver(), at.GetInterface(), list(at.GetAddresses()), strings.Join(attachmentNotes(at), "; "))
+	}
+}
+
+// attachmentNotes are what an interface has that goes without saying on no other.
+func attachmentNotes(at *sluicev1.Attachment) []string {
+	var notes []string
+	if at.GetDefaultRoute() {
+		notes = append(notes, "default route")
+	}
+	if at.GetConnected() {
+		notes = append(notes, "connected")
+	}
+	if p := at.GetGatewayPriority(); p != 0 {
+		notes = append(notes, fmt.Sprintf("gw-priority=%d", p))
+	}
+	if at.GetMac() != "" {
+		notes = append(notes, "mac="+at.GetMac())
+	}
+	for _, alias := range at.GetAliases() {
+		notes = append(notes, "alias="+alias)
+	}
+	for _, s := range at.GetSysctls() {
+		notes = append(notes, "sysctl="+s)
+	}
+	return notes
 }

@@ -12,19 +12,18 @@ import (
 // networkCreate makes a network.
 func (a *app) networkCreate() *cobra.Command {
 	var out format
-	var driver string
-	var subnets []string
+	var routing string
+	req := &sluicev1.CreateNetworkRequest{}
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Make a network on all nodes",
 		Args:  words("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c := a.to("create network %q", args[0])
-			req, err := networkRequest(c.what, args[0], driver, subnets)
-			if err != nil {
+			req.Name = args[0]
+			if err := networkChoices(req, routing); err != nil {
 				return err
 			}
-			resp, err := ask(cmd.Context(), c,
+			resp, err := ask(cmd.Context(), a.to("create network %q", req.Name),
 				sluicev1.NewNetworkServiceClient, sluicev1.NetworkServiceClient.CreateNetwork, req)
 			if err != nil {
 				return err
@@ -32,31 +31,35 @@ func (a *app) networkCreate() *cobra.Command {
 			return out.print(cmd, resp, func(p *page) { networkTable(p, []*sluicev1.Network{resp.GetNetwork()}) })
 		},
 	}
-	cmd.Flags().StringVar(&driver, "driver", "overlay", "`DRIVER` that carries it: overlay")
-	cmd.Flags().StringArrayVar(&subnets, "subnet", nil, "IPv4 `CIDR` (default one from the cluster's pool)")
+	flags := cmd.Flags()
+	flags.StringVar(&req.Driver, "driver", driverOverlay, "`DRIVER` overlay, one network over all nodes, or bridge, one that each node has for itself")
+	flags.StringArrayVar(&req.Subnets, "subnet", nil, "`CIDR` of its addresses, at most one IPv4 and one IPv6; may be given again (default chosen)")
+	flags.StringArrayVar(&req.Gateways, "gateway", nil, "a bridge's own `ADDR` in a subnet; may be given again (default the subnet's first)")
+	flags.BoolVar(&req.Internal, "internal", false, "no way out and no way in")
+	flags.BoolVar(&req.NoIcc, "no-icc", false, "its endpoints do not reach each other")
+	flags.Uint32Var(&req.Mtu, "mtu", 0, "most bytes `N` of a packet, 1280 to 65535 (default what fits)")
+	flags.StringVar(&routing, "direct-routing", routingDeny, "whether machines outside reach a bridge's endpoints by their own addresses, `deny|allow`")
 	out.addTo(cmd)
 	return cmd
 }
 
-// networkRequest refuses what the command line promises and the API does not
-// have yet.
-func networkRequest(what, name, driver string, subnets []string) (*sluicev1.CreateNetworkRequest, error) {
-	req := &sluicev1.CreateNetworkRequest{Name: name}
-	switch driver {
-	case "overlay":
-	case "bridge":
-		return nil, &failure{what: what, why: "Unsupported: this version has no driver bridge", do: "use --driver overlay"}
-	default:
-		return nil, fmt.Errorf("driver %q does not exist, overlay does", driver)
+const (
+	driverOverlay = "overlay"
+	driverBridge  = "bridge"
+	routingDeny   = "deny"
+	routingAllow  = "allow"
+)
+
+// networkChoices refuses words that no agent knows.
+func networkChoices(req *sluicev1.CreateNetworkRequest, routing string) error {
+	if req.GetDriver() != driverOverlay && req.GetDriver() != driverBridge {
+		return fmt.Errorf("driver %q does not exist, overlay and bridge do", req.GetDriver())
 	}
-	switch len(subnets) {
-	case 0:
-	case 1:
-		req.Subnet = subnets[0]
-	default:
-		return nil, &failure{what: what, why: "Unsupported: a network is made with one --subnet", do: "give one IPv4 subnet, IPv6 is added to it, and add others with \"sluice network update\""}
+	if routing != routingDeny && routing != routingAllow {
+		return fmt.Errorf("direct routing %q is not deny or allow", routing)
 	}
-	return req, nil
+	req.DirectRouting = routing == routingAllow
+	return nil
 }
 
 // networkUpdate makes a network larger.
@@ -80,7 +83,7 @@ func (a *app) networkUpdate() *cobra.Command {
 			return out.print(cmd, resp, func(p *page) { networkTable(p, []*sluicev1.Network{resp.GetNetwork()}) })
 		},
 	}
-	cmd.Flags().StringArrayVar(&req.AddSubnets, "subnet", nil, "IPv4 or IPv6 `CIDR` that is added; may be given again")
+	cmd.Flags().StringArrayVar(&req.AddSubnets, "subnet", nil, "IPv4 or IPv6 `CIDR` that is added to an overlay; may be given again")
 	out.addTo(cmd)
 	return cmd
 }
@@ -126,16 +129,75 @@ func (a *app) networkRemove() *cobra.Command {
 	return cmd
 }
 
+// networkInspect shows one network with its endpoints.
+func (a *app) networkInspect() *cobra.Command {
+	var out format
+	cmd := &cobra.Command{
+		Use:   "inspect NAME",
+		Short: "Show a network and the endpoints on it",
+		Args:  words("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			resp, err := ask(cmd.Context(), a.to("inspect network %q", args[0]),
+				sluicev1.NewNetworkServiceClient, sluicev1.NetworkServiceClient.GetNetwork,
+				&sluicev1.GetNetworkRequest{Network: args[0]})
+			if err != nil {
+				return err
+			}
+			return out.print(cmd, resp, func(p *page) { networkPage(p, resp) })
+		},
+	}
+	out.addTo(cmd)
+	return cmd
+}
+
 func networkTable(p *page, networks []*sluicev1.Network) {
-	p.row("NAME", "VNI", "SUBNETS", "MTU", "SERVICES", "ID", "NOTES")
+	p.row("NAME", "DRIVER", "VNI", "SUBNETS", "MTU", "SERVICES", "ID", "NOTES")
 	for _, n := range networks {
-		var notes []string
-		if n.GetIngress() {
-			notes = append(notes, "ingress")
+		p.row(n.GetName(), n.GetDriver(), positive(n.GetVni()), list(n.GetSubnets()), positive(n.GetMtu()),
+			list(n.GetServices()), n.GetId(), strings.Join(append(networkTraits(n), conflicts(n.GetConflicts())...), "; "))
+	}
+}
+
+// networkTraits are what makes a network other than usual.
+func networkTraits(n *sluicev1.Network) []string {
+	var traits []string
+	for _, t := range []struct {
+		has  bool
+		text string
+	}{{n.GetIngress(), "ingress"}, {n.GetInternal(), "internal"}, {n.GetNoIcc(), "no icc"}, {n.GetDirectRouting(), "direct routing"}} {
+		if t.has {
+			traits = append(traits, t.text)
 		}
-		notes = append(notes, conflicts(n.GetConflicts())...)
-		p.row(n.GetName(), number(n.GetVni()), list(n.GetSubnets()), number(n.GetMtu()),
-			list(n.GetServices()), n.GetId(), strings.Join(notes, "; "))
+	}
+	return traits
+}
+
+func networkPage(p *page, resp *sluicev1.GetNetworkResponse) {
+	n := resp.GetNetwork()
+	p.row("Name:", n.GetName())
+	p.row("ID:", n.GetId())
+	p.row("Driver:", n.GetDriver())
+	p.row("Subnets:", list(n.GetSubnets()))
+	p.row("Gateways:", list(n.GetGateways()))
+	p.row("VNI:", positive(n.GetVni()))
+	p.row("MTU:", positive(n.GetMtu()))
+	p.row("Traits:", strings.Join(networkTraits(n), ", "))
+	p.row("Services:", list(n.GetServices()))
+	for _, claim := range n.GetConflicts() {
+		p.row("Conflict:", claim)
+	}
+	p.line("")
+	p.line(fmt.Sprintf("Endpoints: %d", len(resp.GetEndpoints())))
+	if len(resp.GetEndpoints()) == 0 {
+		return
+	}
+	p.row("NAME", "SERVICE", "NODE", "ADDRESSES", "INTERFACE", "NOTES")
+	for _, e := range resp.GetEndpoints() {
+		for _, at := range e.GetAttachments() {
+			if at.GetNetwork() == n.GetName() {
+				p.row(e.GetName(), e.GetService(), e.GetNode(), list(at.GetAddresses()), at.GetInterface(), strings.Join(attachmentNotes(at), "; "))
+			}
+		}
 	}
 }
 

@@ -135,5 +135,13 @@ func clean(text string) string {
 // number is a cell.
 func number[N ~uint32 | ~uint64 | ~int](n N) string { return fmt.Sprint(n) }
 
+// positive is a cell of a number, of which 0 means none.
+func positive(n uint32) string {
+	if n == 0 {
+		return ""
+	}
+	return number(n)
+}
+
 // list is a cell of several values.
 func list(values []string) string { return strings.Join(values, ",") }

@@ -53,10 +53,12 @@ func (a *app) root() *cobra.Command {
 		group("token", "What others become members with", a.tokenCreate(), a.tokenList(), a.tokenRemove()),
 		group("key", "The keys by which the nodes gossip", a.keyRotate(), a.keyList()),
 		group("node", "The nodes of the cluster", a.nodeList(), a.nodeRemove()),
-		group("network", "The overlay networks", a.networkCreate(), a.networkUpdate(), a.networkList(), a.networkRemove()),
+		group("network", "The networks: overlays, and bridges that each node has for itself",
+			a.networkCreate(), a.networkUpdate(), a.networkList(), a.networkInspect(), a.networkRemove()),
 		group("service", "The services and their published ports",
 			a.serviceCreate(), a.serviceUpdate(), a.serviceList(), a.serviceInspect(), a.serviceRemove()),
-		group("endpoint", "The workloads that serve", a.endpointAttach(), a.endpointDrain(), a.endpointDetach(), a.endpointList()),
+		group("endpoint", "The workloads that serve", a.endpointAttach(), a.endpointConnect(), a.endpointDisconnect(),
+			a.endpointDrain(), a.endpointDetach(), a.endpointList(), a.endpointInspect()),
 		a.runVerb(), a.statusVerb(), a.planVerb(), a.explainVerb(), a.eventsVerb(), a.doctorVerb(), a.resetVerb(), a.manVerb(), versionVerb())
 	root.SilenceErrors = true
 	root.SilenceUsage = true

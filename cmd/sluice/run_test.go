@@ -139,7 +139,7 @@ func TestRunAsks(t *testing.T) {
 	m := &fakeWorkloads{}
 	a := newApp()
 	a.workloads = m
-	got := sluice(t, a, "--host", f.host, "run", "--service", "web", "--name", "web.9", "--weight", "5", "srv", "--name", "own")
+	got := sluice(t, a, "--host", f.host, "run", "--service", "web", "--name", "web.9", "--weight", "5", "--network", "back,interface=net0", "srv", "--name", "own")
 	if got.status != 0 || strings.Join(m.argv, " ") != "srv --name own" {
 		t.Errorf("got %+v, ran %v", got, m.argv)
 	}
@@ -152,7 +152,18 @@ func TestRunAsks(t *testing.T) {
   "weight": 5,
   "netns": "/proc/7/fd/9",
   "untilPid": %d,
-  "addresses": []
+  "addresses": [],
+  "networks": [
+    {
+      "network": "back",
+      "addresses": [],
+      "mac": "",
+      "interface": "net0",
+      "gatewayPriority": 0,
+      "aliases": [],
+      "sysctls": []
+    }
+  ]
 }
 DetachEndpoint {
   "endpoint": "00000000000000d1"

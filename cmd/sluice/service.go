@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
 
 	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
 )
@@ -33,9 +34,12 @@ func (a *app) serviceCreate() *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringArrayVar(&req.Networks, "network", nil, "`NETWORK` that its endpoints are on; may be repeated")
 	flags.StringArrayVar(&req.Publish, "publish", nil,
-		"publish a port on every node; may be repeated. `SPEC` is [ADDR:]PUBLISHED[-END]:TARGET[-END][/tcp|udp|sctp]")
+		"publish a port; may be repeated. `SPEC` is [ADDR:]PUBLISHED[-END]:TARGET[-END][/tcp|udp|sctp][,mode=ingress|host][,source=CIDR]...")
 	flags.StringVar(&req.Scheduler, "scheduler", "", "how an endpoint is picked, `NAME` rr, wrr, lc, wlc, sh or mh (default rr)")
 	flags.Var(affinityFlag{&req.Affinity}, "affinity", "`KIND` client-ip or client-ip=TIME: a client comes to the same endpoint again for 3h or TIME (default none)")
+	flags.StringArrayVar(&req.Aliases, "alias", nil, "a further `NAME` of the service; may be repeated")
+	flags.StringVar(&req.Stack, "stack", "", "`NAME` of what it belongs to: short names are looked for there first")
+	flags.StringVar(&req.EndpointMode, "endpoint-mode", "", "`MODE` of its name on an overlay: vip, a virtual address, or dnsrr, its endpoints' addresses (default vip)")
 	flags.BoolVar(&req.Force, "force", false, "publish even port 22 and sluice's own ports")
 	out.addTo(cmd)
 	return cmd
@@ -44,7 +48,8 @@ func (a *app) serviceCreate() *cobra.Command {
 // serviceUpdate changes a service.
 func (a *app) serviceUpdate() *cobra.Command {
 	var out format
-	var networks, publish []string
+	var networks, publish, aliases []string
+	var stack string
 	req := &sluicev1.UpdateServiceRequest{}
 	cmd := &cobra.Command{
 		Use:   "update NAME",
@@ -52,8 +57,11 @@ func (a *app) serviceUpdate() *cobra.Command {
 		Args:  words("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.Service = args[0]
-			req.Networks, req.Publish = given(cmd, "network", networks), given(cmd, "publish", publish)
-			if req.Networks == nil && req.Publish == nil && len(req.PublishAdd)+len(req.PublishRm) == 0 && req.Scheduler == "" && req.Affinity == nil {
+			req.Networks, req.Publish, req.Aliases = given(cmd, "network", networks), given(cmd, "publish", publish), given(cmd, "alias", aliases)
+			if cmd.Flags().Changed("stack") {
+				req.Stack = &stack
+			}
+			if changesNothing(req) {
 				return fmt.Errorf("a flag that says what to change is missing")
 			}
 			resp, err := ask(cmd.Context(), a.slow("update service %q", req.Service),
@@ -72,9 +80,19 @@ func (a *app) serviceUpdate() *cobra.Command {
 	flags.StringArrayVar(&req.PublishRm, "publish-rm", nil, "publish a port no longer, a `SPEC` as \"service ls\" shows it; may be repeated")
 	flags.StringVar(&req.Scheduler, "scheduler", "", "how an endpoint is picked, `NAME` rr, wrr, lc, wlc, sh or mh")
 	flags.Var(affinityFlag{&req.Affinity}, "affinity", "`KIND` client-ip or client-ip=TIME as for create, or none")
+	flags.StringArrayVar(&aliases, "alias", nil, "all further `NAME`s of the service; may be repeated, or empty for none")
+	flags.StringVar(&stack, "stack", "", "`NAME` of what it belongs to, or empty for none")
+	flags.StringVar(&req.EndpointMode, "endpoint-mode", "", "`MODE` of its name on an overlay, vip or dnsrr")
 	flags.BoolVar(&req.Force, "force", false, "publish even port 22 and sluice's own ports")
 	out.addTo(cmd)
 	return cmd
+}
+
+// changesNothing tells whether an update names nothing that is to change.
+func changesNothing(req *sluicev1.UpdateServiceRequest) bool {
+	rest := proto.CloneOf(req)
+	rest.Service, rest.Force = "", false
+	return proto.Equal(rest, &sluicev1.UpdateServiceRequest{})
 }
 
 // given is a flag's list of values where the flag was given; empty ones say "none".
@@ -148,9 +166,9 @@ func (a *app) serviceRemove() *cobra.Command {
 }
 
 func serviceTable(p *page, services []*sluicev1.Service) {
-	p.row("NAME", "PORTS", "NETWORKS", "SCHEDULER", "AFFINITY", "ENDPOINTS", "ID", "NOTES")
+	p.row("NAME", "PORTS", "NETWORKS", "MODE", "SCHEDULER", "AFFINITY", "ENDPOINTS", "ID", "NOTES")
 	for _, s := range services {
-		p.row(s.GetName(), list(ports(s)), list(s.GetNetworks()), s.GetScheduler(), affinity(s.GetAffinity()),
+		p.row(s.GetName(), list(ports(s)), list(s.GetNetworks()), s.GetEndpointMode(), s.GetScheduler(), affinity(s.GetAffinity()),
 			number(len(s.GetEndpoints())), s.GetId(), strings.Join(conflicts(s.GetConflicts()), "; "))
 	}
 }
@@ -158,10 +176,16 @@ func serviceTable(p *page, services []*sluicev1.Service) {
 func servicePage(p *page, s *sluicev1.Service) {
 	p.row("Name:", s.GetName())
 	p.row("ID:", s.GetId())
+	p.row("Aliases:", list(s.GetAliases()))
+	p.row("Stack:", s.GetStack())
+	p.row("Endpoint mode:", s.GetEndpointMode())
 	p.row("Scheduler:", s.GetScheduler())
 	p.row("Affinity:", affinity(s.GetAffinity()))
 	p.row("Networks:", list(s.GetNetworks()))
-	p.row("Ports:", list(ports(s)))
+	for _, v := range s.GetVirtualAddresses() {
+		p.row("Virtual:", v.GetNetwork()+"="+list(v.GetAddresses()))
+	}
+	p.row("Ports:", strings.Join(ports(s), " "))
 	for _, claim := range s.GetConflicts() {
 		p.row("Conflict:", claim)
 	}
@@ -179,11 +203,29 @@ func servicePage(p *page, s *sluicev1.Service) {
 func ports(s *sluicev1.Service) []string {
 	var specs []string
 	for _, port := range s.GetPorts() {
-		published := number(port.GetPublished())
-		if port.GetAddress() != "" {
-			published = net.JoinHostPort(port.GetAddress(), published)
-		}
-		specs = append(specs, fmt.Sprintf("%s:%d/%s", published, port.GetTarget(), port.GetProtocol()))
+		specs = append(specs, portSpec(port))
 	}
 	return specs
 }
+
+func portSpec(port *sluicev1.PublishedPort) string {
+	published, target := number(port.GetPublished()), number(port.GetTarget())
+	if last := port.GetLast(); last != 0 {
+		published += "-" + number(last)
+		target += "-" + number(port.GetTarget()+last-port.GetPublished())
+	}
+	if addr := port.GetAddress(); addr != "" {
+		published = net.JoinHostPort(addr, published)
+	}
+	spec := []string{fmt.Sprintf("%s:%s/%s", published, target, port.GetProtocol())}
+	if port.GetMode() == modeHost {
+		spec = append(spec, "mode="+modeHost)
+	}
+	for _, source := range port.GetSources() {
+		spec = append(spec, "source="+source)
+	}
+	return strings.Join(spec, ",")
+}
+
+// modeHost is the mode of a port that does not go without saying.
+const modeHost = "host"

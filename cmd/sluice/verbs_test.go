@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sluice-mesh/sluice/internal/lab/golden"
+	"github.com/sluice-mesh/sluice/mesh"
 	sluicev1 "github.com/sluice-mesh/sluice/proto/sluice/v1"
 )
 
@@ -40,8 +41,25 @@ func nodeThree() *sluicev1.Node {
 func networkBack() *sluicev1.Network {
 	return &sluicev1.Network{
 		Id: "00000000000000b1", Name: "back", Subnets: []string{"10.192.16.0/20", "fd00:1:2:3::/64"},
-		Vni: 1048577, Mtu: 1450, Services: []string{"api", "web"},
+		Vni: 1048577, Mtu: 1450, Services: []string{"api", "web"}, Driver: "overlay",
 	}
+}
+
+func networkYard() *sluicev1.Network {
+	return &sluicev1.Network{
+		Id: "00000000000000b2", Name: "yard", Subnets: []string{"172.30.0.0/24", "fd00:9::/64"}, Gateways: []string{"172.30.0.254", "fd00:9::1"},
+		Driver: "bridge", Internal: true, NoIcc: true, DirectRouting: true,
+	}
+}
+
+// endpointJoined is on a bridge besides its service's networks.
+func endpointJoined() *sluicev1.Endpoint {
+	e := endpointWeb()
+	e.Attachments = append(e.Attachments, &sluicev1.Attachment{
+		Network: "yard", Addresses: []string{"172.30.0.7", "fd00:9::7"}, Interface: "net0", Driver: "bridge", Connected: true, DefaultRoute: true,
+		Mac: "02:00:00:00:00:07", GatewayPriority: 5, Aliases: []string{"db"}, Sysctls: []string{"net.ipv4.conf.IFNAME.log_martians=1"},
+	})
+	return e
 }
 
 func endpointWeb() *sluicev1.Endpoint {
@@ -49,17 +67,17 @@ func endpointWeb() *sluicev1.Endpoint {
 		Id: "00000000000000d1", Name: "web.1", Service: "web", Node: "one", State: "ready", Weight: 1,
 		Attachments: []*sluicev1.Attachment{
 			{Network: "ingress", Addresses: []string{"198.18.0.2", "fd00::2"}, Interface: "eth0"},
-			{Network: "back", Addresses: []string{"10.192.16.2"}, Interface: "eth1"},
+			{Network: "back", Addresses: []string{"10.192.16.2"}, Interface: "eth1", Driver: "overlay"},
 		},
 	}
 }
 
 func serviceWeb() *sluicev1.Service {
 	return &sluicev1.Service{
-		Id: "00000000000000c1", Name: "web", Networks: []string{"back"}, Scheduler: "rr", Affinity: durationpb.New(3 * time.Hour),
+		Id: "00000000000000c1", Name: "web", Networks: []string{"back"}, Scheduler: "rr", EndpointMode: "vip", Affinity: durationpb.New(3 * time.Hour),
 		Ports: []*sluicev1.PublishedPort{
-			{Protocol: "tcp", Published: 8080, Target: 80},
-			{Address: "2001:db8::9", Protocol: "udp", Published: 53, Target: 5353},
+			{Protocol: "tcp", Published: 8080, Target: 80, Mode: "ingress"},
+			{Address: "2001:db8::9", Protocol: "udp", Published: 53, Target: 5353, Mode: "ingress"},
 		},
 		Endpoints: []*sluicev1.Endpoint{endpointWeb()},
 		Conflicts: []string{"port tcp/8081 is published by service \"older\""},
@@ -136,6 +154,16 @@ func TestNodeRemove(t *testing.T) {
 func TestNetworkCreate(t *testing.T) {
 	checkForms(t, map[string]any{"CreateNetwork": &sluicev1.CreateNetworkResponse{Network: networkBack()}},
 		"network", "create", "back", "--subnet", "10.192.16.0/20", "--driver", "overlay")
+	t.Run("bridge", func(t *testing.T) {
+		checkForms(t, map[string]any{"CreateNetwork": &sluicev1.CreateNetworkResponse{Network: networkYard()}},
+			"network", "create", "yard", "--driver", "bridge", "--subnet", "172.30.0.0/24", "--subnet", "fd00:9::/64",
+			"--gateway", "172.30.0.254", "--internal", "--no-icc", "--mtu", "1400", "--direct-routing", "allow")
+	})
+}
+
+func TestNetworkInspect(t *testing.T) {
+	checkForms(t, map[string]any{"GetNetwork": &sluicev1.GetNetworkResponse{Network: networkYard(), Endpoints: []*sluicev1.Endpoint{endpointJoined()}}},
+		"network", "inspect", "yard")
 }
 
 func TestNetworkUpdate(t *testing.T) {
@@ -147,10 +175,10 @@ func TestNetworkUpdate(t *testing.T) {
 
 func TestNetworkList(t *testing.T) {
 	checkForms(t, map[string]any{"ListNetworks": &sluicev1.ListNetworksResponse{Networks: []*sluicev1.Network{
-		networkBack(),
+		networkBack(), networkYard(),
 		{
 			Id: "0000000000000001", Name: "ingress", Subnets: []string{"198.18.0.0/16"}, Vni: 1048576, Mtu: 1450,
-			Ingress: true, Conflicts: []string{"subnet 198.18.0.0/16 is network \"old\"'s"},
+			Ingress: true, Driver: "overlay", Conflicts: []string{"subnet 198.18.0.0/16 is network \"old\"'s"},
 		},
 	}}}, "network", "ls")
 }
@@ -163,6 +191,48 @@ func TestServiceCreate(t *testing.T) {
 	checkForms(t, map[string]any{"CreateService": &sluicev1.CreateServiceResponse{Service: serviceWeb()}},
 		"service", "create", "web", "--network", "back", "--network", "front", "--publish", "8080:80,mode=ingress",
 		"--publish", "[2001:db8::9]:53:5353/udp", "--scheduler", "rr", "--affinity", "client-ip", "--force")
+	t.Run("host", func(t *testing.T) {
+		checkForms(t, map[string]any{"CreateService": &sluicev1.CreateServiceResponse{Service: serviceHosted()}},
+			"service", "create", "dns", "--publish", "53:53/udp,mode=host", "--publish", "8000-8009:8000-8009,mode=host,source=192.0.2.0/24,source=2001:db8::/32",
+			"--alias", "names", "--alias", "ns", "--stack", "base", "--endpoint-mode", "dnsrr")
+	})
+}
+
+func serviceHosted() *sluicev1.Service {
+	return &sluicev1.Service{
+		Id: "00000000000000c2", Name: "dns", Scheduler: "rr", Aliases: []string{"names", "ns"}, Stack: "base", EndpointMode: "vip",
+		Networks: []string{"back"}, VirtualAddresses: []*sluicev1.VirtualAddress{{Network: "back", Addresses: []string{"10.192.30.9", "fd00:1:2:3::9"}}},
+		Ports: []*sluicev1.PublishedPort{
+			{Protocol: "udp", Published: 53, Target: 53, Mode: "host"},
+			{Address: "2001:db8::9", Protocol: "tcp", Published: 8000, Target: 8000, Last: 8009, Mode: "host", Sources: []string{"192.0.2.0/24", "2001:db8::/32"}},
+			{Protocol: "tcp", Published: 8080, Target: 80, Mode: "ingress", Sources: []string{"192.0.2.1/32"}},
+		},
+	}
+}
+
+// What a table says of a port is what --publish takes.
+func TestPortSpecs(t *testing.T) {
+	for _, want := range []string{
+		"8080:80/tcp", "192.0.2.1:53:5353/udp", "[2001:db8::9]:53:5353/udp", "8080:80/tcp,mode=host", "8080:80/sctp,source=192.0.2.0/24,source=2001:db8::/32",
+		"8000-8009:8000-8009/tcp,mode=host", "[::1]:8000-8009:8000-8009/udp,mode=host,source=192.0.2.0/24",
+	} {
+		ports, err := mesh.ParsePublish(want)
+		if err != nil || len(ports) != 1 {
+			t.Errorf("%s: %v, %v", want, ports, err)
+			continue
+		}
+		p := ports[0]
+		port := &sluicev1.PublishedPort{Protocol: string(p.Proto), Published: uint32(p.Published), Target: uint32(p.Target), Last: uint32(p.Last), Mode: string(p.Mode)}
+		if p.Addr.IsValid() {
+			port.Address = p.Addr.String()
+		}
+		for _, source := range p.Sources.Prefixes() {
+			port.Sources = append(port.Sources, source.String())
+		}
+		if got := portSpec(port); got != want || p.String() != want {
+			t.Errorf("%s is shown as %s, and package mesh says %s", want, got, p)
+		}
+	}
 }
 
 func TestServiceUpdate(t *testing.T) {
@@ -172,6 +242,9 @@ func TestServiceUpdate(t *testing.T) {
 	})
 	t.Run("all", func(t *testing.T) {
 		checkForms(t, answers, "service", "update", "web", "--publish", "81:80", "--publish", "82:80", "--network=")
+	})
+	t.Run("names", func(t *testing.T) {
+		checkForms(t, answers, "service", "update", "web", "--alias", "www", "--stack=", "--endpoint-mode", "dnsrr")
 	})
 }
 
@@ -211,6 +284,9 @@ func TestServiceHeld(t *testing.T) {
 func TestServiceInspect(t *testing.T) {
 	checkForms(t, map[string]any{"GetService": &sluicev1.GetServiceResponse{Service: serviceWeb()}},
 		"service", "inspect", "web")
+	t.Run("host", func(t *testing.T) {
+		checkForms(t, map[string]any{"GetService": &sluicev1.GetServiceResponse{Service: serviceHosted()}}, "service", "inspect", "dns")
+	})
 }
 
 func TestServiceRemove(t *testing.T) {
@@ -225,6 +301,31 @@ func TestEndpointAttach(t *testing.T) {
 	t.Run("pid", func(t *testing.T) {
 		checkForms(t, answers, "endpoint", "attach", "--service", "web", "--pid", "1234")
 	})
+	t.Run("networks", func(t *testing.T) {
+		checkForms(t, answers, "endpoint", "attach", "--service", "web", "--pid", "1234", "--network", "back",
+			"--network", "yard,ip=172.30.0.7,ip=fd00:9::7,mac=02:00:00:00:00:07,interface=net0,gw-priority=-5,alias=db,alias=sql,sysctl=net.ipv4.conf.IFNAME.log_martians=1")
+	})
+	f := startAgent(t, map[string]any{"AttachEndpoint": &sluicev1.AttachEndpointResponse{
+		Endpoint: endpointWeb(), Held: []*sluicev1.HeldPort{{Node: "one", Protocol: "udp", Published: 53, Holder: "endpoint dns.1"}},
+	}})
+	want := "sluice: one does not answer on 53/udp: held by endpoint dns.1\n"
+	if got := f.sluice(t, "endpoint", "attach", "--service", "web", "--pid", "1"); got.status != 0 || got.stderr != want {
+		t.Errorf("where a port is held: exit status %d, %q", got.status, got.stderr)
+	}
+}
+
+func TestEndpointConnect(t *testing.T) {
+	checkForms(t, map[string]any{"ConnectEndpoint": &sluicev1.ConnectEndpointResponse{Endpoint: endpointJoined()}},
+		"endpoint", "connect", "web.1", "yard", "--ip", "172.30.0.7", "--mac", "02:00:00:00:00:07", "--interface", "net0", "--gw-priority", "5",
+		"--alias", "db", "--sysctl", "net.ipv4.conf.IFNAME.log_martians=1")
+}
+
+func TestEndpointDisconnect(t *testing.T) {
+	checkForms(t, map[string]any{"DisconnectEndpoint": &sluicev1.DisconnectEndpointResponse{Endpoint: endpointWeb()}}, "endpoint", "disconnect", "web.1", "yard")
+}
+
+func TestEndpointInspect(t *testing.T) {
+	checkForms(t, map[string]any{"GetEndpoint": &sluicev1.GetEndpointResponse{Endpoint: endpointJoined()}}, "endpoint", "inspect", "web.1")
 }
 
 func TestEndpointDrain(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -129,11 +130,11 @@ func (k *Kernel) Captured() ([]Port, error) {
 			return nil, fmt.Errorf("look for captured ports: %w", err)
 		}
 		for _, e := range held.Elements {
-			p, err := capturedPort(e)
+			some, err := capturedPorts(e)
 			if err != nil {
 				return nil, fmt.Errorf("look for captured ports: set %s: %w", s.Name, err)
 			}
-			ports = append(ports, p)
+			ports = append(ports, some...)
 		}
 	}
 	return ports, nil
@@ -141,24 +142,58 @@ func (k *Kernel) Captured() ([]Port, error) {
 
 // captureSets are the sets of the host's table that say which ports are captured.
 func captureSets() []*plan.Set {
-	return []*plan.Set{
-		{Name: plan.Published, Key: []plan.Field{plan.FieldProto, plan.FieldPort}},
-		{Name: plan.PublishedAt4, Key: []plan.Field{plan.FieldIPv4, plan.FieldProto, plan.FieldPort}, Value: []plan.Field{plan.FieldIPv4}},
-		{Name: plan.PublishedAt6, Key: []plan.Field{plan.FieldIPv6, plan.FieldProto, plan.FieldPort}, Value: []plan.Field{plan.FieldIPv6}},
+	port := []plan.Field{plan.FieldProto, plan.FieldPort}
+	sets := []*plan.Set{{Name: plan.Published, Key: port}}
+	for _, f := range []struct {
+		address                                    plan.Field
+		meshed, hosted, hostedAt, ranged, rangedAt string
+	}{
+		{plan.FieldIPv4, plan.PublishedAt4, plan.Hosted4, plan.HostedAt4, plan.HostedRange4, plan.HostedRangeAt4},
+		{plan.FieldIPv6, plan.PublishedAt6, plan.Hosted6, plan.HostedAt6, plan.HostedRange6, plan.HostedRangeAt6},
+	} {
+		portAt, to := slices.Concat([]plan.Field{f.address}, port), []plan.Field{f.address, plan.FieldPort}
+		sets = append(
+			sets,
+			&plan.Set{Name: f.meshed, Key: portAt, Value: to[:1]},
+			&plan.Set{Name: f.hosted, Key: port, Value: to},
+			&plan.Set{Name: f.hostedAt, Key: portAt, Value: to},
+			&plan.Set{Name: f.ranged, Key: port, Value: to[:1], Ranges: true},
+			&plan.Set{Name: f.rangedAt, Key: portAt, Value: to[:1], Ranges: true},
+		)
 	}
+	return sets
 }
 
-func capturedPort(e plan.Element) (p Port, err error) {
+// capturedPorts are those of an element: one, or all of a range.
+func capturedPorts(e plan.Element) (ports []Port, err error) {
+	var p Port
 	parts := strings.Split(e.Key, plan.Join("", ""))
 	if len(parts) == 3 {
 		if p.Addr, err = netip.ParseAddr(parts[0]); err != nil {
-			return p, err
+			return nil, err
 		}
 		parts = parts[1:]
 	}
-	number, err := strconv.ParseUint(parts[1], 10, 16)
-	p.Proto, p.Number = parts[0], uint16(number)
-	return p, err
+	if len(parts) != 2 {
+		return nil, fmt.Errorf("element %s has %d parts", e.Key, len(parts))
+	}
+	from, to, ranged := strings.Cut(parts[1], "-")
+	first, err := strconv.ParseUint(from, 10, 16)
+	if err != nil {
+		return nil, err
+	}
+	last := first
+	if ranged {
+		if last, err = strconv.ParseUint(to, 10, 16); err != nil {
+			return nil, err
+		}
+	}
+	p.Proto = parts[0]
+	for n := first; n <= last; n++ {
+		p.Number = uint16(n)
+		ports = append(ports, p)
+	}
+	return ports, nil
 }
 
 // lookAtHost is the host with connections of its own, so that a look does not meet

@@ -286,6 +286,16 @@ func TestHeldByRules(t *testing.T) {
 	}
 }
 
+// series are so many ports from the first on.
+func series(first kernel.Port, count int) []kernel.Port {
+	ports := make([]kernel.Port, count)
+	for i := range ports {
+		ports[i] = first
+		ports[i].Number += uint16(i)
+	}
+	return ports
+}
+
 // What a plan has captured is read back from the kernel, and our own rules hold nothing.
 func TestCaptured(t *testing.T) {
 	inHost(t, func() {
@@ -298,12 +308,18 @@ func TestCaptured(t *testing.T) {
 			"two services":             {at("", "tcp", 8080), at("", "udp", 5353), at("", "udp", 8080)},
 			"published on one address": {at("192.0.2.11", "tcp", 8080), at("2001:db8::1", "tcp", 8080)},
 			"no service":               nil,
+			"hosted": {
+				at("", "tcp", 8080), at("", "tcp", 8083), at("127.0.0.1", "tcp", 8085),
+				at("192.0.2.11", "udp", 8081), at("192.0.2.11", "udp", 8084), at("2001:db8::1", "sctp", 8082),
+			},
+			"hosted ranges": append(series(at("", "udp", 8000), 1000), series(at("2001:db8::1", "tcp", 9000), 11)...),
 		} {
 			p := plan.Plan{Sandboxes: []*plan.Sandbox{{Name: plan.HostSandbox, Kind: plan.KindHost, Tables: plans(t)[name].Host().Tables}}}
 			mustApply(t, k, &p)
 			got, err := k.Captured()
 			slices.SortFunc(got, func(a, b kernel.Port) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
 			slices.SortFunc(want, func(a, b kernel.Port) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+			got = slices.Compact(got) // a port of a node's own is in the sets of both families
 			if err != nil || !slices.Equal(got, want) {
 				t.Errorf("%s: captured %v, %v, want %v", name, got, err, want)
 			}

@@ -684,7 +684,7 @@ type Service struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Unique in the cluster.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	// Names of its networks.
+	// Names of its networks, but for the ingress network.
 	Networks []string `protobuf:"bytes,3,rep,name=networks,proto3" json:"networks,omitempty"`
 	// Its published ports.
 	Ports []*PublishedPort `protobuf:"bytes,4,rep,name=ports,proto3" json:"ports,omitempty"`
