@@ -47,13 +47,14 @@ func Compile(local mesh.Local, snap *mesh.Snapshot, balancer Balancer, p *plan.P
 	b.firewall()
 	b.hostFirewall()
 	b.marks(fronts)
-	b.balancer.Balance(fronts, b.sbox)
+	b.balancer.Balance(fronts, b.entry())
 	b.capture(fronts)
 	if len(self.BlocksOf(net.ID)) > 0 {
 		b.door()
 		b.wayBack()
 		b.targets()
 	}
+	b.virtual()
 	for _, c := range snap.Conflicts {
 		p.Leave(plan.Reason(c.Reason), string(c.Kind)+" "+c.ID+" "+c.Claim, snap.Explain(c))
 	}

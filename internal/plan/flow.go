@@ -7,8 +7,8 @@ import (
 )
 
 // Flow is where conntrack may send the packets of established flows: a backend,
-// draining ones included. Flows to anywhere else are forgotten, and balanced anew.
-// It is its own key.
+// draining ones included, on one port or, where that is 0, on any. Flows to anywhere else
+// are forgotten, and balanced anew. It is its own key.
 type Flow struct {
 	Addr netip.Addr
 	Port uint16
