@@ -14,7 +14,7 @@ import (
 func (p *Plane) CreateNetwork(name string) error {
 	id := newID[mesh.NetworkID]()
 	return p.write(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
-		n, err := mesh.NewNetwork(snap, id, name, netip.Prefix{})
+		n, err := mesh.NewNetwork(snap, mesh.NetworkWish{ID: id, Name: name})
 		if err != nil {
 			return nil, err
 		}

@@ -15,7 +15,7 @@ import (
 func TestOvertakenSubnetsAreAddedAgain(t *testing.T) {
 	at := &clock{at: time.Unix(1000, 0)}
 	c, _ := member(t, scene.New(t, 1), at)
-	blue, err := mesh.NewNetwork(c.snapshot(), testID[mesh.NetworkID]('b', 1), "blue", netip.MustParsePrefix("10.9.0.0/24"))
+	blue, err := mesh.NewNetwork(c.snapshot(), mesh.NetworkWish{ID: testID[mesh.NetworkID]('b', 1), Name: "blue", Subnets: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/24")}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,13 +15,17 @@ type networkServer struct {
 
 // CreateNetwork makes a network on all nodes.
 func (s *networkServer) CreateNetwork(ctx context.Context, req *sluicev1.CreateNetworkRequest) (*sluicev1.CreateNetworkResponse, error) {
-	subnet, err := fromPrefix("subnet", req.GetSubnet(), netip.Prefix{})
-	if err != nil {
-		return nil, err
+	var subnets []netip.Prefix
+	if text := req.GetSubnet(); text != "" {
+		p, err := fromPrefix("subnet", text, netip.Prefix{})
+		if err != nil {
+			return nil, err
+		}
+		subnets = []netip.Prefix{p}
 	}
 	id := newID[mesh.NetworkID]()
-	err = s.write(ctx, func(snap *mesh.Snapshot) ([]mesh.Record, error) {
-		n, err := mesh.NewNetwork(snap, id, req.GetName(), subnet)
+	err := s.write(ctx, func(snap *mesh.Snapshot) ([]mesh.Record, error) {
+		n, err := mesh.NewNetwork(snap, mesh.NetworkWish{ID: id, Name: req.GetName(), Subnets: subnets})
 		if err != nil {
 			return nil, err
 		}

@@ -159,14 +159,15 @@ func (s *settling) claimed(n *Network) (four, six map[netip.Prefix]NodeID) {
 // claim takes a block whose IPv4 part is free. The IPv6 part of the same number may be taken,
 // where an older claim took a further subnet away: then it is the next one.
 func (s *settling) claim(n *Network, b Block, six map[netip.Prefix]NodeID) bool {
-	if six[b.V6] != "" {
+	reserved := n.virtual6()
+	if six[b.V6] != "" || b.V6 == reserved {
 		subnets := n.Subnets6()
 		i := 0
 		for count := parts(subnets, blockBits6); ; i++ {
 			if i == count {
 				return false
 			}
-			if b.V6 = part(subnets, blockBits6, i); six[b.V6] == "" {
+			if b.V6 = part(subnets, blockBits6, i); six[b.V6] == "" && b.V6 != reserved {
 				break
 			}
 		}

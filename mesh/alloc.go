@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
-	"strconv"
 )
 
 // The ranges that numbers and addresses are chosen from.
@@ -39,41 +38,6 @@ func NewIngress(subnet, pool netip.Prefix, seed uint64) *Network {
 		Subnet4: subnet.Masked(), Subnet6: ula(seed), Bits4: ingressBits4,
 		VNI: firstVNI, EntryVNI: firstVNI + 1, Pool: pool,
 	}
-}
-
-// NewNetwork returns a network whose VNI and subnets are chosen by hash of its
-// name over what is not taken. A valid subnet4 is used as it is.
-func NewNetwork(snap *Snapshot, id NetworkID, name string, subnet4 netip.Prefix) (*Network, error) {
-	n := &Network{ID: id, Name: name, Subnet4: subnet4, Bits4: blockBits4}
-	if err := ValidateName("network", name); err != nil {
-		return nil, err
-	}
-	if snap.NetworkNamed(name) != nil {
-		return nil, Refuse(NameTaken, "choose another name, or remove that network", "a network named %q exists", name)
-	}
-	var err error
-	if n.VNI, err = snap.freeVNI(name); err != nil {
-		return nil, err
-	}
-	if !subnet4.IsValid() {
-		ingress := snap.Network(IngressNetwork)
-		if ingress == nil {
-			return nil, Refuse(NotFound, "run sluice init or sluice join first", "this node is in no cluster")
-		}
-		if n.Subnet4, err = snap.freeSubnet(name, ingress.Pool); err != nil {
-			return nil, err
-		}
-	} else if err := snap.free(subnet4); err != nil {
-		return nil, err
-	}
-	n.Bits4 = max(n.Bits4, min(n.Subnet4.Bits()+2, 30))
-	for i := 0; ; i++ {
-		n.Subnet6 = ula(hash("ula", string(id), strconv.Itoa(i)))
-		if snap.free(n.Subnet6) == nil {
-			break
-		}
-	}
-	return n, n.Validate()
 }
 
 func (snap *Snapshot) freeVNI(name string) (VNI, error) {
@@ -156,6 +120,9 @@ func nth4(p netip.Prefix, bits, i int) netip.Prefix {
 	binary.BigEndian.PutUint32(a[:], n)
 	return netip.PrefixFrom(netip.AddrFrom4(a), bits)
 }
+
+// lastOf is the last address of an IPv4 prefix.
+func lastOf(p netip.Prefix) netip.Addr { return nth4(p, 32, 1<<(32-p.Bits())-1).Addr() }
 
 // nth is nth4 or, of an IPv6 prefix, nth6.
 func nth(p netip.Prefix, bits, i int) netip.Prefix {

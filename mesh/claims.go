@@ -88,7 +88,7 @@ type heldNetworks struct {
 // take gives a network what it was made with, unless an older one has a part of that.
 func (h *heldNetworks) take(n *Network) (lost Conflict, clashed bool) {
 	c := Conflict{Kind: KindNetwork, ID: string(n.ID)}
-	if winner, taken := h.vnis[n.VNI]; taken {
+	if winner, taken := h.vnis[n.VNI]; taken && !n.Bridged() {
 		c.Claim, c.Winner, c.Reason = "VNI "+strconv.Itoa(int(n.VNI)), string(winner), VNITaken
 		return c, true
 	}
@@ -99,7 +99,9 @@ func (h *heldNetworks) take(n *Network) (lost Conflict, clashed bool) {
 			return c, true
 		}
 	}
-	h.vnis[n.VNI] = n.ID
+	if !n.Bridged() {
+		h.vnis[n.VNI] = n.ID
+	}
 	if n.Ingress() {
 		h.vnis[n.EntryVNI] = n.ID
 	}

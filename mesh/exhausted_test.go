@@ -39,7 +39,7 @@ func TestNoSubnetIsLeft(t *testing.T) {
 	w := newWorld(t, 1)
 	pool := netip.MustParsePrefix("192.0.0.0/18") // four subnets, and node 1 is in one
 	for i := range 3 {
-		n, err := NewNetwork(w.state.Snapshot(), testID[NetworkID]('b', i+1), fmt.Sprintf("n%d", i), nth4(pool, subnetBits4, i+1))
+		n, err := newOverlay(w.state.Snapshot(), testID[NetworkID]('b', i+1), fmt.Sprintf("n%d", i), nth4(pool, subnetBits4, i+1))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -128,8 +128,8 @@ func (snap *Snapshot) fits(e *Endpoint, n *Network, asked []at, now uint64) erro
 	}
 	want := n.blockFor(asked)
 	for _, a := range asked {
-		if want.V4 == n.virtual() && a.addr.Is4() {
-			return Refuse(BadAddress, "choose an address outside of it", "%s is in %s, which network %q keeps for virtual addresses", a.addr, want.V4, n.Name)
+		if n.virtual4().Contains(a.addr) || n.virtual6().Contains(a.addr) {
+			return Refuse(BadAddress, "choose an address outside of it", "%s is in %s and %s, which network %q keeps for virtual addresses", a.addr, n.virtual4(), n.virtual6(), n.Name)
 		}
 		if want.V4.IsValid() && a.addr == want.Gateway4() || want.V6.IsValid() && (a.addr == want.Gateway6() || a.addr == want.V6.Addr()) {
 			return Refuse(BadAddress, "choose another one", "%s is the first of a node's block, which is the address of that node's sandbox", a.addr)

@@ -13,7 +13,7 @@ func fixedWorld(t *testing.T) (w *world, blue *Network) {
 	t.Helper()
 	w = newWorld(t, 2)
 	a := testID[NodeID]('a', 1)
-	blue, err := NewNetwork(w.state.Snapshot(), testID[NetworkID]('b', 1), "blue", netip.MustParsePrefix("10.0.0.0/24"))
+	blue, err := newOverlay(w.state.Snapshot(), testID[NetworkID]('b', 1), "blue", netip.MustParsePrefix("10.0.0.0/24"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestCheckFixedRefuses(t *testing.T) {
 	if spare4 == have.V4 {
 		spare4, spare6 = own.address(41)
 	}
-	virtual := blue.virtual().Addr().Next()
+	virtual := blue.virtual4().Addr().Next()
 	waiting := testEndpoint(7, 1, 1)
 	waiting.Fixed = []netip.Addr{spare4}
 	other4, _ := own.address(50)
@@ -238,7 +238,7 @@ func TestFixedAddressOfLostSubnet(t *testing.T) {
 	}{
 		"to a later write": {[2]uint64{0, 1000}, func(w *world, blue *Network) { w.grow(blue.ID, "10.0.11.0/24") }},
 		"to an older claim": {[2]uint64{1000, 0}, func(w *world, _ *Network) {
-			green, err := NewNetwork(w.state.Snapshot(), testID[NetworkID]('b', 2), "green", netip.MustParsePrefix("10.0.8.0/21"))
+			green, err := newOverlay(w.state.Snapshot(), testID[NetworkID]('b', 2), "green", netip.MustParsePrefix("10.0.8.0/21"))
 			if err != nil {
 				w.t.Fatalf("%v", err)
 			}
@@ -288,7 +288,7 @@ func TestFixedAddressOfLostSubnet(t *testing.T) {
 // What was asked for on a network that the service uses no longer keeps the endpoint from no other.
 func TestFixedAddressOfLeftNetwork(t *testing.T) {
 	w, _ := fixedWorld(t)
-	green, err := NewNetwork(w.state.Snapshot(), testID[NetworkID]('b', 2), "green", netip.MustParsePrefix("10.1.0.0/24"))
+	green, err := newOverlay(w.state.Snapshot(), testID[NetworkID]('b', 2), "green", netip.MustParsePrefix("10.1.0.0/24"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -90,7 +90,7 @@ func (s *side) act(t *rapid.T, id int) {
 		if rapid.Bool().Draw(t, "chosen") {
 			subnet = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(few("subnet"))}), 21+few("longer"))
 		}
-		if n, err := NewNetwork(snap, testID[NetworkID]('b', id), fmt.Sprintf("net%d", few("name")), subnet); err == nil {
+		if n, err := newOverlay(snap, testID[NetworkID]('b', id), fmt.Sprintf("net%d", few("name")), subnet); err == nil {
 			if subnet.IsValid() {
 				n.Bits4 = subnet.Bits() + 3 // seven blocks: sides choose the same
 			}

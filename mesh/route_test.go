@@ -29,7 +29,7 @@ func TestNetworksAvoidRoutes(t *testing.T) {
 	w := newWorld(t, 2)
 	w.lead(2, "10.192.0.0/11", "10.7.3.0/24", "10.8.0.0/16", "fd00::/8")
 	for i := range 30 {
-		n, err := NewNetwork(w.state.Snapshot(), testID[NetworkID]('b', i+1), fmt.Sprintf("n%d", i), netip.Prefix{})
+		n, err := newOverlay(w.state.Snapshot(), testID[NetworkID]('b', i+1), fmt.Sprintf("n%d", i), netip.Prefix{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,13 +44,13 @@ func TestNetworksAvoidRoutes(t *testing.T) {
 		"10.8.9.0/24": "", // asked for, within more that is led elsewhere
 		"10.9.0.0/16": "",
 	} {
-		_, err := NewNetwork(w.state.Snapshot(), testID[NetworkID]('b', 99), "given", netip.MustParsePrefix(subnet))
+		_, err := newOverlay(w.state.Snapshot(), testID[NetworkID]('b', 99), "given", netip.MustParsePrefix(subnet))
 		if ReasonOf(err) != want {
 			t.Errorf("%s: %v", subnet, err)
 		}
 	}
 	w.lead(2)
-	if _, err := NewNetwork(w.state.Snapshot(), testID[NetworkID]('b', 99), "given", netip.MustParsePrefix("10.8.0.0/16")); err != nil {
+	if _, err := newOverlay(w.state.Snapshot(), testID[NetworkID]('b', 99), "given", netip.MustParsePrefix("10.8.0.0/16")); err != nil {
 		t.Errorf("the routes are gone: %v", err)
 	}
 }
@@ -64,13 +64,13 @@ func TestPoolWithinRoute(t *testing.T) {
 	w.write(testID[NodeID]('a', 1), NetworkRecord(&ingress))
 	w.lead(1, "10.0.0.0/8", "10.192.16.0/21", "10.192.32.0/20")
 	for i := range 2 {
-		n, err := NewNetwork(w.state.Snapshot(), testID[NetworkID]('b', i+1), fmt.Sprintf("n%d", i), netip.Prefix{})
+		n, err := newOverlay(w.state.Snapshot(), testID[NetworkID]('b', i+1), fmt.Sprintf("n%d", i), netip.Prefix{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		w.write(testID[NodeID]('a', 1), NetworkRecord(n))
 	}
-	_, err := NewNetwork(w.state.Snapshot(), testID[NetworkID]('b', 9), "n9", netip.Prefix{})
+	_, err := newOverlay(w.state.Snapshot(), testID[NetworkID]('b', 9), "n9", netip.Prefix{})
 	exhausted(t, err, "networks have 2, 2 are where", `node "n1" has a route to 10.192.`, "(route dev eth0)", "0 are free")
 }
 

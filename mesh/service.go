@@ -1,9 +1,7 @@
 package mesh
 
 import (
-	"cmp"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 )
@@ -65,69 +63,18 @@ func Schedulers() []Scheduler {
 	return []Scheduler{RoundRobin, WeightedRoundRobin, LeastConn, WeightedLeastConn, SourceHash, Maglev}
 }
 
-// PublishMode says which nodes answer on a published port.
-type PublishMode string
-
-// The modes.
-const (
-	Meshed PublishMode = ""     // all, for the endpoints of all: "ingress"
-	Hosted PublishMode = "host" // those that have an endpoint of the service, for that one
-)
-
-// Sources are prefixes in their canonical text, sorted, joined by commas; empty: everybody.
-// It is text so that a PublishedPort can be compared.
-type Sources string
-
-// PublishedPort is one port that every node answers on, or a range of ports that a node
-// answers on for its own endpoint.
-type PublishedPort struct {
-	Addr      netip.Addr // only on this local address; the zero value: on all
-	Proto     Proto
-	Published uint16
-	Target    uint16 // the endpoint's port
-	Mode      PublishMode
-	Last      uint16  // Hosted only: the last port of a range, which keeps its numbers (Published equals Target); 0: one port
-	Sources   Sources // who may dial it
-}
-
-// String is the SPEC form: [ADDR:]PUBLISHED:TARGET/PROTO.
-func (p PublishedPort) String() string {
-	text := fmt.Sprintf("%d:%d/%s", p.Published, p.Target, p.Proto)
-	switch {
-	case !p.Addr.IsValid():
-		return text
-	case p.Addr.Is6():
-		return "[" + p.Addr.String() + "]:" + text
-	default:
-		return p.Addr.String() + ":" + text
-	}
-}
-
-// Front is what a client dials: "tcp/8080" or "192.0.2.1 tcp/8080".
-func (p PublishedPort) Front() string {
-	front := fmt.Sprintf("%s/%d", p.Proto, p.Published)
-	if p.Addr.IsValid() {
-		front = p.Addr.String() + " " + front
-	}
-	return front
-}
-
-// Overlaps tells whether one packet could be meant for both.
-func (p PublishedPort) Overlaps(q PublishedPort) bool {
-	return p.Proto == q.Proto && p.Published == q.Published &&
-		(!p.Addr.IsValid() || !q.Addr.IsValid() || p.Addr == q.Addr)
-}
-
-func comparePublished(a, b PublishedPort) int {
-	return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Published, b.Published), cmp.Compare(a.Target, b.Target))
-}
-
-// Uses returns the networks on which an endpoint of s has an interface.
+// Uses returns the networks on which an endpoint of s has an interface: its own, the ingress
+// network where it publishes a port on every node, and the default bridge where it publishes
+// ports of its nodes' own and is on no other network.
 func (s *Service) Uses() []NetworkID {
-	if len(s.Publish) == 0 {
+	switch {
+	case slices.ContainsFunc(s.Publish, func(p PublishedPort) bool { return p.Mode != Hosted }):
+		return append([]NetworkID{IngressNetwork}, s.Networks...)
+	case len(s.Publish) > 0 && len(s.Networks) == 0:
+		return []NetworkID{DefaultBridge}
+	default:
 		return s.Networks
 	}
-	return append([]NetworkID{IngressNetwork}, s.Networks...)
 }
 
 const (
@@ -181,43 +128,4 @@ func (s *Service) order() {
 	if !slices.IsSortedFunc(s.Publish, comparePublished) {
 		slices.SortFunc(s.Publish, comparePublished)
 	}
-}
-
-func (s *Service) validatePublish() error {
-	if len(s.Publish) > publishLimit {
-		return Refuse(BadPublish, fmt.Sprintf("publish at most %d ports per service", publishLimit), "service %s publishes %d ports", s.Name, len(s.Publish))
-	}
-	fronts := map[PublishedPort]bool{}
-	for _, p := range s.Publish {
-		if err := p.validate(); err != nil {
-			return err
-		}
-		front := PublishedPort{Addr: p.Addr, Proto: p.Proto, Published: p.Published}
-		anywhere := PublishedPort{Proto: p.Proto, Published: p.Published}
-		// The order puts publications on all addresses first.
-		if fronts[front] || fronts[anywhere] {
-			return Refuse(PortTaken, "name each port once", "service %s publishes %s twice", s.Name, p.Front())
-		}
-		fronts[front] = true
-	}
-	return nil
-}
-
-func (p PublishedPort) validate() error {
-	if p.Proto != TCP && p.Proto != UDP && p.Proto != SCTP {
-		return Refuse(BadPublish, "use tcp, udp or sctp", "protocol %.20q is not known", string(p.Proto))
-	}
-	if p.Published == 0 || p.Target == 0 {
-		return Refuse(BadPublish, "use ports from 1 to 65535", "%s has port 0", p)
-	}
-	if p.Addr.IsValid() && !publishable(p.Addr) {
-		return Refuse(BadAddress, "give one unicast address of the nodes", "%.60q is not an address to publish on", p.Addr)
-	}
-	return nil
-}
-
-// publishable leaves loopback in: a port may be for the node itself. A zone is any text, which
-// rules have no place for.
-func publishable(a netip.Addr) bool {
-	return a.IsLoopback() && !a.Is4In6() && a.Zone() == "" || validUnicast(a)
 }

@@ -17,7 +17,7 @@ func drawWorld(t *rapid.T) *world {
 	var nets []NetworkID
 	for i, name := range []string{"blue", "green"} {
 		// Small ones: 15 blocks of 4 addresses.
-		n, err := NewNetwork(w.state.Snapshot(), testID[NetworkID]('b', i+1), name, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i)}), 24))
+		n, err := newOverlay(w.state.Snapshot(), testID[NetworkID]('b', i+1), name, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i)}), 24))
 		if err != nil {
 			t.Fatalf("%v", err)
 		}
@@ -250,7 +250,7 @@ func TestSettlePartsOneAddress(t *testing.T) {
 func TestSettleWithoutRoom(t *testing.T) {
 	w := newWorld(t, 1)
 	a := testID[NodeID]('a', 1)
-	n, err := NewNetwork(w.state.Snapshot(), testID[NetworkID]('b', 1), "tiny", netip.MustParsePrefix("10.0.0.0/24"))
+	n, err := newOverlay(w.state.Snapshot(), testID[NetworkID]('b', 1), "tiny", netip.MustParsePrefix("10.0.0.0/24"))
 	if err != nil {
 		t.Fatal(err)
 	}

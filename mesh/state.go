@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"sync"
 )
 
 // State is the merged set of records. The zero value is empty and ready. It is
@@ -113,6 +114,8 @@ type Snapshot struct {
 	services  map[ServiceID]*Service
 	byService map[ServiceID][]*Endpoint
 	rests     map[at]resting // addresses that were left lately
+	byAge     []*Service     // the oldest claim first
+	virtual   func() map[virtualKey]Attachment
 }
 
 // Front is one published port and the service that holds it.
@@ -160,6 +163,7 @@ func (s *State) Snapshot() *Snapshot {
 	snap.settleNetworks(live)
 	snap.settlePorts(live)
 	snap.settleNodes()
+	snap.virtual = sync.OnceValue(snap.settleVirtual) // few ask: not those who only write
 	return snap
 }
 
@@ -227,6 +231,7 @@ func (snap *Snapshot) settlePorts(byAge []Record) {
 		if r.Kind != KindService {
 			continue
 		}
+		snap.byAge = append(snap.byAge, r.Service)
 		for _, p := range r.Service.Publish {
 			k := slot{p.Proto, p.Published}
 			i := slices.IndexFunc(held[k], func(f Front) bool { return f.Port.Overlaps(p) })

@@ -12,7 +12,7 @@ import (
 
 var sameViews = cmp.Options{
 	cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.EquateEmpty(),
-	cmpopts.IgnoreFields(Snapshot{}, "Rev"), cmp.AllowUnexported(Snapshot{}),
+	cmpopts.IgnoreFields(Snapshot{}, "Rev", "virtual"), cmp.AllowUnexported(Snapshot{}),
 }
 
 func TestMergeIsOrderFree(t *testing.T) {

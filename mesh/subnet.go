@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"encoding/binary"
+	"math/bits"
 	"net/netip"
 	"slices"
 )
@@ -137,23 +138,45 @@ func partOf(subnets []netip.Prefix, bits int, a netip.Addr) netip.Prefix {
 	return netip.Prefix{}
 }
 
-// virtual is the IPv4 block that is kept for virtual addresses, which belong to no node: the last
-// one of the subnet that the network was made with.
-func (n *Network) virtual() netip.Prefix {
-	return nth4(n.Subnet4, n.Bits4, n.virtualNumber())
+// virtualBits is the share of the first subnet that is kept for virtual addresses: an eighth.
+const virtualBits = 3
+
+// virtual4 is the part of the subnet that the network was made with that is kept for virtual
+// addresses, which belong to no node: its last eighth, of the ingress network its last block.
+func (n *Network) virtual4() netip.Prefix {
+	count := n.virtualBlocks()
+	length := n.Bits4 - bits.TrailingZeros(uint(count))
+	return nth4(n.Subnet4, length, 1<<(length-n.Subnet4.Bits())-1)
 }
 
-func (n *Network) virtualNumber() int { return 1<<(n.Bits4-n.Subnet4.Bits()) - 1 }
+// virtual6 is the block of the first IPv6 subnet with the number of the last IPv4 block, which no
+// node claimed before there were virtual addresses.
+func (n *Network) virtual6() netip.Prefix {
+	last := n.virtualNumber() + n.virtualBlocks() - 1
+	return nth6(n.Subnet6, last%parts([]netip.Prefix{n.Subnet6}, blockBits6))
+}
 
-// blockCount is how many blocks nodes can claim: all but that of virtual addresses.
+// virtualBlocks is how many blocks virtual4 has, a power of two.
+func (n *Network) virtualBlocks() int {
+	if n.Ingress() {
+		return 1
+	}
+	return 1 << max(0, n.Bits4-n.Subnet4.Bits()-virtualBits)
+}
+
+// virtualNumber is that of the first block in virtual4.
+func (n *Network) virtualNumber() int { return 1<<(n.Bits4-n.Subnet4.Bits()) - n.virtualBlocks() }
+
+// blockCount is how many blocks nodes can claim: all but those of virtual addresses.
 func (n *Network) blockCount() int {
-	return min(parts(n.Subnets4(), n.Bits4)-1, parts(n.Subnets6(), blockBits6))
+	kept := n.virtualBlocks()
+	return min(parts(n.Subnets4(), n.Bits4)-kept, parts(n.Subnets6(), blockBits6)-1)
 }
 
 // block is the i-th of them: an IPv4 and an IPv6 part of the same number.
 func (n *Network) block(i int) Block {
 	if i >= n.virtualNumber() {
-		i++
+		i += n.virtualBlocks()
 	}
 	four, six := n.Subnets4(), n.Subnets6()
 	return Block{Network: n.ID, V4: part(four, n.Bits4, i), V6: part(six, blockBits6, i%parts(six, blockBits6))}
@@ -167,8 +190,8 @@ func (n *Network) numberOf(b Block) int {
 	} else {
 		i = partNumber(n.Subnets6(), blockBits6, b.V6)
 	}
-	if i > n.virtualNumber() {
-		i--
+	if i >= n.virtualNumber() {
+		i = max(0, i-n.virtualBlocks())
 	}
 	return i
 }
@@ -192,8 +215,13 @@ func partNumber(subnets []netip.Prefix, bits int, p netip.Prefix) int {
 	return i
 }
 
-// has tells whether b is one of the blocks of n that nodes may claim.
+// has tells whether b is one of the blocks of n that nodes may hold. Nodes claimed blocks in
+// virtual4 before it was more than its last one, and keep those.
 func (n *Network) has(b Block) bool {
-	return b.V4.Bits() == n.Bits4 && partOf(n.Subnets4(), n.Bits4, b.V4.Addr()) == b.V4 && b.V4 != n.virtual() &&
-		b.V6.Bits() == blockBits6 && partOf(n.Subnets6(), blockBits6, b.V6.Addr()) == b.V6
+	if n.Bridged() {
+		return false
+	}
+	last := nth4(n.Subnet4, n.Bits4, n.virtualNumber()+n.virtualBlocks()-1)
+	return b.V4.Bits() == n.Bits4 && partOf(n.Subnets4(), n.Bits4, b.V4.Addr()) == b.V4 && b.V4 != last &&
+		b.V6.Bits() == blockBits6 && partOf(n.Subnets6(), blockBits6, b.V6.Addr()) == b.V6 && b.V6 != n.virtual6()
 }

@@ -183,3 +183,12 @@ func shuffled[T any](t *rapid.T, list []T) []T {
 }
 
 var _ fataler = (*testing.T)(nil)
+
+// newOverlay is an overlay with that IPv4 subnet, or with a chosen one.
+func newOverlay(snap *Snapshot, id NetworkID, name string, subnet4 netip.Prefix) (*Network, error) {
+	wish := NetworkWish{ID: id, Name: name}
+	if subnet4.IsValid() {
+		wish.Subnets = []netip.Prefix{subnet4}
+	}
+	return NewNetwork(snap, wish)
+}

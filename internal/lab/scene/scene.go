@@ -86,7 +86,7 @@ func (w *World) Settle() {
 // Network makes a user network.
 func (w *World) Network(name string) mesh.NetworkID {
 	w.tb.Helper()
-	n, err := mesh.NewNetwork(w.State.Snapshot(), id[mesh.NetworkID]('b', int(w.time)), name, netip.Prefix{})
+	n, err := mesh.NewNetwork(w.State.Snapshot(), mesh.NetworkWish{ID: id[mesh.NetworkID]('b', int(w.time)), Name: name})
 	if err != nil {
 		w.tb.Fatal(err)
 	}
