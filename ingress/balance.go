@@ -22,7 +22,7 @@ type Balancer interface {
 type Site struct {
 	Sandbox  *plan.Sandbox
 	Clients  string   // the device that clients' packets come in by, as nft takes it: "uplink" in quotes
-	Backends string   // the devices that lead to backends, in the same form
+	Backends string   // matches what leaves by a device that leads to backends
 	Dialled  []string // matches of forwarded packets that came to be balanced, whoever has their flow now
 	// Tracked: conntrack is to know the flows that IPVS has, as rules ask for their state or
 	// translate them further.

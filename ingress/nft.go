@@ -176,5 +176,5 @@ func (NFT) Admits(at Site) (input, forward []string) {
 			dialled+" meta mark 0 counter reject",
 		)
 	}
-	return nil, append(forward, fmt.Sprintf("iifname %s oifname %s ct status & dnat == dnat accept", at.Clients, at.Backends))
+	return nil, append(forward, fmt.Sprintf("iifname %s %s ct status & dnat == dnat accept", at.Clients, at.Backends))
 }

@@ -29,7 +29,7 @@ func (b *builder) sandbox() {
 // entry is ingress-sbox as what balances published ports.
 func (b *builder) entry() Site {
 	return Site{
-		Sandbox: b.sbox, Clients: `"` + plan.Uplink + `"`, Backends: fmt.Sprintf(`{ "%s", "%s" }`, plan.Tunnel, plan.DoorOut),
+		Sandbox: b.sbox, Clients: `"` + plan.Uplink + `"`, Backends: fmt.Sprintf(`oifname { "%s", "%s" }`, plan.Tunnel, plan.DoorOut),
 		Dialled: []string{fmt.Sprintf(`iifname "%s"`, plan.Uplink)},
 	}
 }
@@ -124,7 +124,7 @@ func (b *builder) firewall() {
 			six.Add(mac, block.V6.Addr().String())
 		}
 	}
-	back := b.entry().Backends
+	back := fmt.Sprintf(`{ "%s", "%s" }`, plan.Tunnel, plan.DoorOut)
 	table.Chain("antispoof", "type filter hook prerouting priority raw; policy accept;").
 		Rule(plan.ForeignSource(back, b.net.Bits4)...)
 	admitIn, admitOut := b.balancer.Admits(b.entry())

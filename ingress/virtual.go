@@ -39,7 +39,7 @@ func (b *builder) virtual() {
 			continue
 		}
 		i := inside{builder: b, net: n, at: Site{
-			Sandbox: s, Clients: callers(), Backends: fmt.Sprintf(`{ "%s*", "%s" }`, plan.EndpointLinks, plan.Tunnel),
+			Sandbox: s, Clients: callers(), Backends: fmt.Sprintf(`oifname != "%s"`, plan.WayOut),
 			Tracked: true, KeepsPort: true,
 		}}
 		i.build(on[n.ID])
@@ -64,7 +64,7 @@ func (i *inside) build(services []*mesh.Service) {
 		// All of them with one route. No device has such an address: it would be chosen as
 		// the source of ICMP errors made here.
 		i.at.Sandbox.Routes = append(i.at.Sandbox.Routes, plan.Route{Kind: plan.RouteLocal, Dst: part, Link: plan.Tunnel})
-		i.at.Dialled = append(i.at.Dialled, fmt.Sprintf("iifname %s ct original %s daddr %s", callers(), plan.FamilyOf(part.Addr()), part))
+		i.at.Dialled = append(i.at.Dialled, fmt.Sprintf("iifname %s ct direction original ct original %s daddr %s", callers(), plan.FamilyOf(part.Addr()), part))
 	}
 	i.balancer.Balance(fronts, i.at)
 	i.admit(table)

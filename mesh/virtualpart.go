@@ -2,9 +2,8 @@ package mesh
 
 import "net/netip"
 
-// VirtualParts are what the network keeps for virtual addresses, one a family.
+// VirtualParts are what an overlay keeps for the virtual addresses of services, one of each
+// family: no endpoint has an address from there.
 func (n *Network) VirtualParts() []netip.Prefix {
-	four := n.virtual()
-	six := part(n.Subnets6(), blockBits6, n.virtualNumber()%parts(n.Subnets6(), blockBits6))
-	return []netip.Prefix{four, six}
+	return []netip.Prefix{n.virtual4(), n.virtual6()}
 }

@@ -298,7 +298,7 @@ func (f *Fake) Dial(a ask, _ int) (seen, error) {
 func (f *Fake) OnePort(from string, at target, how How) (seen, error) {
 	var all seen
 	for _, place := range at.at {
-		w, err := f.walk(ask{from, place, at.port, how})
+		w, err := f.walk(ask{from: from, to: place, port: at.port, how: how})
 		if err != nil {
 			return all, err
 		}

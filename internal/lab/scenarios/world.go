@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/sluice-mesh/sluice/agent"
@@ -107,11 +108,44 @@ func newWorld(tb testing.TB) *world {
 }
 
 func (w *world) service(name string, f flags) error {
-	if f.publish == nil {
-		return fmt.Errorf("service %s publishes nothing", name)
+	if f.publish == nil && f.networks == nil {
+		return fmt.Errorf("service %s publishes nothing and is on no network", name)
 	}
-	w.Service(name, nil, f.publish...)
+	var networks []mesh.NetworkID
+	for _, network := range f.networks {
+		networks = append(networks, w.network(network))
+	}
+	w.Service(name, networks, f.publish...)
 	return w.editService(name, f.onto)
+}
+
+// network is the one of that name, made at its first use.
+func (w *world) network(name string) mesh.NetworkID {
+	if n := w.State.Snapshot().NetworkNamed(name); n != nil {
+		return n.ID
+	}
+	return w.Network(name)
+}
+
+// virtual is the address of "SERVICE@NETWORK"; the zero value for other places.
+func (w *world) virtual(place string, six bool) (netip.Addr, error) {
+	service, network, ok := strings.Cut(place, "@")
+	if !ok {
+		return netip.Addr{}, nil
+	}
+	snap := w.State.Snapshot()
+	s, n := snap.ServiceNamed(service), snap.NetworkNamed(network)
+	if s == nil || n == nil {
+		return netip.Addr{}, fmt.Errorf("there is no service or no network of %q", place)
+	}
+	a, ok := snap.Virtual(s.ID, n.ID)
+	if !ok {
+		return netip.Addr{}, fmt.Errorf("%s has no virtual address", place)
+	}
+	if six {
+		return a.V6, nil
+	}
+	return a.V4, nil
 }
 
 func (w *world) editService(name string, edit func(*mesh.Service)) error {
@@ -198,6 +232,7 @@ func (w *world) plans(balancer mesh.Balancer) map[string]*plan.Plan {
 type workload struct {
 	name, node, sandbox string
 	v4, v6              netip.Addr // on the ingress network
+	attached            []mesh.Attachment
 }
 
 // workloads are all endpoints, by name.
@@ -208,6 +243,7 @@ func (w *world) workloads() map[string]workload {
 		a, _ := e.On(mesh.IngressNetwork)
 		found[e.Name] = workload{
 			name: e.Name, node: snap.Node(e.Node).Name, sandbox: plan.EndpointSandbox(string(e.ID)), v4: a.V4, v6: a.V6,
+			attached: e.Attached,
 		}
 	}
 	return found
