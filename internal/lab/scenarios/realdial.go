@@ -58,18 +58,6 @@ func (a ask) addr() netip.AddrPort {
 	return netip.AddrPortFrom(address(a.to, a.how.Six), a.port)
 }
 
-// called is what scenarios call an address that an endpoint saw.
-func (f *Real) called(a netip.Addr) string {
-	for name, l := range f.living {
-		for _, at := range l.attached {
-			if at.Network != mesh.IngressNetwork && (at.V4 == a || at.V6 == a) {
-				return name
-			}
-		}
-	}
-	return calledSource(a)
-}
-
 // once asks once.
 func once(c probe.Client, proto mesh.Proto, to netip.AddrPort) (probe.Answer, error) {
 	if proto == mesh.TCP {
@@ -95,7 +83,7 @@ func (f *Real) Dial(a ask, expected int) (seen, error) {
 			if err != nil {
 				s.add(probe.Outcome(err), "")
 			} else {
-				s.add(answer.Name, f.called(answer.Source.Addr()))
+				s.add(answer.Name, f.world.called(answer.Source.Addr()))
 			}
 			if len(s.names) > expected || s.names[0] == silence {
 				break // that it is wrong is known

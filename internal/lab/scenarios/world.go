@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/sluice-mesh/sluice/agent"
@@ -117,35 +116,6 @@ func (w *world) service(name string, f flags) error {
 	}
 	w.Service(name, networks, f.publish...)
 	return w.editService(name, f.onto)
-}
-
-// network is the one of that name, made at its first use.
-func (w *world) network(name string) mesh.NetworkID {
-	if n := w.State.Snapshot().NetworkNamed(name); n != nil {
-		return n.ID
-	}
-	return w.Network(name)
-}
-
-// virtual is the address of "SERVICE@NETWORK"; the zero value for other places.
-func (w *world) virtual(place string, six bool) (netip.Addr, error) {
-	service, network, ok := strings.Cut(place, "@")
-	if !ok {
-		return netip.Addr{}, nil
-	}
-	snap := w.State.Snapshot()
-	s, n := snap.ServiceNamed(service), snap.NetworkNamed(network)
-	if s == nil || n == nil {
-		return netip.Addr{}, fmt.Errorf("there is no service or no network of %q", place)
-	}
-	a, ok := snap.Virtual(s.ID, n.ID)
-	if !ok {
-		return netip.Addr{}, fmt.Errorf("%s has no virtual address", place)
-	}
-	if six {
-		return a.V6, nil
-	}
-	return a.V4, nil
 }
 
 func (w *world) editService(name string, edit func(*mesh.Service)) error {
