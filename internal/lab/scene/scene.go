@@ -161,7 +161,7 @@ func All() map[string]func(w *World) {
 		},
 		"virtual": func(w *World) {
 			blue := []mesh.NetworkID{w.Network("blue")}
-			web := w.Service("web", blue)
+			web := w.Service("web", blue, web...)
 			w.Endpoint(web, "web.1", 1)
 			w.Endpoint(web, "web.2", 2)
 			shop := w.Service("shop", blue)
