@@ -16,7 +16,7 @@ func Compile(local mesh.Local, snap *mesh.Snapshot) *plan.Plan {
 	if snap.Node(local.ID) == nil || snap.Network(mesh.IngressNetwork) == nil {
 		return &p
 	}
-	bridge.Compile(local, &p)
+	bridge.Compile(local, snap, &p)
 	overlay.Compile(local, snap, &p)
 	ingress.Compile(local, snap, compilerOf(local.Balancer), &p)
 	keepPinned(local, snap, &p)

@@ -145,11 +145,11 @@ func (e *evidence) question(d dial, from client) trace.Question {
 	}
 	met := map[mesh.NodeID]bool{d.node.ID: true}
 	for _, f := range e.snap.Fronts {
-		if f.Port.Proto != d.proto || f.Port.Published != d.port {
+		if f.Port.Proto != d.proto || d.port < f.Port.Published || d.port > f.Port.End() {
 			continue
 		}
 		for _, endpoint := range e.snap.EndpointsOf(f.Service.ID) {
-			e.name(q.Names, endpoint)
+			e.name(q.Names, endpoint, d.node.ID)
 			if n := e.snap.Node(endpoint.Node); n != nil && !met[n.ID] {
 				met[n.ID] = true
 				q.Others = append(q.Others, e.node(n))
@@ -159,9 +159,13 @@ func (e *evidence) question(d dial, from client) trace.Question {
 	return q
 }
 
-func (e *evidence) name(names map[netip.Addr]string, endpoint *mesh.Endpoint) {
-	if a, ok := endpoint.On(mesh.IngressNetwork); ok {
-		names[a.V4], names[a.V6] = endpoint.Name, endpoint.Name
+// name names an endpoint's addresses: on the ingress network, and where it is on the node that
+// is dialled on all, since an address on a bridge means something there only.
+func (e *evidence) name(names map[netip.Addr]string, endpoint *mesh.Endpoint, dialled mesh.NodeID) {
+	for _, a := range endpoint.Attached {
+		if a.Network == mesh.IngressNetwork || endpoint.Node == dialled {
+			names[a.V4], names[a.V6] = endpoint.Name, endpoint.Name
+		}
 	}
 }
 

@@ -18,9 +18,9 @@ func heldBy(held []mesh.HeldPort) map[mesh.PublishedPort]string {
 	return by
 }
 
-func withoutTarget(p mesh.PublishedPort) mesh.PublishedPort {
-	p.Target = 0
-	return p
+// dialled is what a port is told by where only one can be it.
+func dialled(p mesh.PublishedPort) mesh.PublishedPort {
+	return mesh.PublishedPort{Addr: p.Addr, Proto: p.Proto, Published: p.Published}
 }
 
 // capture puts the published ports into the host's sets: the one thing that
@@ -33,7 +33,7 @@ func (b *builder) capture(fronts []Front) {
 	at6 := table.Map(plan.PublishedAt6, plan.FieldIPv6, plan.FieldIPv6, plan.FieldProto, plan.FieldPort)
 	published.Elements = slices.Grow(published.Elements, len(fronts))
 	for _, f := range fronts {
-		if by, held := b.held[withoutTarget(f.Port)]; held {
+		if by, held := b.held[dialled(f.Port)]; held {
 			b.plan.Leave(plan.PortHeld, f.String(), "held by "+by+" on this node: stop it or publish another port")
 			continue
 		}
@@ -46,6 +46,9 @@ func (b *builder) capture(fronts []Front) {
 		default:
 			at6.Put(f.At6.String(), a.String(), proto, port)
 		}
+		if from := f.Port.Sources.Prefixes(); len(from) > 0 {
+			table.AdmitOnly(plan.Ports{Addr: f.Port.Addr, Proto: proto, First: f.Port.Published}, from)
+		}
 	}
 }
 
@@ -53,21 +56,13 @@ func (b *builder) capture(fronts []Front) {
 func (b *builder) hostFirewall() {
 	table := b.host.Table("inet")
 	uplink4, uplink6 := plan.Uplink4(plan.UplinkSandboxNumber), plan.Uplink6(plan.UplinkSandboxNumber)
-	// Only what is meant for this node: traffic passing through to somebody
-	// else's same port has no local destination.
+	// After the node's own ports (package bridge).
 	table.Chain("capture", "").Rule(
-		// The kernel forwards nothing from or to a link-local address.
-		"ip6 saddr fe80::/10 return",
-		"ip6 daddr fe80::/10 return",
 		"dnat ip to ip daddr . meta l4proto . th dport map @published_at4",
 		"dnat ip6 to ip6 daddr . meta l4proto . th dport map @published_at6",
 		fmt.Sprintf("meta nfproto ipv4 meta l4proto . th dport @published dnat ip to %s", uplink4.Addr()),
 		fmt.Sprintf("meta nfproto ipv6 meta l4proto . th dport @published dnat ip6 to %s", uplink6.Addr()),
 	)
-	table.Chain("prerouting", "type nat hook prerouting priority dstnat; policy accept;").Rule(
-		fmt.Sprintf(`iifname != "%s" fib daddr type local jump capture`, plan.UplinkHost),
-	)
-	table.Chain("output", "type nat hook output priority -100; policy accept;").Rule("fib daddr type local jump capture")
 	// The client's address is kept, but for those that mean something on this node only.
 	table.Chain("postrouting", "").Rule(
 		fmt.Sprintf(`oifname "%s" fib saddr type local masquerade`, plan.UplinkHost),
@@ -87,7 +82,7 @@ func (b *builder) guards(table *plan.Table) {
 		fmt.Sprintf(`iifname != "%s" ip daddr %s counter drop`, plan.UplinkHost, plan.Uplink4(0).Masked()),
 		fmt.Sprintf(`iifname != "%s" ip6 daddr %s counter drop`, plan.UplinkHost, plan.Uplink6(0).Masked()),
 	)
-	table.Chain("guard", "type filter hook prerouting priority mangle; policy accept;").Rule(
+	table.Chain("guard", "").Rule(
 		fmt.Sprintf(`iifname "%s" ip daddr 127.0.0.0/8 ct state new counter drop`, plan.UplinkHost),
 		fmt.Sprintf(`iifname "%s" ip6 daddr ::1 ct state new counter drop`, plan.UplinkHost),
 	)

@@ -37,6 +37,9 @@ func (b *builder) fronts() []Front {
 	backends := make(map[mesh.ServiceID][]Backend, len(b.snap.Services))
 	fronts := make([]Front, 0, len(b.snap.Fronts))
 	for _, f := range b.snap.Fronts {
+		if f.Port.Mode == mesh.Hosted {
+			continue // each node has it for its own endpoints (package bridge)
+		}
 		front := Front{Front: f, Mark: marks.of(f.Port)}
 		number, ok := uplinks.of(f.Port.Addr)
 		if !ok {

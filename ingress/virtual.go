@@ -60,7 +60,7 @@ func (i *inside) build(services []*mesh.Service) {
 	table := i.at.Sandbox.Table("inet")
 	fronts := i.fronts(services)
 	i.mark(table, fronts)
-	for _, part := range i.net.VirtualParts() {
+	for _, part := range i.parts() {
 		// All of them with one route. No device has such an address: it would be chosen as
 		// the source of ICMP errors made here.
 		i.at.Sandbox.Routes = append(i.at.Sandbox.Routes, plan.Route{Kind: plan.RouteLocal, Dst: part, Link: plan.Tunnel})
@@ -109,9 +109,41 @@ func (i *inside) mark(table *plan.Table, fronts []Front) {
 		fmt.Sprintf("iifname %s meta mark set ip daddr map @virtual4", callers()),
 		fmt.Sprintf("iifname %s meta mark set ip6 daddr map @virtual6", callers()),
 	)
-	for _, part := range i.net.VirtualParts() {
+	for _, part := range i.parts() {
 		table.Chain("antispoof", "").Rule(fmt.Sprintf("iifname != %s %s counter drop", callers(), towards(part)))
 	}
+}
+
+// parts are what the network keeps for virtual addresses, without the blocks in there that nodes
+// have held since before it was kept.
+func (i *inside) parts() []netip.Prefix {
+	var held []netip.Prefix
+	for _, n := range i.snap.Nodes {
+		for _, b := range n.BlocksOf(i.net.ID) {
+			held = append(held, b.V4, b.V6)
+		}
+	}
+	var parts []netip.Prefix
+	for _, part := range i.net.VirtualParts() {
+		parts = append(parts, without(part, slices.DeleteFunc(slices.Clone(held), func(h netip.Prefix) bool { return !h.Overlaps(part) }))...)
+	}
+	return parts
+}
+
+// without are the largest prefixes of p that none of the others overlaps.
+func without(p netip.Prefix, others []netip.Prefix) []netip.Prefix {
+	if !slices.ContainsFunc(others, p.Overlaps) {
+		return []netip.Prefix{p}
+	}
+	if slices.ContainsFunc(others, func(o netip.Prefix) bool { return o.Overlaps(p) && o.Bits() <= p.Bits() }) {
+		return nil
+	}
+	half := p.Bits() + 1
+	low := netip.PrefixFrom(p.Addr(), half)
+	bytes := p.Addr().AsSlice()
+	bytes[p.Bits()/8] |= 1 << (7 - p.Bits()%8)
+	high, _ := netip.AddrFromSlice(bytes)
+	return append(without(low, others), without(netip.PrefixFrom(high, half), others)...)
 }
 
 // towards matches packets to a prefix.
@@ -125,7 +157,7 @@ func (i *inside) admit(table *plan.Table) {
 	nobody := table.Chain("nobody", "type filter hook input priority -1; policy accept;")
 	last := table.Chain("input", "")
 	last.Rule(input...)
-	for _, part := range i.net.VirtualParts() {
+	for _, part := range i.parts() {
 		refused := []string{towards(part) + " meta l4proto tcp counter reject with tcp reset", towards(part) + " counter reject"}
 		for _, rule := range refused {
 			nobody.Rule("meta mark 0 " + rule)

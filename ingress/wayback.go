@@ -134,6 +134,9 @@ func (b *builder) targets() {
 		}
 	}
 	for _, f := range b.snap.Fronts {
+		if f.Port.Mode == mesh.Hosted {
+			continue
+		}
 		for _, a := range local[f.Service.ID] {
 			proto, port := string(f.Port.Proto), strconv.Itoa(int(f.Port.Target))
 			// Two published ports may lead to one target.

@@ -8,6 +8,9 @@ import (
 
 // owns tells whether a pair is in a block of the node, and is no sandbox's.
 func (s *settling) owns(a Attachment) bool {
+	if n := s.snap.Network(a.Network); n != nil && n.Bridged() {
+		return n.hosts(a.V4) && n.hosts(a.V6)
+	}
 	for _, b := range s.node.BlocksOf(a.Network) {
 		if b.V4.Contains(a.V4) && b.V6.Contains(a.V6) && !b.own(a.V4) && !b.own(a.V6) {
 			return true
@@ -41,7 +44,7 @@ func (s *settling) open(a at, e *Endpoint) bool {
 // until is when the rest of a pair ends; 0: it does not rest.
 func (s *settling) until(a Attachment, service ServiceID) uint64 {
 	both := a.both()
-	return max(s.snap.restsUntil(both[0], service, s.now), s.snap.restsUntil(both[1], service, s.now))
+	return max(s.snap.restsUntil(both[0], s.node.ID, service, s.now), s.snap.restsUntil(both[1], s.node.ID, service, s.now))
 }
 
 // address picks a free pair by hash of the endpoint's ID, claiming one more block where the
@@ -49,7 +52,11 @@ func (s *settling) until(a Attachment, service ServiceID) uint64 {
 // rested first: an endpoint without an address, here or at a node that comes later, is worse
 // than one that a stranger may speak to, and by clocks that are wrong a rest may last for a day.
 func (s *settling) address(e *Endpoint, n *Network) (Attachment, error) {
-	if asked := s.snap.asked(e, n.ID); len(asked) > 0 {
+	asked := s.snap.asked(e, n.ID)
+	switch {
+	case n.Bridged():
+		return s.bridged(e, n, asked)
+	case len(asked) > 0:
 		return s.fixed(e, n, asked)
 	}
 	for {
@@ -193,7 +200,7 @@ func (s *settling) release() {
 	note := func(a at) {
 		n := s.snap.Network(a.network)
 		switch {
-		case n == nil:
+		case n == nil || n.Bridged():
 		case a.addr.Is4():
 			used[netip.PrefixFrom(a.addr, n.Bits4).Masked()] = true
 		default:
@@ -205,7 +212,7 @@ func (s *settling) release() {
 	}
 	for a, r := range s.snap.rests {
 		if r.until > s.now {
-			note(a)
+			note(a.at)
 		}
 	}
 	first := map[NetworkID]bool{}

@@ -30,3 +30,20 @@ func BenchmarkSnapshotOfNetworks(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkSnapshotOfServices is about services that publish one port each.
+func BenchmarkSnapshotOfServices(b *testing.B) {
+	for _, count := range []int{100, 10_000} {
+		b.Run(fmt.Sprint(count), func(b *testing.B) {
+			w := newWorld(b, 1)
+			for i := range count {
+				s := testService(i+1, tcp(uint16(i+1)))
+				s.Networks = []NetworkID{testID[NetworkID]('b', 1)}
+				w.write(testID[NodeID]('a', 1), ServiceRecord(s))
+			}
+			for b.Loop() {
+				w.state.Snapshot()
+			}
+		})
+	}
+}

@@ -109,5 +109,8 @@ func (e *Endpoint) Validate() error {
 	if len(e.Left) > leftLimit {
 		return Refuse(BadRecord, "update the node that wrote it", "endpoint %s left %d addresses, the limit is %d", e.Name, len(e.Left), leftLimit)
 	}
+	if err := e.validateJoined(); err != nil {
+		return err
+	}
 	return e.validateFixed()
 }

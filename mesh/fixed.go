@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -53,7 +54,8 @@ func (snap *Snapshot) CheckFixed(e *Endpoint, now uint64) error {
 		return nil
 	}
 	found := 0
-	for _, id := range service.Uses() {
+	networks := e.Networks(service)
+	for _, id := range networks {
 		asked := snap.asked(e, id)
 		if found += len(asked); len(asked) == 0 {
 			continue
@@ -71,7 +73,7 @@ func (snap *Snapshot) CheckFixed(e *Endpoint, now uint64) error {
 		return nil
 	}
 	for _, a := range e.Fixed {
-		if !snap.anyContains(service.Uses(), a) {
+		if !snap.anyContains(networks, a) {
 			return notIn(service, a)
 		}
 	}
@@ -91,7 +93,7 @@ func notIn(service *Service, a netip.Addr) error {
 // It is to have that one or none, since others were told of it. What it asked for on a network that
 // its service uses no longer is over.
 func (snap *Snapshot) stranded(e *Endpoint, service *Service, id NetworkID) error {
-	uses := service.Uses()
+	uses := e.Networks(service)
 	for _, a := range e.Fixed {
 		answered := func(asked at) bool { return asked.addr.Is4() == a.Is4() }
 		if snap.anyContains(uses, a) || slices.ContainsFunc(snap.asked(e, id), answered) {
@@ -114,7 +116,10 @@ func (snap *Snapshot) checkWished(e *Endpoint, a at) error {
 		if other.ID == e.ID || !slices.Contains(other.Fixed, a.addr) {
 			continue
 		}
-		if s := snap.Service(other.Service); s != nil && slices.Contains(s.Uses(), a.network) {
+		if n := snap.Network(a.network); n != nil && n.Bridged() && other.Node != e.Node {
+			continue
+		}
+		if s := snap.Service(other.Service); s != nil && slices.Contains(other.Networks(s), a.network) {
 			return Refuse(AddressTaken, "choose another address, or detach that endpoint", "%s is asked for by endpoint %q", a.addr, other.Name)
 		}
 	}
@@ -126,6 +131,9 @@ func (snap *Snapshot) fits(e *Endpoint, n *Network, asked []at, now uint64) erro
 	if len(asked) > 2 || len(asked) == 2 && asked[0].addr.Is4() == asked[1].addr.Is4() {
 		return Refuse(BadValue, "give one address of each family for each network", "endpoint %s asks for several of one family on network %q", e.Name, n.Name)
 	}
+	if n.Bridged() {
+		return cmp.Or(n.fitsBridge(asked), snap.checkAllHeld(e, n, asked, now))
+	}
 	want := n.blockFor(asked)
 	for _, a := range asked {
 		if n.virtual4().Contains(a.addr) || n.virtual6().Contains(a.addr) {
@@ -134,9 +142,9 @@ func (snap *Snapshot) fits(e *Endpoint, n *Network, asked []at, now uint64) erro
 		if want.V4.IsValid() && a.addr == want.Gateway4() || want.V6.IsValid() && (a.addr == want.Gateway6() || a.addr == want.V6.Addr()) {
 			return Refuse(BadAddress, "choose another one", "%s is the first of a node's block, which is the address of that node's sandbox", a.addr)
 		}
-		if err := snap.checkHeld(e, n, a, now); err != nil {
-			return err
-		}
+	}
+	if err := snap.checkAllHeld(e, n, asked, now); err != nil {
+		return err
 	}
 	for _, node := range snap.Nodes {
 		for _, b := range node.BlocksOf(n.ID) {
@@ -174,7 +182,7 @@ func (snap *Snapshot) emptyFrom(node *Node, b Block) uint64 {
 	}
 	until := uint64(0)
 	for a, r := range snap.rests {
-		if a.network == b.Network && (b.V4.Contains(a.addr) || b.V6.Contains(a.addr)) {
+		if a.at.network == b.Network && (b.V4.Contains(a.at.addr) || b.V6.Contains(a.at.addr)) {
 			until = max(until, r.until)
 		}
 	}
@@ -184,6 +192,15 @@ func (snap *Snapshot) emptyFrom(node *Node, b Block) uint64 {
 // clock is a time of records as people read it.
 func clock(micros uint64) string { return time.UnixMicro(int64(micros)).UTC().Format(time.RFC3339) }
 
+func (snap *Snapshot) checkAllHeld(e *Endpoint, n *Network, asked []at, now uint64) error {
+	for _, a := range asked {
+		if err := snap.checkHeld(e, n, a, now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // checkHeld refuses what another endpoint of the same node has, or some other had a moment ago.
 func (snap *Snapshot) checkHeld(e *Endpoint, n *Network, a at, now uint64) error {
 	for _, other := range snap.Endpoints {
@@ -192,7 +209,7 @@ func (snap *Snapshot) checkHeld(e *Endpoint, n *Network, a at, now uint64) error
 			return Refuse(AddressTaken, "choose another address, or detach that endpoint", "%s is the address of endpoint %q", a.addr, other.Name)
 		}
 	}
-	if until := snap.restsUntil(a, e.Service, now); until != 0 {
+	if until := snap.restsUntil(a, e.Node, e.Service, now); until != 0 {
 		return Refuse(AddressRests, "choose another address, or try again then", "%s was that of an endpoint of another service, and is given to nobody until %s",
 			a.addr, clock(until))
 	}
@@ -218,7 +235,7 @@ func (snap *Snapshot) Unmet(e *Endpoint) error {
 	if service == nil {
 		return nil
 	}
-	for _, id := range service.Uses() {
+	for _, id := range e.Networks(service) {
 		have, _ := e.On(id)
 		for _, a := range snap.asked(e, id) {
 			if a.addr == have.V4 || a.addr == have.V6 {
@@ -241,10 +258,8 @@ func (s *settling) fixed(e *Endpoint, n *Network, asked []at) (Attachment, error
 	if err := s.snap.fits(e, n, asked, s.now); err != nil {
 		return Attachment{}, err
 	}
-	for _, a := range asked { // to one that was looked at just now
-		if other := s.holder[a]; other != "" && other != e.ID {
-			return Attachment{}, Refuse(AddressTaken, "choose another address, or detach that endpoint", "%s is the address of endpoint %q", a.addr, s.snap.nameOf(KindEndpoint, string(other)))
-		}
+	if err := s.unheld(e, asked); err != nil {
+		return Attachment{}, err
 	}
 	b, err := s.blockWith(n, n.blockFor(asked))
 	if err != nil {
@@ -268,6 +283,16 @@ func (s *settling) fixed(e *Endpoint, n *Network, asked []at) (Attachment, error
 		return Attachment{}, Refuse(PoolExhausted, "choose an address of another block", "block %s with %s has no IPv4 address left: %d of %d are used", b.V6, b.V4, b.size()-1, b.size()-1)
 	}
 	return a, nil
+}
+
+// unheld refuses what was given to another endpoint that was looked at just now.
+func (s *settling) unheld(e *Endpoint, asked []at) error {
+	for _, a := range asked {
+		if other := s.holder[a]; other != "" && other != e.ID {
+			return Refuse(AddressTaken, "choose another address, or detach that endpoint", "%s is the address of endpoint %q", a.addr, s.snap.nameOf(KindEndpoint, string(other)))
+		}
+	}
+	return nil
 }
 
 // blockWith is the node's block that has the wanted parts, claimed where nobody has it.
@@ -334,5 +359,5 @@ func (s *settling) partner6(e *Endpoint, b Block, v4 netip.Addr) netip.Addr {
 
 // spare tells whether an endpoint may be given an address that it did not ask for.
 func (s *settling) spare(a at, e *Endpoint) bool {
-	return s.open(a, e) && s.snap.restsUntil(a, e.Service, s.now) == 0
+	return s.open(a, e) && s.snap.restsUntil(a, s.node.ID, e.Service, s.now) == 0
 }

@@ -61,23 +61,34 @@ type HostedFront struct {
 	At       Attachment // where the endpoint is reached: on its gateway's network
 }
 
-// Hosted are the ports that a node answers on for its own endpoints, the oldest claim first,
+// Hosted are the ports that a node answers on for its own ready endpoints, the oldest claim first,
 // and those that an endpoint could not have because another has them.
 func (snap *Snapshot) Hosted(node NodeID) (held []HostedFront, lost []HostedFront) {
+	type reached struct {
+		endpoint *Endpoint
+		at       Attachment
+	}
+	local := map[ServiceID][]reached{}
+	for _, e := range snap.Endpoints {
+		if e.Node != node || e.State != Ready {
+			continue
+		}
+		if at, ok := snap.Gateway(e); ok {
+			local[e.Service] = append(local[e.Service], reached{e, at})
+		}
+	}
+	var ports heldPorts
 	for _, f := range snap.Fronts {
 		if f.Port.Mode != Hosted {
 			continue
 		}
-		for _, e := range snap.EndpointsOf(f.Service.ID) {
-			at, ok := snap.Gateway(e)
-			if e.Node != node || !ok {
-				continue
-			}
-			h := HostedFront{f.Service, e, f.Port, at}
-			if slices.ContainsFunc(held, func(o HostedFront) bool { return o.Port.Overlaps(h.Port) }) {
+		for _, r := range local[f.Service.ID] {
+			h := HostedFront{f.Service, r.endpoint, f.Port, r.at}
+			if _, taken := ports.overlapped(h.Port); taken {
 				lost = append(lost, h)
 				continue
 			}
+			ports.add(h.Port, len(held))
 			held = append(held, h)
 		}
 	}

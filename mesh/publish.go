@@ -8,32 +8,32 @@ import (
 	"strings"
 )
 
-// rangeLimit is how many ports one SPEC may publish.
+// rangeLimit is how many PublishedPorts one SPEC may make.
 const rangeLimit = 1024
 
-const publishExample = "write it like 8080:80, 53:5353/udp, 192.0.2.1:8080:80, [2001:db8::1]:8080:80 or 8000-8009:9000-9009/tcp"
+const publishExample = "write it like 8080:80, 53:5353/udp, 192.0.2.1:8080:80, [2001:db8::1]:8080:80, 8000-8009:9000-9009/tcp or 8080:80,mode=host"
 
 func badPublish(spec, why string, args ...any) error {
 	return Refuse(BadPublish, publishExample, "publish %.80q: %s", spec, fmt.Sprintf(why, args...))
 }
 
-// ParsePublish reads [ADDR:]PUBLISHED[-END]:TARGET[-END][/PROTO][,OPTION...] and
-// returns one PublishedPort a port. What PublishedPort.String gives parses to the same.
+// ParsePublish reads [ADDR:]PUBLISHED[-END]:TARGET[-END][/PROTO][,OPTION...]. It returns one
+// PublishedPort a port, and one for a whole range that keeps its numbers on its node alone
+// (mode=host). What PublishedPort.String gives parses to the same.
 func ParsePublish(spec string) ([]PublishedPort, error) {
-	head, options, _ := strings.Cut(spec, ",")
-	if err := checkPublishOptions(spec, options); err != nil {
+	head, options, optioned := strings.Cut(spec, ",")
+	form, err := parsePublishOptions(spec, options, optioned)
+	if err != nil {
 		return nil, err
 	}
-	proto := TCP
 	ports, named, ok := strings.Cut(head, "/")
-	if ok {
-		proto = Proto(named)
+	if form.Proto = TCP; ok {
+		form.Proto = Proto(named)
 	}
-	if proto != TCP && proto != UDP && proto != SCTP {
-		return nil, badPublish(spec, "protocol %.20q is not tcp, udp or sctp", string(proto))
+	if form.Proto != TCP && form.Proto != UDP && form.Proto != SCTP {
+		return nil, badPublish(spec, "protocol %.20q is not tcp, udp or sctp", string(form.Proto))
 	}
-	addr, ports, err := cutPublishAddr(spec, ports)
-	if err != nil {
+	if form.Addr, ports, err = cutPublishAddr(spec, ports); err != nil {
 		return nil, err
 	}
 	left, right, ok := strings.Cut(ports, ":")
@@ -51,36 +51,60 @@ func ParsePublish(spec string) ([]PublishedPort, error) {
 	if published.count != target.count {
 		return nil, badPublish(spec, "%d published ports cannot lead to %d target ports", published.count, target.count)
 	}
+	return form.ranged(spec, published, target)
+}
+
+// ranged is p for each port of a range, or for all of them where that is one.
+func (p PublishedPort) ranged(spec string, published, target portRange) ([]PublishedPort, error) {
+	p.Published, p.Target = published.first, target.first
+	if p.Mode == Hosted && published.first == target.first && published.count > 1 {
+		p.Last = published.first + uint16(published.count-1)
+		return []PublishedPort{p}, nil
+	}
+	if published.count > rangeLimit {
+		return nil, badPublish(spec, "the range has %d ports, the limit is %d, but for mode=host with the same numbers on both sides", published.count, rangeLimit)
+	}
 	list := make([]PublishedPort, published.count)
 	for i := range list {
-		list[i] = PublishedPort{Addr: addr, Proto: proto, Published: published.first + uint16(i), Target: target.first + uint16(i)}
+		list[i] = p
+		p.Published, p.Target = p.Published+1, p.Target+1
 	}
 	return list, nil
 }
 
-// checkPublishOptions refuses what is in the grammar but not built, and what is not in the grammar.
-func checkPublishOptions(spec, options string) error {
-	if options == "" {
-		if strings.HasSuffix(spec, ",") {
-			return badPublish(spec, "an option is missing after the comma")
-		}
-		return nil
+// parsePublishOptions takes each option once, but for sources. It refuses what is in the grammar
+// but not built, and what is not in the grammar.
+func parsePublishOptions(spec, options string, optioned bool) (PublishedPort, error) {
+	var form PublishedPort
+	if !optioned {
+		return form, nil
 	}
+	var sources []string
+	moded := false
 	for option := range strings.SplitSeq(options, ",") {
 		key, value, _ := strings.Cut(option, "=")
 		switch {
+		case option == "":
+			return form, badPublish(spec, "an option is missing after the comma")
+		case key == "mode" && moded:
+			return form, badPublish(spec, "mode is given twice")
 		case option == "mode=ingress":
+			moded = true
 		case option == "mode=host":
-			return Refuse(Unsupported, "leave mode=host out: the port is then published on every node", "publish %.80q: mode host is not built yet", spec)
+			form.Mode, moded = Hosted, true
 		case key == "source" && value != "":
-			return Refuse(Unsupported, "leave source= out and limit who may connect in the firewall of each host", "publish %.80q: source= is not built yet", spec)
+			sources = append(sources, value)
 		case key == "nodes" && value != "":
-			return Refuse(Unsupported, "leave nodes= out: the port is then published on every node", "publish %.80q: nodes= is not built yet", spec)
+			return form, Refuse(Unsupported, "leave nodes= out: the port is then published on every node", "publish %.80q: nodes= is not built yet", spec)
 		default:
-			return badPublish(spec, "option %.40q is not mode=ingress, mode=host, source=CIDR or nodes=LABEL=VALUE", option)
+			return form, badPublish(spec, "option %.40q is not mode=ingress, mode=host, source=CIDR or nodes=LABEL=VALUE", option)
 		}
 	}
-	return nil
+	var err error
+	if form.Sources, err = ParseSources(strings.Join(sources, ",")); err != nil {
+		return form, fmt.Errorf("publish %.80q: %w", spec, err)
+	}
+	return form, nil
 }
 
 // cutPublishAddr takes the address off the front. An IPv6 address is in brackets, so
@@ -135,11 +159,7 @@ func parsePorts(spec, what, s string) (portRange, error) {
 	if last < first {
 		return portRange{}, badPublish(spec, "the %s range %d-%d runs backwards", what, first, last)
 	}
-	count := int(last) - int(first) + 1
-	if count > rangeLimit {
-		return portRange{}, badPublish(spec, "the %s range has %d ports, the limit is %d", what, count, rangeLimit)
-	}
-	return portRange{first, count}, nil
+	return portRange{first, int(last) - int(first) + 1}, nil
 }
 
 func parsePort(spec, what, s string) (uint16, error) {
@@ -156,16 +176,17 @@ const sshPort = 22
 // node off from the others: ssh, and the ports of sluice itself.
 func CheckReserved(ports []PublishedPort, own ...uint16) error {
 	for _, p := range ports {
+		in := func(port uint16) bool { return p.Published <= port && port <= p.End() }
 		whose := ""
-		switch {
-		case p.Proto == TCP && p.Published == sshPort:
-			whose = "ssh's"
-		case slices.Contains(own, p.Published):
-			whose = "sluice's own"
+		switch i := slices.IndexFunc(own, in); {
+		case p.Proto == TCP && in(sshPort):
+			whose = fmt.Sprintf("%d is ssh's", sshPort)
+		case i >= 0:
+			whose = fmt.Sprintf("%d is sluice's own", own[i])
 		default:
 			continue
 		}
-		return Refuse(PortReserved, "choose another port, or use --force", "port %s is %s", p.Front(), whose)
+		return Refuse(PortReserved, "choose another port, or use --force", "port %s: %s", p.Front(), whose)
 	}
 	return nil
 }

@@ -83,18 +83,15 @@ func (s *Service) validatePublish() error {
 	if len(s.Publish) > publishLimit {
 		return Refuse(BadPublish, fmt.Sprintf("publish at most %d ports per service", publishLimit), "service %s publishes %d ports", s.Name, len(s.Publish))
 	}
-	fronts := map[PublishedPort]bool{}
+	var held heldPorts
 	for _, p := range s.Publish {
 		if err := p.validate(); err != nil {
 			return err
 		}
-		front := PublishedPort{Addr: p.Addr, Proto: p.Proto, Published: p.Published}
-		anywhere := PublishedPort{Proto: p.Proto, Published: p.Published}
-		// The order puts publications on all addresses first.
-		if fronts[front] || fronts[anywhere] {
+		if _, taken := held.overlapped(p); taken {
 			return Refuse(PortTaken, "name each port once", "service %s publishes %s twice", s.Name, p.Front())
 		}
-		fronts[front] = true
+		held.add(p, 0)
 	}
 	return nil
 }
@@ -103,13 +100,26 @@ func (p PublishedPort) validate() error {
 	if p.Proto != TCP && p.Proto != UDP && p.Proto != SCTP {
 		return Refuse(BadPublish, "use tcp, udp or sctp", "protocol %.20q is not known", string(p.Proto))
 	}
+	if p.Mode != Meshed && p.Mode != Hosted {
+		return Refuse(BadPublish, "use mode ingress or host", "publish mode %.20q is not known", string(p.Mode))
+	}
 	if p.Published == 0 || p.Target == 0 {
 		return Refuse(BadPublish, "use ports from 1 to 65535", "%s has port 0", p)
+	}
+	if p.Last != 0 && (p.Mode != Hosted || p.Published != p.Target || p.Last <= p.Published) {
+		return Refuse(BadPublish, "publish single ports instead", "%s is no range that keeps its numbers on its own node", p)
 	}
 	if p.Addr.IsValid() && !publishable(p.Addr) {
 		return Refuse(BadAddress, "give one unicast address of the nodes", "%.60q is not an address to publish on", p.Addr)
 	}
-	return nil
+	if p.Sources == "" {
+		return nil
+	}
+	s, err := ParseSources(string(p.Sources))
+	if err == nil && s != p.Sources {
+		err = Refuse(BadPublish, "write "+string(s), "sources %.80q are not in order", string(p.Sources))
+	}
+	return err
 }
 
 // publishable leaves loopback in: a port may be for the node itself. A zone is any text, which

@@ -32,6 +32,12 @@ type at struct {
 	addr    netip.Addr
 }
 
+// rested is an address that rests: of a bridge, which each node has for itself, on one node.
+type rested struct {
+	at   at
+	node NodeID
+}
+
 func (a Attachment) both() [2]at { return [2]at{{a.Network, a.V4}, {a.Network, a.V6}} }
 
 // resting is until when an address rests, and for what service it does not.
@@ -97,9 +103,10 @@ func (e *Endpoint) leftBy(time uint64) bool {
 
 // rest notes what a record frees. What rests no more when the newest record is written is
 // left out: the present is later still, and tombstones are many.
-func (snap *Snapshot) rest(r Record, since, seen uint64) {
-	freed, by := r.Freed, r.FreedBy
+func (snap *Snapshot) rest(r Record, since, seen uint64, bridged func(NetworkID) bool) {
+	freed, by, node := r.Freed, r.FreedBy, r.Version.Writer
 	if r.Endpoint != nil {
+		node = r.Endpoint.Node
 		freed, by = r.Endpoint.Left, r.Endpoint.Service
 		if since != 0 { // of a node that was removed: nobody wrote a tombstone
 			freed = r.Endpoint.freed()
@@ -110,7 +117,11 @@ func (snap *Snapshot) rest(r Record, since, seen uint64) {
 		if until <= seen {
 			continue
 		}
-		for _, a := range (Attachment{f.Network, f.V4, f.V6}).both() {
+		for _, one := range (Attachment{f.Network, f.V4, f.V6}).both() {
+			a := rested{at: one}
+			if bridged(f.Network) {
+				a.node = node
+			}
 			if have := snap.rests[a]; have.until < until || have.until == until && have.service < by {
 				snap.rests[a] = resting{until, by}
 			}
@@ -118,10 +129,14 @@ func (snap *Snapshot) rest(r Record, since, seen uint64) {
 	}
 }
 
-// restsUntil is until when an address may not be given to an endpoint of a service that it was
-// not one of; 0: it may.
-func (snap *Snapshot) restsUntil(a at, service ServiceID, now uint64) uint64 {
-	r := snap.rests[a]
+// restsUntil is until when an address may not be given to a node's endpoint of a service that it
+// was not one of; 0: it may.
+func (snap *Snapshot) restsUntil(a at, node NodeID, service ServiceID, now uint64) uint64 {
+	key := rested{at: a}
+	if n := snap.networks[a.network]; n != nil && n.Bridged() {
+		key.node = node
+	}
+	r := snap.rests[key]
 	if r.until <= now || service != "" && r.service == service {
 		return 0
 	}

@@ -109,6 +109,9 @@ func (s *Service) Validate() error {
 			return Refuse(BadValue, "publish a port instead: that puts the service on it", "service %s names the ingress network", s.Name)
 		}
 	}
+	if err := s.validateNames(); err != nil {
+		return err
+	}
 	return s.validatePublish()
 }
 
@@ -128,4 +131,31 @@ func (s *Service) order() {
 	if !slices.IsSortedFunc(s.Publish, comparePublished) {
 		slices.SortFunc(s.Publish, comparePublished)
 	}
+	if !slices.IsSorted(s.Aliases) {
+		slices.Sort(s.Aliases)
+	}
+}
+
+// validateNames refuses names and virtual addresses that the service cannot have.
+func (s *Service) validateNames() error {
+	if err := ValidateAliases(s.Aliases); err != nil {
+		return err
+	}
+	if s.Stack != "" {
+		if err := ValidateName("stack", s.Stack); err != nil {
+			return err
+		}
+	}
+	if s.Mode != "" && s.Mode != VirtualIP && s.Mode != RoundRobinDNS {
+		return Refuse(BadValue, "use vip or dnsrr", "service %s has endpoint mode %.20q", s.Name, string(s.Mode))
+	}
+	if len(s.Virtual) > networkLimit {
+		return Refuse(BadRecord, "update the node that wrote it", "service %s has %d virtual addresses, the limit is %d", s.Name, len(s.Virtual), networkLimit)
+	}
+	for i, a := range s.Virtual {
+		if validID(string(a.Network)) != nil || !a.V4.Is4() || !a.V6.Is6() || !validUnicast(a.V4) || !validUnicast(a.V6) || i > 0 && a.Network <= s.Virtual[i-1].Network {
+			return Refuse(BadRecord, "update the node that wrote it", "service %s has virtual addresses %.60q and %.60q", s.Name, a.V4, a.V6)
+		}
+	}
+	return nil
 }

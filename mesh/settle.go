@@ -74,7 +74,7 @@ func newSettling(snap *Snapshot, held *Node, local []*Endpoint, now uint64) sett
 				s.hold(a, e.ID)
 			}
 		}
-		for _, id := range service.Uses() {
+		for _, id := range e.Networks(service) {
 			for _, a := range snap.asked(e, id) {
 				if s.wished[a] == "" {
 					s.wished[a] = e.ID
@@ -124,12 +124,12 @@ func (s *settling) slot() error {
 }
 
 // attach returns the endpoint with an address on each network that its service
-// uses and that exists, keeping those it has.
+// uses or it has joined and that exists, keeping those it has.
 func (s *settling) attach(e *Endpoint, service *Service, needed map[NetworkID]bool) (*Endpoint, error) {
 	next := e.clone()
 	next.Attached = nil
 	var refused error
-	for _, id := range service.Uses() {
+	for _, id := range e.Networks(service) {
 		n := s.snap.Network(id)
 		if n == nil {
 			continue

@@ -93,6 +93,12 @@ func (s *State) Records() []Record {
 	return slices.SortedFunc(maps.Values(s.records), compareRecords)
 }
 
+// bridged tells whether a network is a bridge.
+func (s *State) bridged(id NetworkID) bool {
+	n := s.records[Key{KindNetwork, string(id)}].Network
+	return n != nil && n.Bridged()
+}
+
 func compareRecords(a, b Record) int { return a.Key().Compare(b.Key()) }
 
 // Snapshot is an immutable, sorted view of a State. Its nouns are shared and must not be changed.
@@ -113,9 +119,9 @@ type Snapshot struct {
 	networks  map[NetworkID]*Network // without those that lost their VNI or subnet
 	services  map[ServiceID]*Service
 	byService map[ServiceID][]*Endpoint
-	rests     map[at]resting // addresses that were left lately
-	byAge     []*Service     // the oldest claim first
-	virtual   func() map[virtualKey]Attachment
+	rests     map[rested]resting // addresses that were left lately
+	byAge     []*Service         // the oldest claim first
+	virtual   func() map[ServiceID][]Attachment
 }
 
 // Front is one published port and the service that holds it.
@@ -136,17 +142,17 @@ func (s *State) Snapshot() *Snapshot {
 		networks:  map[NetworkID]*Network{},
 		services:  map[ServiceID]*Service{},
 		byService: map[ServiceID][]*Endpoint{},
-		rests:     map[at]resting{},
+		rests:     map[rested]resting{},
 	}
 	live := make([]Record, 0, len(s.records))
 	for _, r := range s.records {
 		switch removed, ok := s.removalOf(r); {
 		case r.Deleted:
-			snap.rest(r, r.Version.Time, s.seen)
+			snap.rest(r, r.Version.Time, s.seen, s.bridged)
 		case ok:
-			snap.rest(r, max(r.Version.Time, removed.Version.Time), s.seen)
+			snap.rest(r, max(r.Version.Time, removed.Version.Time), s.seen, s.bridged)
 		default:
-			snap.rest(r, 0, s.seen)
+			snap.rest(r, 0, s.seen, s.bridged)
 			live = append(live, r)
 		}
 	}
@@ -221,27 +227,30 @@ func (snap *Snapshot) settleNames(byAge []Record) {
 	}
 }
 
+// settlePorts leaves a port to the oldest claim: one that all nodes answer on to one service, and
+// one that nodes answer on for their own endpoints to all that publish it so; see Hosted.
 func (snap *Snapshot) settlePorts(byAge []Record) {
-	type slot struct {
-		proto Proto
-		port  uint16
-	}
-	held := map[slot][]Front{}
+	var meshed, hosted heldPorts // by number in Fronts
 	for _, r := range byAge {
 		if r.Kind != KindService {
 			continue
 		}
 		snap.byAge = append(snap.byAge, r.Service)
 		for _, p := range r.Service.Publish {
-			k := slot{p.Proto, p.Published}
-			i := slices.IndexFunc(held[k], func(f Front) bool { return f.Port.Overlaps(p) })
-			if i >= 0 {
-				snap.Conflicts = append(snap.Conflicts, Conflict{r.Kind, r.ID, "port " + p.Front(), string(held[k][i].Service.ID), PortTaken})
+			winner, taken := meshed.overlapped(p)
+			mine := &hosted
+			if p.Mode != Hosted {
+				mine = &meshed
+				if i, also := hosted.overlapped(p); also && (!taken || i < winner) {
+					winner, taken = i, true
+				}
+			}
+			if taken {
+				snap.Conflicts = append(snap.Conflicts, Conflict{r.Kind, r.ID, "port " + p.Front(), string(snap.Fronts[winner].Service.ID), PortTaken})
 				continue
 			}
-			f := Front{r.Service, p}
-			held[k] = append(held[k], f)
-			snap.Fronts = append(snap.Fronts, f)
+			mine.add(p, len(snap.Fronts))
+			snap.Fronts = append(snap.Fronts, Front{r.Service, p})
 		}
 	}
 }

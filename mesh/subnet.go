@@ -51,6 +51,9 @@ func (n *Network) Contains(a netip.Addr) bool {
 
 // Grow is the network with further subnets, claimed at the time now. What has an address keeps it.
 func (snap *Snapshot) Grow(n *Network, subnets []netip.Prefix, now uint64) (*Network, error) {
+	if n.Bridged() {
+		return nil, Refuse(Unsupported, "make another network: an endpoint may be on several", "bridge network %s has one subnet of each family, and no further ones", n.Name)
+	}
 	next := *n
 	next.More = slices.Clone(n.More)
 	for _, p := range subnets {

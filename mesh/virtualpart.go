@@ -1,9 +1,96 @@
 package mesh
 
-import "net/netip"
+import (
+	"encoding/binary"
+	"net/netip"
+)
 
-// VirtualParts are what an overlay keeps for the virtual addresses of services, one of each
-// family: no endpoint has an address from there.
-func (n *Network) VirtualParts() []netip.Prefix {
-	return []netip.Prefix{n.virtual4(), n.virtual6()}
+// VirtualParts are what an overlay keeps for virtual addresses, one a family.
+func (n *Network) VirtualParts() []netip.Prefix { return []netip.Prefix{n.virtual4(), n.virtual6()} }
+
+// virtualPart is what one network keeps for virtual addresses, and which of them are taken.
+type virtualPart struct {
+	network   *Network
+	four, six netip.Prefix
+	count     int
+	taken     map[int]bool          // by number
+	blocks    map[netip.Prefix]bool // that nodes hold since before they were for virtual addresses
+	full      bool
+}
+
+// virtualParts are those of all networks that are built and whose services have virtual addresses.
+func (snap *Snapshot) virtualParts() map[NetworkID]*virtualPart {
+	parts := map[NetworkID]*virtualPart{}
+	for id, n := range snap.networks {
+		if n.Bridged() || n.Ingress() {
+			continue
+		}
+		part := &virtualPart{network: n, four: n.virtual4(), six: n.virtual6(), taken: map[int]bool{}}
+		// Neither the first, which is no host's, nor the last, which is the subnet's broadcast address.
+		part.count = 1<<(32-part.four.Bits()) - 2
+		parts[id] = part
+	}
+	for _, node := range snap.Nodes {
+		for _, b := range node.Blocks {
+			if part := parts[b.Network]; part != nil && part.four.Contains(b.V4.Addr()) {
+				if part.blocks == nil {
+					part.blocks = map[netip.Prefix]bool{}
+				}
+				part.blocks[b.V4] = true
+			}
+		}
+	}
+	return parts
+}
+
+func (p *virtualPart) start(id ServiceID) int {
+	return int(hash("virtual", string(id)) % uint64(p.count))
+}
+
+// pair is the pair of addresses with a number from 0 on.
+func (p *virtualPart) pair(i int) Attachment {
+	six := p.six.Addr().As16()
+	binary.BigEndian.PutUint64(six[8:], uint64(i+2))
+	return Attachment{p.network.ID, nth4(p.four, 32, i+1).Addr(), netip.AddrFrom16(six)}
+}
+
+// number is the inverse of pair, of what is in the part.
+func (p *virtualPart) number(a Attachment) int {
+	have, base := a.V4.As4(), p.four.Addr().As4()
+	return int(binary.BigEndian.Uint32(have[:])-binary.BigEndian.Uint32(base[:])) - 1
+}
+
+// has tells whether a is a pair of the part. It may come from anybody.
+func (p *virtualPart) has(a Attachment) bool {
+	if !p.four.Contains(a.V4) {
+		return false
+	}
+	i := p.number(a)
+	return i >= 0 && i < p.count && p.pair(i) == a
+}
+
+// free tells whether a pair of the part is nobody's.
+func (p *virtualPart) free(a Attachment) bool {
+	if p.taken[p.number(a)] {
+		return false
+	}
+	return p.blocks == nil || !p.blocks[netip.PrefixFrom(a.V4, p.network.Bits4).Masked()]
+}
+
+func (p *virtualPart) give(a Attachment) { p.taken[p.number(a)] = true }
+
+// next is the first pair that is free, from the one with the number start on.
+func (p *virtualPart) next(start int) (Attachment, bool) {
+	for i := range p.count {
+		if p.full {
+			break
+		}
+		if n := (start + i) % p.count; !p.taken[n] {
+			if a := p.pair(n); p.free(a) {
+				return a, true
+			}
+		}
+	}
+	p.full = true
+	return Attachment{}, false
 }

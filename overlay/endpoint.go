@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"cmp"
 	"net/netip"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
@@ -13,27 +14,29 @@ import (
 // The default route is on the ingress interface where there is one: a UDP server
 // that binds no address then answers from the address it was asked on, since
 // the kernel takes the source from the route.
-func attach(p *plan.Plan, e *mesh.Endpoint, a mesh.Attachment, n *mesh.Network, mtu int) {
-	inside := plan.IngressLink
-	if !n.Ingress() {
-		inside = plan.NetworkLink(uint32(n.VNI))
+func (c *compiler) attach(e *mesh.Endpoint, a mesh.Attachment, n *mesh.Network) {
+	wish, _ := e.JoinedTo(n.ID)
+	inside, mtu := plan.NetworkLink(uint32(n.VNI)), c.mtuOf(n)
+	if n.Ingress() {
+		inside = plan.IngressLink
 	}
-	outside := plan.EndpointLink(a.V4)
-	s := p.Sandbox(plan.NetworkSandbox(uint32(n.VNI)), plan.KindNetwork)
-	ep := p.Sandbox(plan.EndpointSandbox(string(e.ID)), plan.KindEndpoint)
+	inside = cmp.Or(wish.Interface, inside)
+	outside, mac := plan.EndpointLink(a.V4), plan.MAC(wish.MAC)
+	s := c.plan.Sandbox(plan.NetworkSandbox(uint32(n.VNI)), plan.KindNetwork)
+	ep := c.plan.Sandbox(plan.EndpointSandbox(string(e.ID)), plan.KindEndpoint)
 
 	s.Links = append(s.Links, plan.Link{
-		Name: outside, Kind: plan.LinkVeth, MTU: mtu, Peer: plan.Peer{Sandbox: ep.Name, Link: inside},
+		Name: outside, Kind: plan.LinkVeth, MTU: mtu, Peer: plan.Peer{Sandbox: ep.Name, Link: inside, MAC: mac},
 	})
 	ep.Links = append(ep.Links, plan.Link{
-		Name: inside, Kind: plan.LinkVeth, MTU: mtu, Peer: plan.Peer{Sandbox: s.Name, Link: outside},
+		Name: inside, Kind: plan.LinkVeth, MAC: mac, MTU: mtu, Peer: plan.Peer{Sandbox: s.Name, Link: outside},
 	})
 	s.Sysctls = append(
 		s.Sysctls,
 		plan.Sysctl{Key: "net/ipv4/conf/" + outside + "/proxy_arp", Value: "1"},
 		plan.Sysctl{Key: "net/ipv4/neigh/" + outside + "/proxy_delay", Value: "0"},
 	)
-	ep.Sysctls = append(ep.Sysctls, plan.WithIPv6(inside), plan.Sysctl{Key: "net/ipv6/conf/" + inside + "/accept_ra", Value: "0"})
+	ep.Sysctls = append(ep.Sysctls, plan.Inside(inside, wish.Sysctls)...)
 	s.Addrs = append(s.Addrs, plan.Addr{Link: outside, Prefix: linkLocal()})
 	ep.Addrs = append(
 		ep.Addrs,
@@ -46,7 +49,7 @@ func attach(p *plan.Plan, e *mesh.Endpoint, a mesh.Attachment, n *mesh.Network, 
 		plan.Route{Kind: plan.RouteDev, Dst: single(a.V6), Link: outside},
 	)
 	reached := n.Subnets()
-	if n.ID == e.Attached[0].Network { // sorted, and the ingress network's ID is the least
+	if way, ok := c.snap.Gateway(e); ok && way.Network == n.ID {
 		reached = []netip.Prefix{everything4(), everything6()}
 	}
 	for _, dst := range reached {

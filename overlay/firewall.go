@@ -22,18 +22,18 @@ func (b *builder) firewall(snap *mesh.Snapshot) {
 		fmt.Sprintf(`iifname "%s*" meta nfproto ipv4 iifname . ip saddr != @sources4 counter drop`, plan.EndpointLinks),
 		fmt.Sprintf(`iifname "%s*" meta nfproto ipv6 iifname . ip6 saddr != @sources6 counter drop`, plan.EndpointLinks),
 	)
-	isolate := table.Chain("isolate", "type filter hook forward priority filter; policy drop;")
-	isolate.Rule(
+	table.Chain("isolate", "type filter hook forward priority filter; policy drop;").Rule(
 		"ct state established,related accept",
 		"ct state invalid counter drop",
-		// A segment of a mesh flow that nobody remembers would leave by the way out,
-		// from another address than the client dialled: an endpoint's own flows begin with SYN.
-		fmt.Sprintf(`iifname "%s*" oifname "%s" tcp flags & (fin | syn | rst | ack) != syn counter drop`, plan.EndpointLinks, plan.WayOut),
-		fmt.Sprintf(`iifname "%s*" oifname "%s" accept`, plan.EndpointLinks, plan.WayOut),
 	)
+	if !b.net.Internal {
+		b.outward(table)
+	}
 	if !b.net.Ingress() {
 		b.blocks(snap, table)
-		isolate.Rule(
+	}
+	if !b.net.Ingress() && !b.net.Apart {
+		table.Chain("isolate", "").Rule(
 			fmt.Sprintf(`iifname "%[1]s*" oifname "%[1]s*" accept`, plan.EndpointLinks),
 			fmt.Sprintf(`iifname "%s*" oifname "%s" accept`, plan.EndpointLinks, plan.Tunnel),
 			fmt.Sprintf(`iifname "%s" oifname "%s*" accept`, plan.Tunnel, plan.EndpointLinks),
@@ -43,6 +43,28 @@ func (b *builder) firewall(snap *mesh.Snapshot) {
 		"ct state established,related accept",
 		"meta l4proto { icmp, ipv6-icmp } accept",
 	)
+}
+
+// outward lets endpoints speak to the world, and the world to the ports that this node answers
+// on for them.
+func (b *builder) outward(table *plan.Table) {
+	isolate := table.Chain("isolate", "")
+	isolate.Rule(
+		// A segment of a mesh flow that nobody remembers would leave by the way out,
+		// from another address than the client dialled: an endpoint's own flows begin with SYN.
+		fmt.Sprintf(`iifname "%s*" oifname "%s" tcp flags & (fin | syn | rst | ack) != syn counter drop`, plan.EndpointLinks, plan.WayOut),
+		fmt.Sprintf(`iifname "%s*" oifname "%s" accept`, plan.EndpointLinks, plan.WayOut),
+	)
+	four := table.Set("hosted4", plan.FieldIPv4, plan.FieldProto, plan.FieldPort)
+	six := table.Set("hosted6", plan.FieldIPv6, plan.FieldProto, plan.FieldPort)
+	ranges4, ranges6 := table.Set("hosted_range4", four.Key...), table.Set("hosted_range6", six.Key...)
+	ranges4.Ranges, ranges6.Ranges = true, true
+	for _, set := range []*plan.Set{four, ranges4} {
+		isolate.Rule(fmt.Sprintf(`iifname "%s" ip daddr . meta l4proto . th dport @%s accept`, plan.WayOut, set.Name))
+	}
+	for _, set := range []*plan.Set{six, ranges6} {
+		isolate.Rule(fmt.Sprintf(`iifname "%s" ip6 daddr . meta l4proto . th dport @%s accept`, plan.WayOut, set.Name))
+	}
 }
 
 // blocks lets a peer's tunnel end send only from the blocks its node claims.

@@ -27,27 +27,61 @@ func Compile(local mesh.Local, snap *mesh.Snapshot, p *plan.Plan) {
 	if self == nil || self.Slot == 0 {
 		return
 	}
-	mtu := mesh.OverlayMTU(snap.Nodes)
+	c := compiler{self: self, snap: snap, plan: p, mtu: mesh.OverlayMTU(snap.Nodes), seen: map[string]bool{}}
 	for _, e := range snap.Local(local.ID) {
-		placed := false
-		for _, a := range e.Attached {
-			n := snap.Network(a.Network)
-			if n == nil || len(self.BlocksOf(a.Network)) == 0 {
-				continue
-			}
-			placed = true
-			name := plan.NetworkSandbox(uint32(n.VNI))
-			if s := p.Sandbox(name, plan.KindNetwork); len(s.Links) == 0 {
-				b := builder{self: self, net: n, mtu: mtu, s: s}
-				b.sandbox(snap)
-				b.wayOut(p.Host())
-			}
-			attach(p, e, a, n, mtu)
-		}
-		if !placed {
+		if !c.endpoint(e) {
 			p.Leave(plan.NotSettled, "endpoint "+e.Name, "it has no address on any network yet")
 		}
 	}
+	held, _ := snap.Hosted(local.ID)
+	for _, f := range held {
+		c.enter(f)
+	}
+}
+
+// compiler makes the node's overlays.
+type compiler struct {
+	self *mesh.Node
+	snap *mesh.Snapshot
+	plan *plan.Plan
+	mtu  int             // what fits between all nodes
+	seen map[string]bool // elements of sets that several ports lead to
+}
+
+// mtuOf is what was asked for, as far as it fits.
+func (c *compiler) mtuOf(n *mesh.Network) int {
+	if n.MTU == 0 {
+		return c.mtu
+	}
+	return min(n.MTU, c.mtu)
+}
+
+// endpoint attaches an endpoint to its overlays, and tells whether it is on any network.
+func (c *compiler) endpoint(e *mesh.Endpoint) bool {
+	placed := false
+	for _, a := range e.Attached {
+		n := c.snap.Network(a.Network)
+		switch {
+		case n == nil:
+			continue
+		case n.Bridged(): // package bridge
+			placed = true
+			continue
+		case len(c.self.BlocksOf(a.Network)) == 0:
+			continue
+		}
+		placed = true
+		name := plan.NetworkSandbox(uint32(n.VNI))
+		if s := c.plan.Sandbox(name, plan.KindNetwork); len(s.Links) == 0 {
+			b := builder{self: c.self, net: n, mtu: c.mtuOf(n), s: s}
+			b.sandbox(c.snap)
+			if !n.Internal {
+				b.wayOut(c.plan.Host())
+			}
+		}
+		c.attach(e, a, n)
+	}
+	return placed
 }
 
 // builder makes one network's sandbox on one node.
@@ -81,6 +115,7 @@ func sysctls() []plan.Sysctl {
 		// by set, and replies to a mesh client come in where no route points.
 		{Key: "net/ipv4/conf/*/rp_filter", Value: "0"},
 		{Key: "net/ipv6/conf/*/accept_dad", Value: "0"},
+		{Key: "net/ipv6/conf/*/accept_ra", Value: "0"}, // a workload is no router
 		// Every path MTU message counts: each sender needs its own.
 		{Key: "net/ipv4/icmp_ratelimit", Value: "0"},
 		{Key: "net/ipv6/icmp/ratelimit", Value: "0"},

@@ -26,6 +26,9 @@ func (f *Fake) doLink(s *fakeSpace, verb Verb, want plan.Link) error {
 	if want.Name == "" || len(want.Name) > nameLimit || want.MTU < leastMTU || want.MTU > largestMTU {
 		return fmt.Errorf("device %q mtu %d: %w", want.Name, want.MTU, syscall.EINVAL)
 	}
+	if err := s.refusePort(want); err != nil {
+		return err
+	}
 	if exists && (have.Kind != want.Kind || have.Peer != want.Peer || have.VXLAN != want.VXLAN) {
 		f.dropLink(s, have)
 		exists = false
@@ -36,7 +39,28 @@ func (f *Fake) doLink(s *fakeSpace, verb Verb, want plan.Link) error {
 		}
 	}
 	i := slices.IndexFunc(s.Links, func(l plan.Link) bool { return l.Name == want.Name })
+	want.Announced = false // no kernel holds that
 	s.Links[i] = want
+	return nil
+}
+
+// refusePort says what a kernel would to a port of what is no bridge.
+func (s *fakeSpace) refusePort(want plan.Link) error {
+	if want.Master == "" {
+		if want.Isolated {
+			return fmt.Errorf("device %s isolated: %w", want.Name, syscall.EINVAL)
+		}
+		return nil
+	}
+	if err := s.needs(want.Master); err != nil {
+		return err
+	}
+	if master, _ := s.link(want.Master); master.Kind != plan.LinkBridge {
+		return fmt.Errorf("master %s: %w", want.Master, syscall.EOPNOTSUPP)
+	}
+	if want.Kind == plan.LinkBridge {
+		return fmt.Errorf("bridge %s on a bridge: %w", want.Name, syscall.ELOOP)
+	}
 	return nil
 }
 
@@ -53,12 +77,16 @@ func (f *Fake) makeLink(s *fakeSpace, want plan.Link) error {
 		s.appear(want)
 		return nil
 	}
+	if want.Kind == plan.LinkBridge {
+		s.appear(want)
+		return nil
+	}
 	far := f.spaces[want.Peer.Sandbox]
 	if far == nil {
 		return fmt.Errorf("other end: %w", errNoSandbox)
 	}
-	if _, taken := far.link(want.Peer.Link); taken {
-		return fmt.Errorf("%s in %s: %w", want.Peer.Link, far.Name, syscall.EEXIST)
+	if earlier, taken := far.link(want.Peer.Link); taken {
+		f.dropLink(far, earlier)
 	}
 	s.appear(want)
 	far.appear(plan.Link{
@@ -86,6 +114,11 @@ func (f *Fake) dropLink(s *fakeSpace, l plan.Link) {
 
 func (s *fakeSpace) vanish(link string) {
 	s.Links = slices.DeleteFunc(slices.Clone(s.Links), func(l plan.Link) bool { return l.Name == link })
+	for i, l := range s.Links {
+		if l.Master == link {
+			s.Links[i].Master, s.Links[i].Isolated = "", false
+		}
+	}
 	s.Addrs = slices.DeleteFunc(slices.Clone(s.Addrs), func(a plan.Addr) bool { return a.Link == link })
 	s.Neighs = slices.DeleteFunc(slices.Clone(s.Neighs), func(n plan.Neigh) bool { return n.Link == link })
 	s.FDB = slices.DeleteFunc(slices.Clone(s.FDB), func(e plan.FDBEntry) bool { return e.Link == link })

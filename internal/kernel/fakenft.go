@@ -36,13 +36,16 @@ func (s *fakeSpace) refuseTable(t *plan.Table) error {
 		}
 		seen := map[string]bool{}
 		for _, e := range set.Elements {
-			if _, _, err := elementBytes(set, e); err != nil {
+			if _, err := elementBytes(set, e); err != nil {
 				return err
 			}
 			if seen[e.Key] {
 				return fmt.Errorf("element %s of %s twice: %w", e.Key, set.Name, syscall.EEXIST)
 			}
 			seen[e.Key] = true
+		}
+		if err := refuseOverlap(set); err != nil {
+			return err
 		}
 	}
 	for _, c := range t.Chains {
@@ -123,7 +126,7 @@ func changeSet(set *plan.Set, change SetChange) error {
 		set.Elements = slices.Delete(set.Elements, k, k+1)
 	}
 	for _, e := range change.Come {
-		if _, _, err := elementBytes(set, e); err != nil {
+		if _, err := elementBytes(set, e); err != nil {
 			return err
 		}
 		if slices.ContainsFunc(set.Elements, func(have plan.Element) bool { return have.Key == e.Key }) {
@@ -132,5 +135,16 @@ func changeSet(set *plan.Set, change SetChange) error {
 		set.Elements = append(set.Elements, e)
 	}
 	slices.SortFunc(set.Elements, func(a, b plan.Element) int { return strings.Compare(a.Key, b.Key) })
-	return nil
+	return refuseOverlap(set)
+}
+
+func refuseOverlap(set *plan.Set) error {
+	if !set.Ranges {
+		return nil
+	}
+	both, err := overlap(set)
+	if err == nil && len(both) > 0 {
+		err = fmt.Errorf("elements %s and %s of %s overlap: %w", both[0], both[1], set.Name, syscall.ENOTEMPTY)
+	}
+	return err
 }

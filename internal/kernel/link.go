@@ -11,16 +11,19 @@ import (
 )
 
 // diffLinks compares devices. Where the plan leaves the MAC to the kernel, any will do.
+// That a device is to be announced is no part of it.
 func diffLinks(want *plan.Sandbox, have []plan.Link) []Op {
-	chosen := map[string]plan.MAC{}
+	planned := make(map[string]plan.Link, len(want.Links))
 	for _, w := range want.Links {
-		chosen[w.Name] = w.MAC
+		planned[w.Name] = w
 	}
 	seen := make([]plan.Link, len(have))
 	for i, h := range have {
-		if chosen[h.Name] == (plan.MAC{}) {
+		w := planned[h.Name]
+		if w.MAC == (plan.MAC{}) {
 			h.MAC = plan.MAC{}
 		}
+		h.Announced = w.Announced
 		seen[i] = h
 	}
 	return diffKeyed(want.Name, want.Links, seen, func(l plan.Link) string { return l.Name })
@@ -52,11 +55,39 @@ func (n *namespace) ours(l netlink.Link) bool {
 		kind := plan.LinkKind(l.Type())
 		return kind == plan.LinkVeth || kind == plan.LinkVXLAN
 	}
-	if l.Attrs().Alias != plan.LinkAlias {
+	return marked(n.kind, l.Attrs().Alias, l.Attrs().Name)
+}
+
+// marked tells whether a device carries the mark of those that we make in a sandbox of
+// this kind. An endpoint may be the host of an agent of its own: its devices are not
+// ours, and ours are none of its.
+func marked(kind plan.Kind, alias, name string) bool {
+	if kind != plan.KindEndpoint {
+		return alias == plan.LinkAlias
+	}
+	// Earlier versions gave those in endpoints the host's alias, and fixed names.
+	return alias == plan.EndpointAlias || alias == plan.LinkAlias && plan.InEndpoint(name)
+}
+
+// others tells whether what is on a device may be another agent's: of one that the endpoint is
+// the host of, or of one that this host is an endpoint of.
+func (n *namespace) others(l netlink.Link) bool {
+	switch n.kind {
+	case plan.KindEndpoint:
+		return !n.ours(l)
+	case plan.KindHost:
+		return l.Attrs().Alias == plan.EndpointAlias
+	default:
 		return false
 	}
-	// An endpoint may be the host of an agent of its own, whose devices are not ours.
-	return n.kind != plan.KindEndpoint || plan.InEndpoint(l.Attrs().Name)
+}
+
+// alias is what the devices that we make in the namespace carry.
+func (n *namespace) alias() string {
+	if n.kind == plan.KindEndpoint {
+		return plan.EndpointAlias
+	}
+	return plan.LinkAlias
 }
 
 // observeLinks returns our devices. A device that is not ours and has a name of
@@ -70,12 +101,18 @@ func (k *Kernel) observeLinks(n *namespace, want *plan.Sandbox) ([]plan.Link, er
 	for _, w := range want.Links {
 		wanted[w.Name] = w
 	}
+	ports, err := n.ports(links)
+	if err != nil {
+		return nil, err
+	}
 	var found []plan.Link
 	for _, l := range links {
 		if !n.ours(l) {
 			continue
 		}
 		seen := linkOf(l)
+		port := ports[l.Attrs().Index]
+		seen.Master, seen.Isolated = port.master, port.isolated
 		if w := wanted[seen.Name]; w.Kind == plan.LinkVeth && k.paired(l, w.Peer) {
 			seen.Peer = w.Peer
 		}
@@ -97,6 +134,9 @@ func linkOf(l netlink.Link) plan.Link {
 		if vx.Learning {
 			seen.VXLAN.VNI = 0 // learning makes a moved address a black hole: not the device we want
 		}
+	}
+	if bridge, ok := l.(*netlink.Bridge); ok && !plain(bridge) {
+		seen.MTU = 0
 	}
 	return seen
 }
@@ -121,7 +161,7 @@ func (k *Kernel) doLink(n *namespace, verb Verb, want plan.Link) error {
 		return fmt.Errorf("find link: %w", err)
 	}
 	if err == nil && !n.ours(have) && !k.ourPeer(have, want) {
-		return &Refusal{plan.KernelRefused, fmt.Sprintf("a device named %s that is not ours is in %s", want.Name, n.name), "remove or rename it"}
+		return n.inTheWay(want.Name)
 	}
 	if verb == Delete {
 		if err != nil {
@@ -154,6 +194,10 @@ func (k *Kernel) doLink(n *namespace, verb Verb, want plan.Link) error {
 	return n.setLink(have, want)
 }
 
+func (n *namespace) inTheWay(device string) error {
+	return &Refusal{plan.KernelRefused, fmt.Sprintf("a device named %s that is not ours is in %s", device, n.name), "remove or rename it"}
+}
+
 // ourPeer tells whether a device without our alias is the far end of a pair that
 // was just made from the other side: it has no alias yet.
 func (k *Kernel) ourPeer(l netlink.Link, want plan.Link) bool {
@@ -171,7 +215,8 @@ func (k *Kernel) same(have netlink.Link, want plan.Link) bool {
 func (k *Kernel) makeLink(n *namespace, want plan.Link) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.HardwareAddr = want.Name, want.MTU, hardware(want.MAC)
-	if want.Kind == plan.LinkVXLAN {
+	switch want.Kind {
+	case plan.LinkVXLAN:
 		// Made in the host with the sandbox as its home: the outer packets are the host's.
 		attrs.Namespace = netlink.NsFd(n.fd)
 		err := k.host.link.LinkAdd(&netlink.Vxlan{
@@ -181,10 +226,29 @@ func (k *Kernel) makeLink(n *namespace, want plan.Link) error {
 			return fmt.Errorf("make vxlan device: %w", err)
 		}
 		return nil
+	case plan.LinkBridge:
+		return n.makeBridge(attrs, want)
+	default:
+		return k.makePair(n, attrs, want)
 	}
+}
+
+// makePair makes both ends of a veth. What has the other end's name is asked for first: one
+// of ours there is an end of an earlier pair, which goes; with somebody else's there is
+// nothing to be made.
+func (k *Kernel) makePair(n *namespace, attrs netlink.LinkAttrs, want plan.Link) error {
 	far, err := k.namespace(want.Peer.Sandbox)
 	if err != nil {
 		return fmt.Errorf("other end: %w", err)
+	}
+	if earlier, err := far.link.LinkByName(want.Peer.Link); err == nil {
+		if !far.ours(earlier) {
+			return far.inTheWay(want.Peer.Link)
+		}
+		if err := far.link.LinkDel(earlier); err != nil {
+			return fmt.Errorf("remove the earlier other end: %w", err)
+		}
+		k.stages.reach("earlier pair removed")
 	}
 	err = n.link.LinkAdd(&netlink.Veth{
 		LinkAttrs: attrs, PeerName: want.Peer.Link, PeerNamespace: netlink.NsFd(far.fd),
@@ -207,8 +271,8 @@ func hardware(m plan.MAC) net.HardwareAddr {
 // comes first: a device without it would be nobody's.
 func (n *namespace) setLink(have netlink.Link, want plan.Link) error {
 	attrs := have.Attrs()
-	if attrs.Alias != plan.LinkAlias {
-		if err := n.link.LinkSetAlias(have, plan.LinkAlias); err != nil {
+	if !marked(n.kind, attrs.Alias, attrs.Name) {
+		if err := n.link.LinkSetAlias(have, n.alias()); err != nil {
 			return fmt.Errorf("set alias: %w", err)
 		}
 		n.stages.reach("alias set")
@@ -224,6 +288,9 @@ func (n *namespace) setLink(have netlink.Link, want plan.Link) error {
 			return fmt.Errorf("set MAC address: %w", err)
 		}
 		n.stages.reach("MAC address set")
+	}
+	if err := n.setPort(have, want); err != nil {
+		return err
 	}
 	if attrs.Flags&net.FlagUp == 0 {
 		if err := n.link.LinkSetUp(have); err != nil {

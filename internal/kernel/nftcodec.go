@@ -197,32 +197,52 @@ func decodeIface(b []byte) (string, error) {
 	return string(name), nil
 }
 
-// elementBytes is an element in the kernel's form; value is nil for a set's.
-func elementBytes(s *plan.Set, e plan.Element) (key, value []byte, err error) {
-	if key, err = encodeFields(s.Key, e.Key); err != nil {
-		return nil, nil, fmt.Errorf("encode key in %s: %w", s.Name, err)
+// rawElement is an element in the kernel's form. end is nil but in a set with ranges, value
+// in a set without values.
+type rawElement struct{ key, end, value []byte }
+
+// elementBytes is an element in the kernel's form.
+func elementBytes(s *plan.Set, e plan.Element) (raw rawElement, err error) {
+	if raw, err = keyBytes(s, e); err != nil {
+		return raw, err
 	}
 	if len(s.Value) == 0 {
 		if e.Value != "" {
-			return nil, nil, fmt.Errorf("encode element of %s: a set has no values", s.Name)
+			return raw, fmt.Errorf("encode element of %s: a set has no values", s.Name)
 		}
-		return key, nil, nil
+		return raw, nil
 	}
-	if value, err = encodeFields(s.Value, e.Value); err != nil {
-		return nil, nil, fmt.Errorf("encode value in %s: %w", s.Name, err)
+	if raw.value, err = encodeFields(s.Value, e.Value); err != nil {
+		return raw, fmt.Errorf("encode value in %s: %w", s.Name, err)
 	}
-	return key, value, nil
+	return raw, nil
+}
+
+// keyBytes is an element without its value.
+func keyBytes(s *plan.Set, e plan.Element) (raw rawElement, err error) {
+	if s.Ranges {
+		raw.key, raw.end, err = encodeRange(s.Key, e.Key)
+	} else {
+		raw.key, err = encodeFields(s.Key, e.Key)
+	}
+	if err != nil {
+		return raw, fmt.Errorf("encode key in %s: %w", s.Name, err)
+	}
+	return raw, nil
 }
 
 // elementText is the inverse of elementBytes.
-func elementText(s *plan.Set, key, value []byte) (plan.Element, error) {
-	var e plan.Element
-	var err error
-	if e.Key, err = decodeFields(s.Key, key); err != nil {
+func elementText(s *plan.Set, raw rawElement) (e plan.Element, err error) {
+	if s.Ranges {
+		e.Key, err = decodeRange(s.Key, raw.key, raw.end)
+	} else {
+		e.Key, err = decodeFields(s.Key, raw.key)
+	}
+	if err != nil {
 		return e, err
 	}
 	if len(s.Value) > 0 {
-		e.Value, err = decodeFields(s.Value, value)
+		e.Value, err = decodeFields(s.Value, raw.value)
 	}
 	return e, err
 }
@@ -235,7 +255,7 @@ func checkElements(t *plan.Table) error {
 			return fmt.Errorf("set %s learns its elements: a plan has none", s.Name)
 		}
 		for _, e := range s.Elements {
-			if _, _, err := elementBytes(s, e); err != nil {
+			if _, err := elementBytes(s, e); err != nil {
 				return err
 			}
 		}

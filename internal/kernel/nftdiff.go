@@ -64,7 +64,7 @@ func diffElements(want *plan.Table, have *loadedTable) ElementChange {
 		if h := present[w.Name]; h != nil {
 			held = h.Elements
 		}
-		c := SetChange{Set: plan.Set{Name: w.Name, Key: w.Key, Value: w.Value}}
+		c := SetChange{Set: plan.Set{Name: w.Name, Key: w.Key, Value: w.Value, Ranges: w.Ranges}}
 		c.Come, c.Gone = tellApart(w.Elements, held)
 		if len(c.Come)+len(c.Gone) > 0 {
 			change.Sets = append(change.Sets, c)

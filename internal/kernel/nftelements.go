@@ -17,9 +17,6 @@ import (
 // elements takes ten times as long.
 const dumpRoom = 64 << 10
 
-// rawElement is an element in the kernel's form; value is nil for a set's.
-type rawElement struct{ key, value []byte }
-
 // readElements gives the elements of a set to each. What it gives is good only meanwhile.
 func (n *namespace) readElements(t *nftables.Table, set string, each func(rawElement) error) error {
 	names := nfnetlink.NewAttributeEncoder()
@@ -51,6 +48,7 @@ func elementOf(element []byte) (e rawElement, err error) {
 	}
 	err = errors.Join(
 		eachAttribute(element, unix.NFTA_SET_ELEM_KEY, value(&e.key)),
+		eachAttribute(element, setElemKeyEnd, value(&e.end)),
 		eachAttribute(element, unix.NFTA_SET_ELEM_DATA, value(&e.value)),
 	)
 	return e, err

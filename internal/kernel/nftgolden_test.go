@@ -171,11 +171,13 @@ func number(t *testing.T, text string) int {
 }
 
 // parseSet reads "NAME { type KEY : VALUE; }", where it learns "NAME { type KEY : VALUE; size LIMIT; flags
-// dynamic,timeout; timeout TIME; }", the last only where its elements have one of their own.
+// dynamic,timeout; timeout TIME; }", the last only where its elements have one of their own,
+// and with ranges "NAME { type KEY : VALUE; flags interval; }".
 func parseSet(t *testing.T, table *plan.Table, text string) {
 	t.Helper()
 	name, declared, _ := strings.Cut(text, " { ")
 	declared, expires, _ := strings.Cut(strings.TrimSuffix(declared, "; }"), "; timeout ")
+	declared, ranges := strings.CutSuffix(declared, "; flags interval")
 	declared, learns := strings.CutSuffix(declared, "; flags dynamic,timeout")
 	declared, limit, _ := strings.Cut(declared, "; size ")
 	_, types, _ := strings.Cut(declared, " ")
@@ -190,6 +192,7 @@ func parseSet(t *testing.T, table *plan.Table, text string) {
 	if isMap {
 		set.Value = parseFields(t, value)
 	}
+	set.Ranges = ranges
 	if learns {
 		set.Learned = number(t, limit)
 	}

@@ -246,11 +246,11 @@ var errForeign = errors.New("element that is not ours")
 const setReads = 4
 
 func (n *namespace) readSet(t *nftables.Table, want *plan.Set) (*plan.Set, error) {
-	set := &plan.Set{Name: want.Name, Key: want.Key, Value: want.Value}
+	set := &plan.Set{Name: want.Name, Key: want.Key, Value: want.Value, Ranges: want.Ranges}
 	found := make(map[plan.Element]bool, len(want.Elements))
 	for range setReads {
 		err := n.readElements(t, want.Name, func(h rawElement) error {
-			e, err := elementText(want, h.key, h.value)
+			e, err := elementText(want, h)
 			if err != nil {
 				return fmt.Errorf("%w: %w", errForeign, err)
 			}

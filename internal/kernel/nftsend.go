@@ -24,7 +24,7 @@ func (n *namespace) sendElements(c ElementChange) error {
 		set := &c.Sets[i].Set
 		for chunk := range slices.Chunk(c.Sets[i].Gone, nftChunk) {
 			// The kernel finds an element by its key, and knows it by that alone.
-			m, err := elementMessage(unix.NFT_MSG_DELSETELEM, family, set, chunk, keyOnly)
+			m, err := elementMessage(unix.NFT_MSG_DELSETELEM, family, set, chunk, keyBytes)
 			if err != nil {
 				return err
 			}
@@ -41,14 +41,9 @@ func (n *namespace) sendElements(c ElementChange) error {
 	return n.transact(append(gone, come...))
 }
 
-func keyOnly(s *plan.Set, e plan.Element) (key, value []byte, err error) {
-	key, _, err = elementBytes(s, e)
-	return key, nil, err
-}
-
 // elementMessage is one message about some elements of one set.
 func elementMessage(kind int, family nftables.TableFamily, set *plan.Set, elements []plan.Element,
-	encode func(*plan.Set, plan.Element) (key, value []byte, err error),
+	encode func(*plan.Set, plan.Element) (rawElement, error),
 ) (m nfnetlink.Message, err error) {
 	const roughly = 100 // bytes of an element
 	b := make([]byte, 0, 100+roughly*len(elements))
@@ -57,15 +52,18 @@ func elementMessage(kind int, family nftables.TableFamily, set *plan.Set, elemen
 	b = appendAttribute(b, unix.NFTA_SET_ELEM_LIST_SET, append([]byte(set.Name), 0))
 	b, list := openAttribute(b, unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 	for _, e := range elements {
-		key, value, err := encode(set, e)
+		raw, err := encode(set, e)
 		if err != nil {
 			return m, err
 		}
 		var element int
 		b, element = openAttribute(b, unix.NFTA_LIST_ELEM)
-		b = appendValue(b, unix.NFTA_SET_ELEM_KEY, key)
-		if value != nil {
-			b = appendValue(b, unix.NFTA_SET_ELEM_DATA, value)
+		b = appendValue(b, unix.NFTA_SET_ELEM_KEY, raw.key)
+		if raw.end != nil {
+			b = appendValue(b, setElemKeyEnd, raw.end)
+		}
+		if raw.value != nil {
+			b = appendValue(b, unix.NFTA_SET_ELEM_DATA, raw.value)
 		}
 		closeAttribute(b, element)
 	}

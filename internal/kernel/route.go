@@ -14,10 +14,20 @@ import (
 
 type routeID struct {
 	local bool
+	link  string // of a local one: an address may be the host's own on several devices
 	dst   netip.Prefix
 }
 
-func routeKey(r plan.Route) routeID { return routeID{r.Kind == plan.RouteLocal, r.Dst} }
+func routeKey(r plan.Route) routeID {
+	if r.Kind == plan.RouteLocal {
+		return routeID{true, r.Link, r.Dst}
+	}
+	return routeID{dst: r.Dst}
+}
+
+// localPriority is the metric of the first local route: with an equal one a second device
+// could not have the same address. Each has that of its index.
+const localPriority = 1024
 
 // observeRoutes lists the routes with our protocol number, in all tables.
 func (n *namespace) observeRoutes() ([]plan.Route, error) {
@@ -25,9 +35,9 @@ func (n *namespace) observeRoutes() ([]plan.Route, error) {
 	if err != nil {
 		return nil, err
 	}
-	names := map[int]string{}
+	names, others := map[int]string{}, map[int]bool{}
 	for _, l := range links {
-		names[l.Attrs().Index] = l.Attrs().Name
+		names[l.Attrs().Index], others[l.Attrs().Index] = l.Attrs().Name, n.others(l)
 	}
 	var found []plan.Route
 	for _, af := range []int{unix.AF_INET, unix.AF_INET6} {
@@ -42,8 +52,8 @@ func (n *namespace) observeRoutes() ([]plan.Route, error) {
 			if r.Table != unix.RT_TABLE_MAIN && r.Table != unix.RT_TABLE_LOCAL {
 				continue // somebody else's, who uses the same number
 			}
-			if n.kind == plan.KindEndpoint && !plan.InEndpoint(names[r.LinkIndex]) {
-				continue // of an agent that the endpoint is the host of
+			if others[r.LinkIndex] || n.kind == plan.KindEndpoint && r.LinkIndex == 0 {
+				continue
 			}
 			found = append(found, routeOf(r, names[r.LinkIndex], af))
 		}
@@ -90,6 +100,9 @@ func (n *namespace) doRoute(verb Verb, want plan.Route) error {
 		r.Scope = netlink.SCOPE_LINK
 	case plan.RouteLocal:
 		r.Type, r.Table, r.Scope = unix.RTN_LOCAL, unix.RT_TABLE_LOCAL, netlink.SCOPE_HOST
+		if verb != Delete { // any metric then: earlier versions gave none
+			r.Priority = localPriority + r.LinkIndex
+		}
 	case plan.RouteUnreachable:
 		r.Type = unix.RTN_UNREACHABLE
 	}

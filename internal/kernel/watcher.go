@@ -32,8 +32,9 @@ type watcher struct {
 
 // seenLink is what was last heard of a device.
 type seenLink struct {
-	ours  bool
-	facts string // all that a plan may say of it
+	ours     bool
+	facts    string // all that a plan may say of it, but for
+	isolated bool   // which bridges tell by themselves
 }
 
 const (
@@ -205,12 +206,16 @@ func (w *watcher) whole() bool { return w.kind == plan.KindNetwork || w.kind == 
 
 // aboutLink leaves out what no plan says: that the other end came up, and the like.
 func (w *watcher) aboutLink(m syscall.NetlinkMessage, index int32) step {
-	if m.Data[0] != unix.AF_UNSPEC || len(m.Data) < unix.SizeofIfInfomsg {
-		return "" // a bridge about its port
+	if len(m.Data) < unix.SizeofIfInfomsg {
+		return ""
 	}
 	before, known := w.links[index]
+	if m.Data[0] != unix.AF_UNSPEC {
+		return w.aboutPort(m, index)
+	}
 	alias, _ := attribute(m.Data, unix.SizeofIfInfomsg, unix.IFLA_IFALIAS)
-	now := seenLink{ours: text(alias) == plan.LinkAlias, facts: facts(m.Data)}
+	name, _ := attribute(m.Data, unix.SizeofIfInfomsg, unix.IFLA_IFNAME)
+	now := seenLink{ours: marked(w.kind, text(alias), text(name)), facts: facts(m.Data), isolated: before.isolated}
 	if m.Header.Type == unix.RTM_DELLINK {
 		delete(w.links, index)
 	} else {
@@ -223,14 +228,38 @@ func (w *watcher) aboutLink(m syscall.NetlinkMessage, index int32) step {
 	return stepLinks
 }
 
+// aboutPort hears a bridge about its port. It tells that one learns, forwards and so on;
+// what a plan may say of it is its isolation.
+func (w *watcher) aboutPort(m syscall.NetlinkMessage, index int32) step {
+	known, ok := w.links[index]
+	isolated := m.Header.Type == unix.RTM_NEWLINK && isolatedPort(m.Data) // what is no port any more is not
+	if m.Data[0] != unix.AF_BRIDGE || !ok || known.isolated == isolated {
+		return ""
+	}
+	known.isolated = isolated
+	w.links[index] = known
+	if !known.ours {
+		return ""
+	}
+	return stepLinks
+}
+
 // facts are what a plan may say of a device.
 func facts(data []byte) string {
 	f := []byte{data[8] & unix.IFF_UP} // ifi_flags
-	for _, kind := range []uint16{unix.IFLA_IFNAME, unix.IFLA_MTU, unix.IFLA_ADDRESS, unix.IFLA_LINK, unix.IFLA_LINKINFO} {
+	for _, kind := range []uint16{unix.IFLA_IFNAME, unix.IFLA_MTU, unix.IFLA_ADDRESS, unix.IFLA_LINK, unix.IFLA_MASTER} {
 		value, _ := attribute(data, unix.SizeofIfInfomsg, kind)
 		f = append(append(f, byte(kind)), value...)
 	}
-	return string(f)
+	info, _ := attribute(data, unix.SizeofIfInfomsg, unix.IFLA_LINKINFO)
+	kind, _ := attribute(info, 0, unix.IFLA_INFO_KIND)
+	about, _ := attribute(info, 0, unix.IFLA_INFO_DATA)
+	f = append(f, kind...)
+	if text(kind) != string(plan.LinkBridge) {
+		return string(append(f, about...))
+	}
+	snooping, _ := attribute(about, 0, nl.IFLA_BR_MCAST_SNOOPING) // the others are timers, which run
+	return string(append(f, snooping...))
 }
 
 // aboutAddr leaves out the link-local addresses that the kernel gives, as
@@ -252,6 +281,9 @@ func (w *watcher) aboutNeigh(m syscall.NetlinkMessage, index int32) step {
 	case !w.concerns(index):
 		return ""
 	case m.Data[0] == unix.AF_BRIDGE:
+		if _, learnt := attribute(m.Data, sizeofNdmsg, unix.NDA_MASTER); learnt {
+			return "" // by a bridge, as it does all the time
+		}
 		return stepFDB
 	case m.Header.Pid != 0:
 		return stepNeigh

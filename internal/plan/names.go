@@ -12,9 +12,10 @@ import (
 // What is ours in a kernel, and how it is told from what is not. Nothing
 // without one of these marks is ever looked at for deletion.
 const (
-	TableName     = "sluice" // nft tables, every family
-	LinkAlias     = "sluice" // alias of each device we make outside our own sandboxes
-	RouteProtocol = 83       // rtm_protocol of our routes and ifa_proto's stand-in; 'S'; free in iproute2's rt_protos
+	TableName     = "sluice"          // nft tables, every family
+	LinkAlias     = "sluice"          // alias of each device we make in the host
+	EndpointAlias = "sluice endpoint" // alias of those in endpoints, which may be hosts of agents of their own
+	RouteProtocol = 83                // rtm_protocol of our routes and ifa_proto's stand-in; 'S'; free in iproute2's rt_protos
 )
 
 // Names of sandboxes and of the devices in them.

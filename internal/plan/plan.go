@@ -115,7 +115,8 @@ const (
 	RouteLocal       RouteKind = "local"       // ours, as seen from Link
 )
 
-// Route is one entry of a routing table. Its key is (Kind is RouteLocal, Dst).
+// Route is one entry of a routing table. Its key is Dst, and of a RouteLocal one
+// (RouteLocal, Link, Dst).
 type Route struct {
 	Kind RouteKind
 	Dst  netip.Prefix

@@ -65,14 +65,14 @@ func (w *walk) turn(p *packet, inside string) (plan.Link, error) {
 	w.sandbox = w.otherEnd(endpoint, inside)
 	w.begin(9, "nft list table netdev %s", plan.TableName)
 	w.sandbox = endpoint
-	if err := w.answer(p); err != nil {
+	if err := w.replied(p); err != nil {
 		return plan.Link{}, err
 	}
 	return w.wayOut(p)
 }
 
-// answer is the reply from the endpoint into its network's sandbox, before it is routed there.
-func (w *walk) answer(p *packet) error {
+// replied is the reply from the endpoint into its network's sandbox, before it is routed there.
+func (w *walk) replied(p *packet) error {
 	w.what("the reply to %s", p.dst)
 	r := w.route(p.dst)
 	if err := w.out(r, p.dst); err != nil {
@@ -181,7 +181,7 @@ func (w *walk) deliver(p *packet) error {
 	}
 	p.src, p.dst, p.dnat = w.flow.dialled, w.flow.client, true
 	if w.q.Via == "" {
-		if err := w.loopback(p.dst); err != nil {
+		if err := w.loopback(p.iif, p.dst); err != nil {
 			return err
 		}
 		if err := w.hook("input", p); err != nil {
@@ -204,23 +204,23 @@ func (w *walk) deliver(p *packet) error {
 	return nil
 }
 
-// loopback is what lets a reply to a loopback address in by the uplink.
-func (w *walk) loopback(client netip.Addr) error {
+// loopback is what lets a reply to a loopback address in by a device.
+func (w *walk) loopback(device string, client netip.Addr) error {
 	if !client.IsLoopback() {
 		return nil
 	}
 	if client.Is4() {
-		key := "net/ipv4/conf/" + plan.UplinkHost + "/route_localnet"
+		key := "net/ipv4/conf/" + device + "/route_localnet"
 		if !w.setting(key, "1") {
 			return breakf("the plan does not set %s", key)
 		}
 		return nil
 	}
 	for _, r := range w.sandbox.Routes {
-		if r.Kind == plan.RouteLocal && r.Dst.Contains(client) && r.Link == plan.UplinkHost {
+		if r.Kind == plan.RouteLocal && r.Dst.Contains(client) && r.Link == device {
 			w.note(w.object(r))
 			return nil
 		}
 	}
-	return breakf("%s is not local on %s", client, plan.UplinkHost)
+	return breakf("%s is not local on %s", client, device)
 }

@@ -15,11 +15,18 @@ import (
 // packet another destination.
 const natTranslates = -100
 
-// enter is the way to the choice of a backend: hops 1 to 4.
+// enter is the way to the choice of a backend: hops 1 to 4. A port that the node answers on by
+// itself has no choice: then it is the whole way.
 func (w *walk) enter() (packet, []plan.Backend, error) {
 	q := w.q
 	p := packet{proto: q.Proto, src: q.From, dst: q.To, dport: q.Port, iif: q.Via, ct: ctNew, flags: []string{"syn"}, socket: q.Via == ""}
-	for _, hop := range []func(*packet) error{w.capture, w.uplink, w.mark} {
+	if err := w.capture(&p); err != nil {
+		return p, nil, err
+	}
+	if !plan.OnUplink(p.dst) {
+		return p, nil, w.hosted(&p)
+	}
+	for _, hop := range []func(*packet) error{w.uplink, w.mark} {
 		if err := hop(&p); err != nil {
 			return p, nil, err
 		}
@@ -46,7 +53,7 @@ func (w *walk) capture(p *packet) error {
 	}
 	if p.dst != w.q.To {
 		for _, o := range w.hop().Relies {
-			if o.Line != "" && strings.HasPrefix(o.ref.set, "published_at") {
+			if o.Line != "" && (strings.HasPrefix(o.ref.set, "published_at") || slices.Contains(plan.HostedMaps(), o.ref.set)) {
 				w.command("nft list map inet %s %s", plan.TableName, o.ref.set)
 			}
 		}

@@ -109,7 +109,7 @@ func (w *walk) backInside(request *packet) error {
 	w.sandbox = w.otherEnd(endpoint, request.iif)
 	w.begin(9, "ip route get %s", p.dst)
 	w.sandbox = endpoint
-	if err := w.answer(&p); err != nil {
+	if err := w.replied(&p); err != nil {
 		return err
 	}
 	if w.node.Name == w.q.Entry.Name && w.sandbox.Name == w.q.Inside {

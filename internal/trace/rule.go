@@ -265,7 +265,10 @@ func (s *statement) element(name, key string) (plan.Element, bool, error) {
 		return plan.Element{}, false, nil // whatever is there is as planned
 	}
 	o := Object{Sandbox: s.walk.sandbox.Name, ref: ref{family: s.table.Family, set: name, key: key}}
-	k := slices.IndexFunc(set.Elements, func(e plan.Element) bool { return e.Key == key })
+	k := slices.IndexFunc(set.Elements, func(e plan.Element) bool { return e.Key == key || set.Ranges && inRange(e.Key, key) })
+	if k >= 0 {
+		o.ref.key = set.Elements[k].Key
+	}
 	if k < 0 {
 		s.walk.note(o)
 		return plan.Element{}, false, nil

@@ -78,7 +78,7 @@ func TestWalk(t *testing.T) {
 		return q
 	}
 	two, six := cluster(t, "two services"), cluster(t, "underlay IPv6")
-	one := cluster(t, "published on one address")
+	one, bridge := cluster(t, "published on one address"), cluster(t, "hosted")
 	byNFT := func(name string) trace.Question { return ask(clusterBy(t, mesh.BalancerNFT, name), 1, "tcp", 8080) }
 	for name, q := range map[string]trace.Question{
 		"two backends":            ask(two, 1, "tcp", 8080),
@@ -102,15 +102,23 @@ func TestWalk(t *testing.T) {
 			q.To = netip.MustParseAddr("169.254.77.2")
 			return q
 		}(),
-		"two backends by nft":  byNFT("two services"),
-		"no endpoint by nft":   byNFT("no endpoint"),
-		"draining by nft":      byNFT("draining"),
-		"affinity":             ask(cluster(t, "affinity"), 1, "tcp", 8081),
-		"affinity by nft":      byNFT("affinity"),
-		"affinity IPv6 by nft": to(from(byNFT("affinity"), trace.Outside, "2001:db8:ffff::1"), "2001:db8::11"),
-		"one address":          ask(one, 1, "tcp", 8080),
-		"another than the one": to(ask(one, 1, "tcp", 8080), "192.0.2.44"),
-		"outside a cluster":    {Entry: trace.Node{Name: "n1", Plan: &plan.Plan{}}, Proto: "tcp", Port: 80, Via: trace.Outside, From: two[1].Addr, To: two[0].Addr},
+		"two backends by nft":     byNFT("two services"),
+		"no endpoint by nft":      byNFT("no endpoint"),
+		"draining by nft":         byNFT("draining"),
+		"affinity":                ask(cluster(t, "affinity"), 1, "tcp", 8081),
+		"affinity by nft":         byNFT("affinity"),
+		"affinity IPv6 by nft":    to(from(byNFT("affinity"), trace.Outside, "2001:db8:ffff::1"), "2001:db8::11"),
+		"one address":             ask(one, 1, "tcp", 8080),
+		"another than the one":    to(ask(one, 1, "tcp", 8080), "192.0.2.44"),
+		"hosted":                  ask(bridge, 1, "tcp", 8080),
+		"hosted own process":      to(from(ask(bridge, 1, "tcp", 8080), "", "127.0.0.1"), "127.0.0.1"),
+		"hosted own process IPv6": to(from(ask(bridge, 1, "tcp", 8080), "", "::1"), "::1"),
+		"hosted elsewhere":        ask(bridge, 2, "tcp", 8080),
+		"hosted source":           ask(bridge, 1, "tcp", 8083),
+		"hosted range":            from(ask(cluster(t, "hosted ranges"), 1, "udp", 8500), trace.Outside, "192.0.2.7"),
+		"hosted on an overlay":    ask(cluster(t, "hosted on overlay"), 1, "udp", 9005),
+		"hosted hairpin":          from(ask(bridge, 1, "tcp", 8080), plan.BridgeLink(string(mesh.DefaultBridge)), bridged(bridge)),
+		"outside a cluster":       {Entry: trace.Node{Name: "n1", Plan: &plan.Plan{}}, Proto: "tcp", Port: 80, Via: trace.Outside, From: two[1].Addr, To: two[0].Addr},
 	} {
 		t.Run(name, func(t *testing.T) {
 			hops, err := trace.Walk(q)
@@ -120,6 +128,11 @@ func TestWalk(t *testing.T) {
 			golden.Equal(t, text(q, hops))
 		})
 	}
+}
+
+// bridged is the address of the endpoint that a node has on a bridge.
+func bridged(nodes []trace.Node) string {
+	return nodes[0].Plan.Host().Table("inet").Set("bridged4").Elements[0].Key
 }
 
 // Every published port of every scene goes all the way, or ends where the plan
@@ -145,7 +158,8 @@ func walkWhole(t *testing.T, name string, balancer mesh.Balancer, q trace.Questi
 		return
 	}
 	plan := q.Entry.Plan.Text()
-	served := strings.Contains(plan, "backend ") || strings.Contains(plan, " . 0x1 -> 198.18.") || strings.Contains(plan, " . 0x1 -> 0xc612")
+	served := strings.Contains(plan, "backend ") || strings.Contains(plan, " . 0x1 -> 198.18.") || strings.Contains(plan, " . 0x1 -> 0xc612") ||
+		strings.Contains(plan, "      "+q.Proto+" . 8080 -> ") // a port of the node's own
 	if !served || strings.HasPrefix(name, "published on") || name == "port conflict" && q.Proto != "tcp" {
 		return
 	}

@@ -4,7 +4,7 @@ import "github.com/sluice-mesh/sluice/mesh"
 
 func toWire(r mesh.Record) wireRecord {
 	w := wireRecord{
-		Kind: r.Kind, ID: r.ID, Time: r.Version.Time, Writer: r.Version.Writer,
+		Format: formatOf(r), Kind: r.Kind, ID: r.ID, Time: r.Version.Time, Writer: r.Version.Writer,
 		Claim: r.Claim, Deleted: r.Deleted, FreedBy: r.FreedBy, Token: (*wireToken)(r.Token),
 		Removal: (*wireRemoval)(r.Removal), Rotation: (*wireRotation)(r.Rotation), Keyring: (*wireKeyring)(r.Keyring),
 		Freed: each(r.Freed, func(f mesh.Freed) wireFreed { return wireFreed(f) }),

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -149,9 +150,9 @@ func TestUnknownFieldsPass(t *testing.T) {
 func TestUnknownFormatIsRefused(t *testing.T) {
 	good := goodLine(t)
 	for name, line := range map[string][]byte{
-		"the same fields": bytes.Replace(good, []byte(`{`), []byte(`{"v":2,`), 1),
+		"the same fields": bytes.Replace(good, []byte(`{`), []byte(`{"v":3,`), 1),
 		"other types":     []byte(`{"v":7,"k":"service","i":"c000000000000001","w":"` + string(nodeID(1)) + `","t":"now","svc":[]}`),
-		"another noun":    []byte(`{"k":"policy","i":"c000000000000001","v":2}`),
+		"another noun":    []byte(`{"k":"policy","i":"c000000000000001","v":3}`),
 	} {
 		_, err := Decode(line, nil)
 		if mesh.ReasonOf(err) != UnknownVersion || !strings.Contains(err.Error(), "c000000000000001") || !strings.Contains(err.Error(), "update sluice on this node") {
@@ -223,6 +224,56 @@ func TestFormat1(t *testing.T) {
 	}
 	if want := map[mesh.Kind]int{mesh.KindNode: 2, mesh.KindNetwork: 2, mesh.KindService: 2, mesh.KindEndpoint: 2}; !maps.Equal(kinds, want) {
 		t.Errorf("%v", kinds)
+	}
+}
+
+// What a node of the first format would read as something else is written so that it refuses it.
+func TestFormatOfWhatIsNew(t *testing.T) {
+	network := func(change func(n *mesh.Network)) mesh.Record {
+		n := mesh.NewIngress(mesh.DefaultIngress(), mesh.DefaultPool(), 7)
+		n.ID, n.EntryVNI, n.Pool = "b000000000000001", 0, netip.Prefix{}
+		change(n)
+		return mesh.NetworkRecord(n)
+	}
+	published := func(change func(s *mesh.Service)) mesh.Record {
+		r := service(1)
+		s := *r.Service
+		s.Publish = []mesh.PublishedPort{{Proto: mesh.TCP, Published: 80, Target: 80}}
+		change(&s)
+		return mesh.ServiceRecord(&s)
+	}
+	ours := &mesh.Endpoint{ID: "d000000000000001", Name: "e", Service: "c000000000000001", Node: nodeID(1), State: mesh.Ready, Weight: 1}
+	joined := *ours
+	joined.Joined = []mesh.Joined{{Network: "b000000000000001", Gateway: 1}}
+	for name, c := range map[string]struct {
+		r    mesh.Record
+		want int
+	}{
+		"overlay":     {network(func(n *mesh.Network) { n.Driver = mesh.Overlay }), 0},
+		"internal":    {network(func(n *mesh.Network) { n.Internal = true }), 2},
+		"apart":       {network(func(n *mesh.Network) { n.Apart = true }), 2},
+		"MTU":         {network(func(n *mesh.Network) { n.MTU = 1400 }), 2},
+		"mesh port":   {published(func(*mesh.Service) {}), 0},
+		"names":       {published(func(s *mesh.Service) { s.Aliases, s.Stack, s.Mode = []string{"db"}, "shop", mesh.RoundRobinDNS }), 0},
+		"hosted port": {published(func(s *mesh.Service) { s.Publish[0].Mode = mesh.Hosted }), 2},
+		"sources":     {published(func(s *mesh.Service) { s.Publish[0].Sources = "10.0.0.0/8" }), 2},
+		"endpoint":    {mesh.EndpointRecord(ours), 0},
+		"joined":      {mesh.EndpointRecord(&joined), 2},
+		"bridge": {network(func(n *mesh.Network) {
+			n.Driver, n.VNI, n.Bits4 = mesh.Bridge, 0, 0
+			n.Subnet6 = netip.MustParsePrefix("fd00:1::/64")
+			n.Gateway4, n.Gateway6 = n.Subnet4.Addr().Next(), n.Subnet6.Addr().Next()
+		}), 2},
+	} {
+		c.r.Version, c.r.Claim = mesh.Version{Time: 2, Writer: nodeID(1)}, 1
+		body := sealed(t, c.r, mesh.Record{}, nil).Body
+		var head wireHead
+		if err := json.Unmarshal(body, &head); err != nil || head.Format != c.want {
+			t.Errorf("%s has format %d, %v", name, head.Format, err)
+		}
+		if _, err := Decode(body, nil); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/sluice-mesh/sluice/mesh"
@@ -20,7 +21,7 @@ const wireVersion = 1
 // nodes may overlook is added without a new one; a greater number in "v" says that they may
 // not, and they refuse the record. Names of fields are lower case: the decoder takes no
 // notice of case.
-const recordFormat = 1
+const recordFormat = 2
 
 // Limits of what is taken from another node.
 const (
@@ -151,6 +152,26 @@ func decodeSignature(text []byte) ([]byte, error) {
 		return nil, mesh.Refuse(mesh.BadRecord, "update the node that sent it", "a record's signature of %d characters is not one", len(text))
 	}
 	return sig, nil
+}
+
+// formatOf is the format that a record is written in. It is 1, absent in the text, for what nodes
+// of that format read as it is meant; a network that they would take for an overlay that lets
+// everybody in, or a port that they would answer on for all, they are to refuse by name.
+func formatOf(r mesh.Record) int {
+	beyond := false
+	switch {
+	case r.Network != nil:
+		n := r.Network
+		beyond = n.Bridged() || n.Internal || n.Apart || n.MTU != 0
+	case r.Service != nil:
+		beyond = slices.ContainsFunc(r.Service.Publish, func(p mesh.PublishedPort) bool { return p.Mode != mesh.Meshed || p.Sources != "" })
+	case r.Endpoint != nil:
+		beyond = len(r.Endpoint.Joined) > 0
+	}
+	if beyond {
+		return 2
+	}
+	return 0
 }
 
 // signatureText has one text for each signature.

@@ -70,6 +70,13 @@ func records() *rapid.Generator[mesh.Record] {
 			for i := range rapid.IntRange(0, 3).Draw(t, "further subnets") {
 				n.More = append(n.More, mesh.Subnet{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i)}), 20), Claim: 1})
 			}
+			if n.Driver = rapid.SampledFrom([]mesh.Driver{"", mesh.Overlay, mesh.Bridge}).Draw(t, "driver"); n.Bridged() {
+				n.ID, n.Bits4, n.VNI, n.EntryVNI, n.Pool, n.More = "b000000000000001", 0, 0, 0, netip.Prefix{}, nil
+				n.Gateway4, n.Gateway6, n.Routed = n.Subnet4.Addr().Next(), n.Subnet6.Addr().Next(), rapid.Bool().Draw(t, "routed")
+			}
+			if !n.Ingress() {
+				n.Internal, n.Apart, n.MTU = rapid.Bool().Draw(t, "internal"), rapid.Bool().Draw(t, "apart"), rapid.SampledFrom([]int{0, 1280, 65535}).Draw(t, "mtu")
+			}
 			r = mesh.NetworkRecord(n)
 		case 2:
 			s := &mesh.Service{ID: hexID[mesh.ServiceID]().Draw(t, "id"), Name: name().Draw(t, "name"), Scheduler: rapid.SampledFrom(mesh.Schedulers()).Draw(t, "scheduler")}
@@ -79,10 +86,22 @@ func records() *rapid.Generator[mesh.Record] {
 				if rapid.Bool().Draw(t, "on one address") {
 					p.Addr = rapid.OneOf(addr4(), addr6()).Draw(t, "addr")
 				}
+				if rapid.Bool().Draw(t, "hosted") {
+					if p.Mode = mesh.Hosted; rapid.Bool().Draw(t, "ranged") {
+						p.Published = uint16(1000 + 100*i)
+						p.Target, p.Last = p.Published, p.Published+50
+					}
+				}
+				p.Sources = rapid.SampledFrom([]mesh.Sources{"", "10.0.0.0/8,2001:db8::/32"}).Draw(t, "sources")
 				s.Publish = append(s.Publish, p)
 			}
 			for range rapid.IntRange(0, 3).Draw(t, "networks") {
 				s.Networks = append(s.Networks, hexID[mesh.NetworkID]().Draw(t, "network"))
+			}
+			s.Mode = rapid.SampledFrom([]mesh.EndpointMode{"", mesh.VirtualIP, mesh.RoundRobinDNS}).Draw(t, "mode")
+			if rapid.Bool().Draw(t, "named") {
+				s.Stack, s.Aliases = name().Draw(t, "stack"), []string{"a1", "b.c"}
+				s.Virtual = []mesh.Attachment{{Network: "b000000000000001", V4: addr4().Draw(t, "virtual 4"), V6: addr6().Draw(t, "virtual 6")}}
 			}
 			r = mesh.ServiceRecord(s)
 		default:
@@ -98,6 +117,13 @@ func records() *rapid.Generator[mesh.Record] {
 			}
 			for _, a := range e.Attached[:min(len(e.Attached), rapid.IntRange(0, 1).Draw(t, "left"))] {
 				e.Left = append(e.Left, mesh.Freed{Network: a.Network, V4: a.V4, V6: a.V6, Since: 1})
+			}
+			if rapid.Bool().Draw(t, "joined") {
+				e.Joined = []mesh.Joined{{
+					Network: hexID[mesh.NetworkID]().Draw(t, "joined network"), MAC: [6]byte{2, rapid.Byte().Draw(t, "mac")}, Interface: "eth0",
+					Aliases: []string{"db"}, Gateway: rapid.IntRange(-9, 9).Draw(t, "gateway"),
+					Sysctls: []mesh.InterfaceSysctl{{Family: "ipv4", Table: "conf", Key: "forwarding", Value: "1"}},
+				}}
 			}
 			r = mesh.EndpointRecord(e)
 		}
@@ -203,6 +229,8 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(message([]byte(`{"k":"endpoint","i":"d000000000000001","t":5,"w":"a000000000000001","c":1,"d":true,"f":[{"n":"0000000000000001","4":"198.18.0.5","6":"fd00::6"}],"fs":"c000000000000001"}`)))
 	f.Add(message([]byte(`{"k":"network","i":"b000000000000001","t":5,"w":"a000000000000001","c":1,"net":{"i":"b000000000000001","n":"blue","4":"10.0.0.0/24","6":"fd00::/48","b":26,"m":[{"p":"10.1.0.0/20","c":3},{"p":"fd01::/48","c":4}],"v":1048580}}`)))
+	f.Add(message([]byte(`{"v":2,"k":"network","i":"b000000000000001","t":5,"w":"a000000000000001","c":1,"net":{"i":"b000000000000001","n":"lan","4":"10.0.0.0/24","6":"fd00::/64","b":0,"v":0,"d":"bridge","g4":"10.0.0.1","g6":"fd00::1","r":true,"mtu":1400}}`)))
+	f.Add(message([]byte(`{"v":2,"k":"service","i":"c000000000000001","t":5,"w":"a000000000000001","c":1,"svc":{"i":"c000000000000001","n":"web","s":"rr","p":[{"x":"udp","p":80,"t":80,"m":"host","l":90,"s":"10.0.0.0/8"}],"al":["a"],"m":"dnsrr","va":[{"n":"b000000000000001","4":"10.0.0.1","6":"fd00::1"}]}}`)))
 	f.Add([]byte{2, '{', '}'})
 	f.Fuzz(func(t *testing.T, msg []byte) {
 		got, left, err := decode(msg, noticeLimit, nil)

@@ -3,6 +3,7 @@ package scene
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"time"
 
@@ -137,7 +138,7 @@ func Port(published, target uint16, proto mesh.Proto) mesh.PublishedPort {
 // All are the states whose plans on node n1 are kept as golden files.
 func All() map[string]func(w *World) {
 	web := []mesh.PublishedPort{Port(8080, 80, mesh.TCP), Port(8080, 80, mesh.UDP)}
-	return map[string]func(w *World){
+	all := map[string]func(w *World){
 		"no service": func(*World) {},
 		"one endpoint local": func(w *World) {
 			w.Endpoint(w.Service("web", nil, web...), "web.1", 1)
@@ -165,7 +166,7 @@ func All() map[string]func(w *World) {
 			w.Endpoint(web, "web.1", 1)
 			w.Endpoint(web, "web.2", 2)
 			shop := w.Service("shop", blue)
-			w.Change(shop, func(s *mesh.Service) { s.Affinity, s.Scheduler = mesh.AffinityDefault, mesh.Maglev })
+			w.Change(shop, func(s *mesh.Service) { s.Affinity = mesh.AffinityDefault })
 			w.Endpoint(shop, "shop.1", 2)
 			w.Endpoint(shop, "shop.2", 3)
 			w.Service("empty", blue)
@@ -220,4 +221,6 @@ func All() map[string]func(w *World) {
 			w.Endpoint(s, "web.2", 2)
 		},
 	}
+	maps.Copy(all, bridged())
+	return all
 }

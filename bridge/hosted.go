@@ -1,0 +1,142 @@
+package bridge
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"github.com/sluice-mesh/sluice/internal/plan"
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+// hostedMaps declares the maps of ports, which are there without a port too.
+func (b *builder) hostedMaps() {
+	for _, f := range []plan.Family{plan.IPv4, plan.IPv6} {
+		addr := plan.FieldIPv4
+		if f == plan.IPv6 {
+			addr = plan.FieldIPv6
+		}
+		for _, m := range []*plan.Set{
+			b.table.Map(mapFor(f, mesh.PublishedPort{}), addr, plan.FieldProto, plan.FieldPort),
+			b.table.Map(mapFor(f, mesh.PublishedPort{Addr: plan.Gateway4()}), addr, addr, plan.FieldProto, plan.FieldPort),
+		} {
+			m.Value = append(m.Value, plan.FieldPort)
+		}
+		for _, m := range []*plan.Set{
+			b.table.Map(mapFor(f, mesh.PublishedPort{Last: 1}), addr, plan.FieldProto, plan.FieldPort),
+			b.table.Map(mapFor(f, mesh.PublishedPort{Last: 1, Addr: plan.Gateway4()}), addr, addr, plan.FieldProto, plan.FieldPort),
+		} {
+			m.Ranges = true
+		}
+	}
+}
+
+// mapFor names the map that a port of a family is an element of.
+func mapFor(f plan.Family, p mesh.PublishedPort) string {
+	names := [2]string{plan.Hosted4, plan.Hosted6}
+	switch {
+	case p.Last != 0 && p.Addr.IsValid():
+		names = [2]string{plan.HostedRangeAt4, plan.HostedRangeAt6}
+	case p.Last != 0:
+		names = [2]string{plan.HostedRange4, plan.HostedRange6}
+	case p.Addr.IsValid():
+		names = [2]string{plan.HostedAt4, plan.HostedAt6}
+	}
+	if f == plan.IPv6 {
+		return names[1]
+	}
+	return names[0]
+}
+
+// hosted makes the ports answer that the node has for its own endpoints.
+func (b *builder) hosted() {
+	held, lost := b.snap.Hosted(b.local.ID)
+	for _, f := range lost {
+		b.plan.Leave(plan.PortTaken, object(f), "another endpoint of this node answers on it: publish another port, or attach the endpoint on another node")
+	}
+	for _, f := range held {
+		if by := b.holder(f.Port); by != "" {
+			b.plan.Leave(plan.PortHeld, object(f), "held by "+by+" on this node: stop it or publish another port")
+			continue
+		}
+		b.open(f)
+	}
+}
+
+func object(f mesh.HostedFront) string {
+	return fmt.Sprintf("endpoint %s port %s", f.Endpoint.Name, f.Port.Front())
+}
+
+// holder is who has one of the ports on this host; empty: nobody.
+func (b *builder) holder(p mesh.PublishedPort) string {
+	i := slices.IndexFunc(b.local.Held, func(h mesh.HeldPort) bool { return p.Overlaps(h.Port()) })
+	if i < 0 {
+		return ""
+	}
+	return b.local.Held[i].By
+}
+
+// open leads a port to its endpoint, in both families.
+func (b *builder) open(f mesh.HostedFront) {
+	n := b.snap.Network(f.At.Network)
+	if n == nil || n.Bridged() && b.built[plan.BridgeLink(string(n.ID))] != n {
+		return // whose bridge has its name has been told
+	}
+	if f.Endpoint.State == mesh.Draining {
+		return // nothing new; what is open goes on
+	}
+	ports := plan.Ports{Addr: f.Port.Addr, Proto: string(f.Port.Proto), First: f.Port.Published, Last: f.Port.Last}
+	for _, at := range []netip.Addr{f.At.V4, f.At.V6} {
+		if ports.Has(plan.FamilyOf(at)) {
+			b.capture(f.Port, ports, at)
+		}
+		if !n.Bridged() {
+			b.enter(f.Port, at)
+		}
+	}
+	if n.Bridged() {
+		b.localAlso(plan.BridgeLink(string(n.ID)))
+	}
+	if from := f.Port.Sources.Prefixes(); len(from) > 0 {
+		b.table.AdmitOnly(ports, from)
+	}
+}
+
+// capture is the one thing that makes the port answer.
+func (b *builder) capture(p mesh.PublishedPort, dialled plan.Ports, at netip.Addr) {
+	key := []string{dialled.Proto, dialled.Text()}
+	if dialled.Addr.IsValid() {
+		key = append([]string{dialled.Addr.String()}, key...)
+	}
+	to := at.String()
+	if p.Last == 0 {
+		to = plan.Join(to, strconv.Itoa(int(p.Target)))
+	}
+	b.table.Set(mapFor(plan.FamilyOf(at), p)).Put(to, key...)
+}
+
+// enter lets a port be reached by the way out of the network that its endpoint is on.
+func (b *builder) enter(p mesh.PublishedPort, at netip.Addr) {
+	set := "entered"
+	if p.Last != 0 {
+		set = "entered_range"
+	}
+	suffix := map[bool]string{true: "4", false: "6"}[at.Is4()]
+	key := plan.Join(at.String(), string(p.Proto), plan.Ports{First: p.Target, Last: p.Last}.Text())
+	if entered := b.table.Set(set + suffix); !b.seen[set+suffix+key] {
+		b.seen[set+suffix+key] = true // two ports may lead to one target
+		entered.Add(key)
+	}
+}
+
+// localAlso lets what a process dialled at a loopback address be answered by a bridge: chain
+// closed drops everything else to such an address.
+func (b *builder) localAlso(bridge string) {
+	if b.seen[bridge] {
+		return
+	}
+	b.seen[bridge] = true
+	b.host.Sysctls = append(b.host.Sysctls, plan.Sysctl{Key: "net/ipv4/conf/" + bridge + "/route_localnet", Value: "1"})
+	b.host.Routes = append(b.host.Routes, plan.Route{Kind: plan.RouteLocal, Dst: netip.PrefixFrom(netip.IPv6Loopback(), 128), Link: bridge})
+}

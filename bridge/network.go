@@ -1,0 +1,127 @@
+package bridge
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/sluice-mesh/sluice/internal/plan"
+	"github.com/sluice-mesh/sluice/mesh"
+)
+
+// networks builds the bridge of each network that an endpoint of this node is on, and the
+// endpoints' interfaces there.
+func (b *builder) networks() {
+	b.declare()
+	for _, e := range b.snap.Local(b.local.ID) {
+		for _, a := range e.Attached {
+			if n := b.snap.Network(a.Network); n != nil && n.Bridged() && b.raise(n) {
+				b.attach(e, a, n)
+			}
+		}
+	}
+}
+
+// declare makes the sets, which are there without a network too.
+func (b *builder) declare() {
+	own := b.table.Set("own_bridges", plan.FieldIface)
+	for _, name := range b.local.OwnBridges {
+		if !strings.HasPrefix(name, plan.BridgeLinks) { // those that are planned are added as such
+			own.Add(name)
+		}
+	}
+	b.table.Set("together", plan.FieldIface, plan.FieldIface)
+	b.table.Set("internal_bridges", plan.FieldIface)
+	b.table.Set("routed_bridges", plan.FieldIface)
+	b.table.Set("bridged4", plan.FieldIPv4)
+	b.table.Set("bridged6", plan.FieldIPv6)
+	b.table.Set("bridge_sources4", plan.FieldIface, plan.FieldIPv4)
+	b.table.Set("bridge_sources6", plan.FieldIface, plan.FieldIPv6)
+}
+
+// raise plans the bridge of a network once. It tells whether the network has one: of two whose
+// bridges would have one name, the network of the lesser ID.
+func (b *builder) raise(n *mesh.Network) bool {
+	name := plan.BridgeLink(string(n.ID))
+	if other := b.namesake(n, name); other != nil {
+		b.plan.Leave(plan.NameTaken, "network "+n.Name, fmt.Sprintf("its bridge would be called %s, as that of network %s: remove it and make it anew", name, other.Name))
+		return false
+	}
+	if b.built[name] != nil {
+		return true
+	}
+	b.built[name] = n
+	b.host.Links = append(b.host.Links, plan.Link{Name: name, Kind: plan.LinkBridge, MAC: plan.BridgedMAC(n.Gateway4), MTU: b.mtu(n)})
+	b.host.Addrs = append(
+		b.host.Addrs,
+		plan.Addr{Link: name, Prefix: netip.PrefixFrom(n.Gateway4, n.Subnet4.Bits())},
+		plan.Addr{Link: name, Prefix: netip.PrefixFrom(n.Gateway6, n.Subnet6.Bits())},
+	)
+	b.host.Sysctls = append(
+		b.host.Sysctls,
+		plan.WithIPv6(name),
+		plan.Sysctl{Key: "net/ipv6/conf/" + name + "/accept_ra", Value: "0"}, // a workload is no router
+	)
+	b.table.Set("own_bridges").Add(name)
+	if !n.Apart {
+		b.table.Set("together").Add(name, name)
+	}
+	if n.Internal {
+		b.table.Set("internal_bridges").Add(name)
+	}
+	if n.Routed {
+		b.table.Set("routed_bridges").Add(name)
+	}
+	return true
+}
+
+// namesake is the network that has the name of n's bridge instead of n.
+func (b *builder) namesake(n *mesh.Network, name string) *mesh.Network {
+	for _, other := range b.snap.Networks {
+		if other.Bridged() && other.ID < n.ID && plan.BridgeLink(string(other.ID)) == name && b.snap.Network(other.ID) != nil {
+			return other
+		}
+	}
+	return nil
+}
+
+// mtu of a bridge is what was asked for, otherwise that of the node's cards.
+func (b *builder) mtu(n *mesh.Network) int { return cmp.Or(n.MTU, b.snap.Node(b.local.ID).MTU) }
+
+// attach plans one endpoint's interface on a bridge.
+func (b *builder) attach(e *mesh.Endpoint, a mesh.Attachment, n *mesh.Network) {
+	bridge, port := plan.BridgeLink(string(n.ID)), plan.BridgePort(string(e.ID), string(n.ID))
+	wish, _ := e.JoinedTo(n.ID)
+	inside := cmp.Or(wish.Interface, plan.BridgedLink(string(n.ID)))
+	mac := cmp.Or(plan.MAC(wish.MAC), plan.BridgedMAC(a.V4))
+	ep := b.plan.Sandbox(plan.EndpointSandbox(string(e.ID)), plan.KindEndpoint)
+	b.host.Links = append(b.host.Links, plan.Link{
+		Name: port, Kind: plan.LinkVeth, MTU: b.mtu(n), Master: bridge, Isolated: n.Apart,
+		Peer: plan.Peer{Sandbox: ep.Name, Link: inside, MAC: mac},
+	})
+	ep.Links = append(ep.Links, plan.Link{
+		Name: inside, Kind: plan.LinkVeth, MAC: mac, MTU: b.mtu(n), Announced: true,
+		Peer: plan.Peer{Sandbox: b.host.Name, Link: port},
+	})
+	b.host.Sysctls = append(b.host.Sysctls, plan.Sysctl{Key: "net/ipv6/conf/" + port + "/accept_ra", Value: "0"})
+	ep.Sysctls = append(ep.Sysctls, plan.Inside(inside, wish.Sysctls)...)
+	ep.Addrs = append(
+		ep.Addrs,
+		plan.Addr{Link: inside, Prefix: netip.PrefixFrom(a.V4, n.Subnet4.Bits())},
+		plan.Addr{Link: inside, Prefix: netip.PrefixFrom(a.V6, n.Subnet6.Bits())},
+	)
+	if way, ok := b.snap.Gateway(e); ok && way.Network == n.ID {
+		ep.Routes = append(
+			ep.Routes,
+			plan.Route{Kind: plan.RouteVia, Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: n.Gateway4, Link: inside},
+			plan.Route{Kind: plan.RouteVia, Dst: netip.PrefixFrom(netip.IPv6Unspecified(), 0), Via: n.Gateway6, Link: inside},
+		)
+	}
+	b.table.Set("bridge_sources4").Add(bridge, a.V4.String())
+	b.table.Set("bridge_sources6").Add(bridge, a.V6.String())
+	if !n.Routed {
+		b.table.Set("bridged4").Add(a.V4.String())
+		b.table.Set("bridged6").Add(a.V6.String())
+	}
+}
