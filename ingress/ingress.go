@@ -1,6 +1,7 @@
 // Package ingress turns published ports into the routing mesh: whatever node a
 // client dials, the connection reaches a ready endpoint on any node, which sees
-// the client's own address.
+// the client's own address. Inside a network the same balancers serve the virtual addresses
+// of services (virtual.go).
 //
 // The path of one packet, in by node A and to an endpoint on node B:
 //

@@ -169,6 +169,8 @@ func (w *walk) returnInside(p *packet, r route) error {
 
 // undoInside is the rest of hop 10: what was chosen is undone, and the caller answered.
 func (w *walk) undoInside(p *packet) error {
+	w.hop().Sandbox = w.sandbox.Name
+	w.command("conntrack -L -d %s", w.flow.dialled)
 	w.what("the reply to %s", p.dst)
 	p.dst = w.flow.client // of a call that landed on the caller the source was another one
 	p.dialled = w.flow.dialled

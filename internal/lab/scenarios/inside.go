@@ -21,7 +21,7 @@ func (w *world) network(name string) mesh.NetworkID {
 }
 
 // virtual is the address of "SERVICE@NETWORK"; the zero value for other places.
-func (w *world) virtual(place string, six bool) (netip.Addr, error) {
+func (w *world) virtual(place string, how How) (netip.Addr, error) {
 	service, network, ok := strings.Cut(place, "@")
 	if !ok {
 		return netip.Addr{}, nil
@@ -35,7 +35,7 @@ func (w *world) virtual(place string, six bool) (netip.Addr, error) {
 	if !ok {
 		return netip.Addr{}, fmt.Errorf("%s has no virtual address", place)
 	}
-	if six {
+	if how.Six {
 		return a.V6, nil
 	}
 	return a.V4, nil

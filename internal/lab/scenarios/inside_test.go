@@ -27,7 +27,7 @@ func TestVirtualEcho(t *testing.T) {
 	}
 	for _, six := range []bool{false, true} {
 		of := func(place string) string {
-			a, err := w.virtual(place, six)
+			a, err := w.virtual(place, How{Six: six})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -117,7 +117,7 @@ func each(hows []How, do func(r *run, s Step, how How) error) func(r *run, s Ste
 
 // ask is a question to the first place of a target.
 func (r *run) ask(from string, to target, how How) (ask, error) {
-	at, err := r.world.virtual(to.at[0], how.Six)
+	at, err := r.world.virtual(to.at[0], how)
 	return ask{from, to.at[0], to.port, how, at}, err
 }
 
