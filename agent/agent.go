@@ -43,12 +43,9 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 		return err
 	}
 	defer closing(&err, store.close)
-	if err := os.MkdirAll(cfg.RunDir, 0o755); err != nil {
-		return fmt.Errorf("make run directory: %w", err)
-	}
-	machine, err := sys.open(cfg.RunDir)
+	machine, err := sys.openIn(cfg.RunDir)
 	if err != nil {
-		return fmt.Errorf("open the kernel: %w", err)
+		return err
 	}
 	defer closing(&err, machine.Close)
 	own, err := ownNode(cfg, machine, content.ID)
@@ -81,6 +78,8 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	if err := cluster.resume(); err != nil {
 		return err
 	}
+	loop.names = newNames(ctx, cfg, cluster, machine, sys.resolv)
+	defer loop.names.close()
 	api := &api{
 		config: cfg, cluster: cluster, loop: loop, status: status, endpoints: endpoints, events: events, agreement: &agreement{cluster: cluster}, inspect: sys.inspect,
 		watched: newWatched(&looker{cluster: cluster, pulse: loop.pulse}, sys.now, starts, ringRoom),
@@ -91,7 +90,19 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	}
 	r := &reporter{supervisor: boss, own: own.ID, status: status, now: sys.now, check: checkAPI(cfg.Socket), log: cfg.Log}
 	cfg.Log.Info("the agent runs", "node", own.ID, "name", own.Name, "address", own.Addr, "socket", cfg.Socket, "balancer", picked.balancer, "why", picked.why)
-	return together(ctx, loop.run, loop.pulse.run, newMoves(cluster, machine, cfg.Log).run, newUnderlay(cluster, loop, cfg).run, cluster.renew, (&rotations{cluster: cluster}).run, api.agreement.run, api.watched.run, r.run, answering)
+	return together(ctx, loop.run, loop.pulse.run, loop.names.run, newMoves(cluster, machine, cfg.Log).run, newUnderlay(cluster, loop, cfg).run, cluster.renew, (&rotations{cluster: cluster}).run, api.agreement.run, api.watched.run, r.run, answering)
+}
+
+// openIn opens the kernel with what is pinned below the run directory, and makes that.
+func (s system) openIn(runDir string) (Machine, error) {
+	if err := os.MkdirAll(runDir, 0o755); err != nil {
+		return nil, fmt.Errorf("make run directory: %w", err)
+	}
+	machine, err := s.open(runDir)
+	if err != nil {
+		return nil, fmt.Errorf("open the kernel: %w", err)
+	}
+	return machine, nil
 }
 
 // together runs all tasks until ctx ends or one of them fails, and waits for every one.

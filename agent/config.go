@@ -22,6 +22,7 @@ type Config struct {
 	VXLANPort  uint16         // 4789, UDP
 	Socket     string         // RunDir/sluice.sock
 	API        netip.AddrPort // none: the API is on the socket alone
+	DNS        netip.AddrPort // none: names are told to endpoints alone
 	Balancer   BalancerChoice // auto
 
 	// KeyRotation is after how long gossip gets another key: 12 h; NoKeyRotation: by command alone.
@@ -100,6 +101,9 @@ func (c Config) complete() (Config, error) {
 	if err := c.completeAPI(); err != nil {
 		return c, err
 	}
+	if err := c.completeDNS(); err != nil {
+		return c, err
+	}
 	// A relative path would mean another place to whoever reads it from status.
 	for _, dir := range []*string{&c.DataDir, &c.RunDir} {
 		if *dir, err = filepath.Abs(*dir); err != nil {
@@ -126,6 +130,21 @@ func (c Config) completeAPI() error {
 		return mesh.Refuse(BadConfig, "give --api ADDR:PORT, such as 0.0.0.0:7957", "the API cannot be on %s", at)
 	case at.Port() == c.GossipPort:
 		return mesh.Refuse(BadConfig, "give --api another port", "gossip and the API are both on port %d", at.Port())
+	}
+	return nil
+}
+
+// completeDNS refuses an address that operators cannot ask at.
+func (c Config) completeDNS() error {
+	at := c.DNS
+	switch {
+	case at == netip.AddrPort{}:
+		return nil
+	case !at.IsValid() || at.Port() == 0 || at.Addr().Is4In6() || at.Addr().IsMulticast() || at.Addr().IsUnspecified():
+		// An answer by UDP comes from the address that was asked only where there is but one.
+		return mesh.Refuse(BadConfig, "give --dns one address of this host and a port, such as 127.0.0.1:5353", "names cannot be told at %s", at)
+	case at.Port() == c.GossipPort || at.Port() == c.VXLANPort:
+		return mesh.Refuse(BadConfig, "give --dns another port", "names and gossip or VXLAN are both on port %d", at.Port())
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -44,6 +45,9 @@ type fakeMachine struct {
 	blind     error                  // what Held says besides
 	occupied  []doctor.Occupied
 	flushed   bool // somebody took our sets away
+
+	asked map[string][2]string // where each sandbox's names are told, by UDP and TCP
+	deaf  error                // what ListenNames says
 }
 
 func newFakeMachine(tb testing.TB, addr string) *fakeMachine {
@@ -242,6 +246,36 @@ func (m *fakeMachine) Unrouted() (four, six []string, err error) {
 	return []string{"eth0"}, []string{"eth0"}, nil
 }
 func (m *fakeMachine) Close() error { return nil }
+
+// ListenNames listens on the host, at a port that asker finds, while the sandbox is pinned.
+func (m *fakeMachine) ListenNames(sandbox string, _ netip.AddrPort) (net.PacketConn, net.Listener, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.deaf != nil {
+		return nil, nil, m.deaf
+	}
+	packets, listener, err := listenAt(netip.MustParseAddrPort("127.0.0.1:0"))
+	if err != nil {
+		return nil, nil, err
+	}
+	if m.asked == nil {
+		m.asked = map[string][2]string{}
+	}
+	m.asked[sandbox] = [2]string{packets.LocalAddr().String(), listener.Addr().String()}
+	return packets, listener, nil
+}
+
+// ListenNamesAside is known by what it is called for.
+func (m *fakeMachine) ListenNamesAside(sandbox string, at netip.AddrPort) (net.PacketConn, net.Listener, error) {
+	return m.ListenNames("aside "+sandbox, at)
+}
+
+// setDeaf lets ListenNames fail.
+func (m *fakeMachine) setDeaf(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.deaf = err
+}
 
 func (m *fakeMachine) Occupied() ([]doctor.Occupied, error) {
 	m.mu.Lock()

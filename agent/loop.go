@@ -33,7 +33,8 @@ type loop struct {
 	routes  hostRoutes
 	repair  repair
 
-	picked picked // set before run
+	picked picked  // set before run
+	names  *naming // the same; nil: nobody is told any
 }
 
 func newLoop(c *cluster, m Machine, s *status, log *slog.Logger) *loop {
@@ -141,6 +142,7 @@ func (l *loop) round(ctx context.Context, heard []kernel.Drift) ended {
 	if ctx.Err() != nil {
 		return ended{} // cut off in the middle: the report says nothing
 	}
+	l.names.follow(snap, l.machine.Path)
 	err := errors.Join(settling, looking, l.cluster.flush())
 	if err != nil {
 		l.log.Error("a round was not complete", "revision", snap.Rev, "err", err)
@@ -157,7 +159,7 @@ func (l *loop) round(ctx context.Context, heard []kernel.Drift) ended {
 		l.log.Info("repaired", "op", op.String(), "by", culprit(heard, op))
 		l.status.events.repaired(op, culprit(heard, op))
 	}
-	l.status.round(outcome{snap: snap, plan: p, report: report, refused: refused, left: l.cluster.leftOut(), peers: slices.Concat(l.pulse.problems(), l.cluster.outcastProblem(), l.cluster.guestProblems(snap)), err: err, repaired: len(repaired)})
+	l.status.round(outcome{snap: snap, plan: p, report: report, refused: refused, left: l.cluster.leftOut(), peers: slices.Concat(l.pulse.problems(), l.cluster.outcastProblem(), l.cluster.guestProblems(snap), l.names.problems()), err: err, repaired: len(repaired)})
 	return ended{complete: err == nil && len(report.Failed) == 0, worked: len(report.Done)+len(report.Failed) > 0, held: len(l.held.now) > 0}
 }
 

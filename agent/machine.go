@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"time"
 
@@ -31,6 +32,11 @@ type Machine interface {
 	Pinned(name string) bool
 	// Path is where the sandbox's namespace is, or would be, mounted.
 	Path(name string) string
+	// ListenNames opens UDP and TCP sockets in the sandbox's namespace, or neither;
+	// ListenNamesAside leaves the port free there for the workload. May be called beside the
+	// others.
+	ListenNames(sandbox string, at netip.AddrPort) (net.PacketConn, net.Listener, error)
+	ListenNamesAside(sandbox string, at netip.AddrPort) (net.PacketConn, net.Listener, error)
 	// Advertised are the host's devices that live on router advertisements and would
 	// stop listening to them when the host forwards.
 	Advertised() ([]string, error)
@@ -70,6 +76,7 @@ type system struct {
 	watch   func(ctx context.Context, pid int) (<-chan struct{}, error) // closed when the process has ended
 	now     func() time.Time
 	inspect func(kernel.Inspection) doctor.Facts // looks at the host
+	resolv  resolvFiles
 
 	supervisor func() (*supervisor, error) // nil where there is none
 }
@@ -88,6 +95,7 @@ func realSystem() system {
 		watch:      kernel.WatchPID,
 		now:        time.Now,
 		inspect:    kernel.Inspect,
+		resolv:     hostFiles(),
 		supervisor: ownSupervisor,
 	}
 }

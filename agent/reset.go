@@ -88,6 +88,9 @@ func reset(ctx context.Context, rc ResetConfig, open func(runDir string) (resett
 	if err != nil {
 		return report, err
 	}
+	if err := report.unlink(resolvConfs{hostFiles(), managedConf(cfg.RunDir)}); err != nil {
+		return report, err
+	}
 	return report, report.clear(cfg)
 }
 
@@ -193,6 +196,19 @@ func (c *cluster) ownTombstones(snap *mesh.Snapshot) ([]mesh.Record, error) {
 		records = append(records, tombstone(mesh.EndpointRecord(e)))
 	}
 	return records, nil
+}
+
+// unlink takes away the resolv.conf of endpoints.
+func (r *ResetReport) unlink(c resolvConfs) error {
+	removed, err := c.unlink(func(string) bool { return true })
+	r.Files = append(r.Files, removed...)
+	switch failed := os.Remove(c.managed); {
+	case failed == nil:
+		r.Files = append(r.Files, c.managed)
+	case !errors.Is(failed, fs.ErrNotExist):
+		err = errors.Join(err, fmt.Errorf("remove resolv.conf: %w", failed))
+	}
+	return err
 }
 
 // clear empties the run directory of what the agent makes there, and names the rest.

@@ -90,8 +90,11 @@ func (a *testAgent) system() system {
 			}
 			return a.machine, nil
 		},
-		watch:   a.processes.watch,
-		now:     func() time.Time { return time.Now().Add(time.Duration(a.ahead.Load())) },
+		watch: a.processes.watch,
+		now:   func() time.Time { return time.Now().Add(time.Duration(a.ahead.Load())) },
+		resolv: resolvFiles{
+			host: filepath.Join(a.cfg.DataDir, "resolv.conf"), named: filepath.Join(a.cfg.DataDir, "named"), etc: filepath.Join(a.cfg.DataDir, "etc"),
+		},
 		inspect: func(q kernel.Inspection) doctor.Facts { return someFacts(q) },
 
 		supervisor: func() (*supervisor, error) { return a.boss, nil },

@@ -109,7 +109,7 @@ func TestStoreOfNewerRecords(t *testing.T) {
 	dir := t.TempDir()
 	content := reopened(t, dir)
 	line := []byte(`{"k":"service","i":"c000000000000001","t":5,"w":"a000000000000001","c":1,"svc":{"i":"c000000000000001","n":"web","s":"rr","later":[1]},"z":0}` + "\tc2ln")
-	newer := []byte(`{"v":2,"k":"service","i":"c000000000000002","w":"a000000000000001","svc":"all else"}`)
+	newer := []byte(`{"v":3,"k":"service","i":"c000000000000002","w":"a000000000000001","svc":"all else"}`)
 	other := mesh.Key{Kind: mesh.KindService, ID: "c000000000000002"}
 	edit(t, dir, func(_, records *bolt.Bucket) error {
 		return records.Put([]byte("service/c000000000000001"), line)

@@ -20,9 +20,9 @@ func (h HeldPort) Port() PublishedPort {
 	return PublishedPort{Addr: h.Addr, Proto: h.Proto, Published: h.Published}
 }
 
-// Of tells whether h is about the publication p.
+// Of tells whether h is about the publication p, or a port of its range.
 func (h HeldPort) Of(p PublishedPort) bool {
-	return h.Addr == p.Addr && h.Proto == p.Proto && h.Published == p.Published
+	return h.Addr == p.Addr && h.Proto == p.Proto && p.Published <= h.Published && h.Published <= p.End()
 }
 
 // compareHeld orders by what is published; a node says each port once.

@@ -28,7 +28,9 @@ func oneOwner(t fataler, snap *Snapshot) {
 		if snap.Network(n.ID) == nil {
 			continue
 		}
-		hold(fmt.Sprint("VNI ", n.VNI), string(n.ID))
+		if !n.Bridged() {
+			hold(fmt.Sprint("VNI ", n.VNI), string(n.ID))
+		}
 		if n.Ingress() {
 			hold(fmt.Sprint("VNI ", n.EntryVNI), string(n.ID)+" entry")
 		}
@@ -42,14 +44,24 @@ func oneOwner(t fataler, snap *Snapshot) {
 		if !snap.lost(KindService, string(s.ID), s.Name) {
 			hold("service name "+s.Name, string(s.ID))
 		}
+		for _, n := range snap.Networks {
+			if a, ok := snap.Virtual(s.ID, n.ID); ok {
+				hold("address "+a.V4.String(), string(s.ID))
+				hold("address "+a.V6.String(), string(s.ID))
+			}
+		}
 	}
 	for _, e := range snap.Endpoints {
 		if !snap.lost(KindEndpoint, string(e.ID), e.Name) {
 			hold("endpoint name "+e.Name, string(e.ID))
 		}
 		for _, a := range e.Attached {
-			hold("address "+a.V4.String(), string(e.ID))
-			hold("address "+a.V6.String(), string(e.ID))
+			where := ""
+			if n := snap.Network(a.Network); n != nil && n.Bridged() {
+				where = "on " + string(e.Node) + " " // only there
+			}
+			hold(where+"address "+a.V4.String(), string(e.ID))
+			hold(where+"address "+a.V6.String(), string(e.ID))
 		}
 	}
 	for _, n := range snap.Nodes {
@@ -65,7 +77,7 @@ func oneOwner(t fataler, snap *Snapshot) {
 	}
 	for i, f := range snap.Fronts {
 		for _, g := range snap.Fronts[:i] {
-			if f.Port.Overlaps(g.Port) {
+			if f.Port.Overlaps(g.Port) && (f.Port.Mode != Hosted || g.Port.Mode != Hosted) {
 				t.Fatalf("%s overlaps %s", f, g)
 			}
 		}
@@ -76,6 +88,24 @@ func oneOwner(t fataler, snap *Snapshot) {
 type side struct {
 	*world
 	nodes []int
+}
+
+// hosted lets a service publish for its nodes alone, which may need the default bridge.
+func (s *side) hosted(t *rapid.T, service *Service, writer NodeID) {
+	if rapid.IntRange(0, 2).Draw(t, "hosted") != 0 {
+		return
+	}
+	p := &service.Publish[0]
+	if p.Mode = Hosted; rapid.Bool().Draw(t, "ranged") {
+		p.Target, p.Last = p.Published, p.Published+1
+	}
+	if snap := s.state.Snapshot(); snap.Network(DefaultBridge) == nil {
+		n, err := NewDefaultBridge(snap)
+		if err != nil {
+			t.Fatalf("%v", err)
+		}
+		s.write(writer, NetworkRecord(n))
+	}
 }
 
 // act does one thing that somebody on this side may ask for.
@@ -90,8 +120,12 @@ func (s *side) act(t *rapid.T, id int) {
 		if rapid.Bool().Draw(t, "chosen") {
 			subnet = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(few("subnet"))}), 21+few("longer"))
 		}
-		if n, err := newOverlay(snap, testID[NetworkID]('b', id), fmt.Sprintf("net%d", few("name")), subnet); err == nil {
-			if subnet.IsValid() {
+		wish := NetworkWish{ID: testID[NetworkID]('b', id), Name: fmt.Sprintf("net%d", few("name"))}
+		if wish.Driver = rapid.SampledFrom([]Driver{Overlay, Overlay, Bridge}).Draw(t, "driver"); subnet.IsValid() {
+			wish.Subnets = []netip.Prefix{subnet}
+		}
+		if n, err := NewNetwork(snap, wish); err == nil {
+			if subnet.IsValid() && !n.Bridged() {
 				n.Bits4 = subnet.Bits() + 3 // seven blocks: sides choose the same
 			}
 			s.write(writer, NetworkRecord(n))
@@ -99,17 +133,24 @@ func (s *side) act(t *rapid.T, id int) {
 	case 1, 2:
 		service := testService(id, tcp(uint16(8000+few("port"))))
 		service.Name = fmt.Sprintf("s%d", few("name"))
+		s.hosted(t, service, writer)
 		for _, n := range snap.Networks {
 			if !n.Ingress() && rapid.Bool().Draw(t, "on it") {
 				service.Networks = append(service.Networks, n.ID)
 			}
 		}
+		service.Virtual, _ = snap.ChooseVirtual(service)
 		s.write(writer, ServiceRecord(service))
 	case 3, 4:
 		if len(snap.Services) > 0 {
 			e := testEndpoint(id, node, 1)
 			e.Service = rapid.SampledFrom(snap.Services).Draw(t, "service").ID
 			e.Name = fmt.Sprintf("e%d", few("name"))
+			for _, n := range snap.Networks {
+				if !n.Ingress() && rapid.IntRange(0, 3).Draw(t, "joins") == 0 {
+					e.Joined = append(e.Joined, Joined{Network: n.ID})
+				}
+			}
 			if e.Fixed = drawFixed(t, snap); snap.CheckFixed(e, s.time) != nil {
 				return
 			}

@@ -21,8 +21,8 @@ func badPublish(spec, why string, args ...any) error {
 // PublishedPort a port, and one for a whole range that keeps its numbers on its node alone
 // (mode=host). What PublishedPort.String gives parses to the same.
 func ParsePublish(spec string) ([]PublishedPort, error) {
-	head, options, optioned := strings.Cut(spec, ",")
-	form, err := parsePublishOptions(spec, options, optioned)
+	head, options, _ := strings.Cut(spec, ",")
+	form, err := parsePublishOptions(spec, options)
 	if err != nil {
 		return nil, err
 	}
@@ -67,16 +67,17 @@ func (p PublishedPort) ranged(spec string, published, target portRange) ([]Publi
 	list := make([]PublishedPort, published.count)
 	for i := range list {
 		list[i] = p
-		p.Published, p.Target = p.Published+1, p.Target+1
+		list[i].Published += uint16(i)
+		list[i].Target += uint16(i)
 	}
 	return list, nil
 }
 
 // parsePublishOptions takes each option once, but for sources. It refuses what is in the grammar
 // but not built, and what is not in the grammar.
-func parsePublishOptions(spec, options string, optioned bool) (PublishedPort, error) {
+func parsePublishOptions(spec, options string) (PublishedPort, error) {
 	var form PublishedPort
-	if !optioned {
+	if options == "" && !strings.HasSuffix(spec, ",") {
 		return form, nil
 	}
 	var sources []string

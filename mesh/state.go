@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"maps"
 	"slices"
-	"sync"
 )
 
 // State is the merged set of records. The zero value is empty and ready. It is
@@ -120,8 +119,7 @@ type Snapshot struct {
 	services  map[ServiceID]*Service
 	byService map[ServiceID][]*Endpoint
 	rests     map[rested]resting // addresses that were left lately
-	byAge     []*Service         // the oldest claim first
-	virtual   func() map[ServiceID][]Attachment
+	virtual   [][]Attachment     // by the place in Services
 }
 
 // Front is one published port and the service that holds it.
@@ -169,7 +167,7 @@ func (s *State) Snapshot() *Snapshot {
 	snap.settleNetworks(live)
 	snap.settlePorts(live)
 	snap.settleNodes()
-	snap.virtual = sync.OnceValue(snap.settleVirtual) // few ask: not those who only write
+	snap.settleVirtual(live)
 	return snap
 }
 
@@ -235,7 +233,6 @@ func (snap *Snapshot) settlePorts(byAge []Record) {
 		if r.Kind != KindService {
 			continue
 		}
-		snap.byAge = append(snap.byAge, r.Service)
 		for _, p := range r.Service.Publish {
 			winner, taken := meshed.overlapped(p)
 			mine := &hosted

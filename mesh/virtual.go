@@ -14,7 +14,7 @@ import (
 // two services that were written with one address the older claim holds it; the other, like one
 // that was written with none, has the next that is free, the same on all nodes.
 func (snap *Snapshot) Virtual(service ServiceID, network NetworkID) (Attachment, bool) {
-	return onNetwork(snap.virtual()[service], network)
+	return onNetwork(snap.virtualOf(service), network)
 }
 
 func onNetwork(list []Attachment, id NetworkID) (Attachment, bool) {
@@ -32,10 +32,10 @@ func (snap *Snapshot) ChooseVirtual(s *Service) ([]Attachment, error) {
 	if s.Mode == RoundRobinDNS {
 		return nil, nil
 	}
-	have, parts := snap.virtual(), snap.virtualParts()
-	for id, list := range have {
+	parts := snap.virtualParts()
+	for i, list := range snap.virtual {
 		for _, a := range list {
-			if id != s.ID {
+			if snap.Services[i].ID != s.ID {
 				parts[a.Network].give(a)
 			}
 		}
@@ -46,11 +46,11 @@ func (snap *Snapshot) ChooseVirtual(s *Service) ([]Attachment, error) {
 		if part == nil {
 			continue
 		}
-		a, ok := onNetwork(have[s.ID], id)
+		a, ok := onNetwork(snap.virtualOf(s.ID), id)
 		if !ok {
 			if a, ok = part.next(part.start(s.ID)); !ok {
 				return nil, Refuse(PoolExhausted, "use --endpoint-mode dnsrr, or remove a service from the network",
-					"network %q has no virtual address left for service %q: of the %d in %s %d are in use, 0 are free", part.network.Name, s.Name, part.count, part.four, len(part.taken))
+					"network %q has no virtual address left for service %q: of the %d in %s %d are in use, 0 are free", part.network.Name, s.Name, part.count, part.four, part.given)
 			}
 		}
 		chosen = append(chosen, a)
@@ -59,37 +59,64 @@ func (snap *Snapshot) ChooseVirtual(s *Service) ([]Attachment, error) {
 	return chosen, nil
 }
 
+// virtualOf are the virtual addresses that a service has; none where it is not there.
+func (snap *Snapshot) virtualOf(id ServiceID) []Attachment {
+	i, found := snap.placeOf(id)
+	if !found || i >= len(snap.virtual) {
+		return nil
+	}
+	return snap.virtual[i]
+}
+
+// placeOf is where a service is in Services.
+func (snap *Snapshot) placeOf(id ServiceID) (int, bool) {
+	return slices.BinarySearchFunc(snap.Services, id, func(s *Service, id ServiceID) int { return cmp.Compare(s.ID, id) })
+}
+
 // settleVirtual gives every service its virtual addresses: first what was written, the oldest
 // claim first, then to those that have none.
-func (snap *Snapshot) settleVirtual() map[ServiceID][]Attachment {
-	all, parts := make(map[ServiceID][]Attachment, len(snap.byAge)), snap.virtualParts()
-	for _, s := range snap.byAge {
-		for _, a := range s.Virtual {
-			part := parts[a.Network]
-			if _, on := slices.BinarySearch(s.Networks, a.Network); on && part != nil && s.Mode != RoundRobinDNS && part.has(a) && part.free(a) {
-				part.give(a)
-				all[s.ID] = append(all[s.ID], a)
-			}
-		}
+func (snap *Snapshot) settleVirtual(byAge []Record) {
+	parts := snap.virtualParts()
+	if len(parts) == 0 {
+		return
 	}
-	for _, s := range snap.byAge {
-		if s.Mode == RoundRobinDNS {
+	type placed struct {
+		service *Service
+		place   int
+	}
+	var later []placed
+	snap.virtual = make([][]Attachment, len(snap.Services))
+	for _, r := range byAge {
+		s := r.Service
+		if s == nil || s.Mode == RoundRobinDNS || len(s.Networks) == 0 {
 			continue
 		}
-		for _, id := range s.Networks {
+		place, _ := snap.placeOf(s.ID)
+		for _, a := range s.Virtual {
+			part := parts[a.Network]
+			if _, on := slices.BinarySearch(s.Networks, a.Network); on && part != nil && part.has(a) && part.free(a) {
+				part.give(a)
+				snap.virtual[place] = append(snap.virtual[place], a)
+			}
+		}
+		if len(snap.virtual[place]) < len(s.Networks) {
+			later = append(later, placed{s, place})
+		}
+	}
+	for _, p := range later {
+		for _, id := range p.service.Networks {
 			part := parts[id]
-			if _, has := onNetwork(all[s.ID], id); has || part == nil {
+			if _, has := onNetwork(snap.virtual[p.place], id); has || part == nil {
 				continue
 			}
-			start := part.start(s.ID)
-			if a, written := onNetwork(s.Virtual, id); written && part.has(a) {
+			start := part.start(p.service.ID)
+			if a, written := onNetwork(p.service.Virtual, id); written && part.has(a) {
 				start = part.number(a)
 			}
 			if a, ok := part.next(start); ok {
 				part.give(a)
-				all[s.ID] = append(all[s.ID], a)
+				snap.virtual[p.place] = append(snap.virtual[p.place], a)
 			}
 		}
 	}
-	return all
 }

@@ -13,7 +13,8 @@ type virtualPart struct {
 	network   *Network
 	four, six netip.Prefix
 	count     int
-	taken     map[int]bool          // by number
+	taken     []uint64              // a bit for each number; nil: none
+	given     int                   // how many bits are set
 	blocks    map[netip.Prefix]bool // that nodes hold since before they were for virtual addresses
 	full      bool
 }
@@ -25,7 +26,7 @@ func (snap *Snapshot) virtualParts() map[NetworkID]*virtualPart {
 		if n.Bridged() || n.Ingress() {
 			continue
 		}
-		part := &virtualPart{network: n, four: n.virtual4(), six: n.virtual6(), taken: map[int]bool{}}
+		part := &virtualPart{network: n, four: n.virtual4(), six: n.virtual6()}
 		// Neither the first, which is no host's, nor the last, which is the subnet's broadcast address.
 		part.count = 1<<(32-part.four.Bits()) - 2
 		parts[id] = part
@@ -71,13 +72,23 @@ func (p *virtualPart) has(a Attachment) bool {
 
 // free tells whether a pair of the part is nobody's.
 func (p *virtualPart) free(a Attachment) bool {
-	if p.taken[p.number(a)] {
+	if p.isTaken(p.number(a)) {
 		return false
 	}
 	return p.blocks == nil || !p.blocks[netip.PrefixFrom(a.V4, p.network.Bits4).Masked()]
 }
 
-func (p *virtualPart) give(a Attachment) { p.taken[p.number(a)] = true }
+func (p *virtualPart) give(a Attachment) {
+	if p.taken == nil {
+		p.taken = make([]uint64, p.count/64+1)
+	}
+	i := p.number(a)
+	p.taken[i/64] |= 1 << (i % 64)
+	p.given++
+}
+
+// isTaken tells whether a service has the pair with that number.
+func (p *virtualPart) isTaken(i int) bool { return p.taken != nil && p.taken[i/64]&(1<<(i%64)) != 0 }
 
 // next is the first pair that is free, from the one with the number start on.
 func (p *virtualPart) next(start int) (Attachment, bool) {
@@ -85,7 +96,7 @@ func (p *virtualPart) next(start int) (Attachment, bool) {
 		if p.full {
 			break
 		}
-		if n := (start + i) % p.count; !p.taken[n] {
+		if n := (start + i) % p.count; !p.isTaken(n) {
 			if a := p.pair(n); p.free(a) {
 				return a, true
 			}

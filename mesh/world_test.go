@@ -137,6 +137,11 @@ func drawRecords(t *rapid.T) []Record {
 			if rapid.Bool().Draw(t, "on one address") {
 				s.Publish[0].Addr = netip.AddrFrom4([4]byte{192, 0, 2, byte(few("addr"))})
 			}
+			if p := &s.Publish[0]; rapid.Bool().Draw(t, "hosted") {
+				if p.Mode = Hosted; rapid.Bool().Draw(t, "ranged") {
+					p.Target, p.Last = p.Published, p.Published+uint16(few("longer"))
+				}
+			}
 			r = ServiceRecord(s)
 		default:
 			e := testEndpoint(few("endpoint"), few("node"), few("service"))

@@ -187,12 +187,13 @@ func (z *Zone) service(a *Asker, q dns.Question, name string, turn uint32) Answe
 	var out Answer
 	for _, b := range found {
 		for _, p := range b.host.ports {
-			if !p.matches(port, proto[1:]) {
+			number, ok := p.matches(port, proto[1:])
+			if !ok {
 				continue
 			}
 			known = true
 			if q.Qtype == dns.TypeSRV {
-				z.addTargets(&out, q, b, target{rest: rest, port: p.Number, scope: sc})
+				z.addTargets(&out, q, b, target{rest: rest, port: number, scope: sc})
 			}
 		}
 	}
@@ -208,8 +209,20 @@ func (z *Zone) service(a *Asker, q dns.Question, name string, turn uint32) Answe
 	return out
 }
 
-func (p Port) matches(port, proto string) bool {
-	return string(p.Proto) == proto && port != "" && (lower(p.Name) == port || strconv.Itoa(int(p.Number)) == port)
+// matches gives the number that is meant by a port's name or by its number.
+func (p Port) matches(port, proto string) (uint16, bool) {
+	if string(p.Proto) != proto || port == "" {
+		return 0, false
+	}
+	if lower(p.Name) == port {
+		return p.Number, true
+	}
+	asked, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || strconv.FormatUint(asked, 10) != port {
+		return 0, false
+	}
+	number := uint16(asked)
+	return number, p.Number <= number && number <= max(p.Number, p.Last)
 }
 
 // target is what SRV records are made of beside their owner.

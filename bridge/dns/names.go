@@ -33,7 +33,7 @@ type Mode string
 
 // The modes.
 const (
-	VIP   Mode = "vip"   // its virtual addresses
+	VIP   Mode = "vip"   // its virtual addresses; where it has none, as DNSRR does
 	DNSRR Mode = "dnsrr" // the addresses of its ready endpoints, in changing order
 )
 
@@ -75,6 +75,7 @@ type Addr struct {
 type Port struct {
 	Name   string // may be empty
 	Number uint16
+	Last   uint16 // of a range, each of whose numbers is found; 0: one port
 	Proto  mesh.Proto
 }
 

@@ -7,55 +7,111 @@ import (
 	"github.com/sluice-mesh/sluice/mesh"
 )
 
-// FromSnapshot is the names of a snapshot. Services have no virtual address, alias or stack of
-// their own there, so that each name gives its ready endpoints. The ingress network carries no
-// names, but it is a way out.
-func FromSnapshot(snap *mesh.Snapshot) Names {
-	names := Names{TTL: DefaultTTL}
-	for _, n := range snap.Networks {
-		network := Network{ID: n.ID}
-		if !n.Ingress() {
-			network.Name, network.Subnets = n.Name, n.Subnets()
-		}
-		names.Networks = append(names.Networks, network)
-	}
-	lost := map[string]bool{} // whose name an older claim holds: the winner's name must not give its addresses
+// FromSnapshot is the names of a snapshot, as the askers of node self see them: on a bridge
+// there are that node's endpoints only. The ingress network carries no names, but it is a way
+// out.
+func FromSnapshot(snap *mesh.Snapshot, self mesh.NodeID) Names {
+	f := reader{snap: snap, self: self, lost: map[string]bool{}, bridged: map[mesh.NetworkID]bool{}}
 	for _, c := range snap.Conflicts {
 		if c.Reason == mesh.NameTaken {
-			lost[c.ID] = true
+			f.lost[c.ID] = true
 		}
 	}
-	byID := map[mesh.ServiceID]string{}
+	names := Names{TTL: DefaultTTL}
+	for _, n := range snap.Networks {
+		f.bridged[n.ID] = n.Bridged()
+		names.Networks = append(names.Networks, f.network(n))
+	}
+	byID := make(map[mesh.ServiceID]Service, len(snap.Services))
 	for _, s := range snap.Services {
-		if lost[string(s.ID)] {
+		if f.lost[string(s.ID)] {
+			byID[s.ID] = Service{Stack: s.Stack} // which its endpoints' own names are in
 			continue
 		}
-		byID[s.ID] = s.Name
-		names.Services = append(names.Services, Service{
-			Name: s.Name, Mode: DNSRR, Networks: s.Networks, Ports: portsOf(s),
-		})
+		service := f.service(s)
+		byID[s.ID] = service
+		names.Services = append(names.Services, service)
 	}
 	for _, e := range snap.Endpoints {
-		if lost[string(e.ID)] {
-			continue
+		if !f.lost[string(e.ID)] {
+			names.Endpoints = append(names.Endpoints, f.endpoint(e, byID[e.Service]))
 		}
-		names.Endpoints = append(names.Endpoints, Endpoint{
-			Name: e.Name, Service: byID[e.Service], Addrs: addrsOf(e), Ready: e.State == mesh.Ready,
-		})
 	}
 	return names
 }
 
-func addrsOf(e *mesh.Endpoint) []Addr {
-	var addrs []Addr
+// AskerOf is an endpoint as one who asks.
+func AskerOf(snap *mesh.Snapshot, e *mesh.Endpoint) Asker {
+	var a Asker
 	for _, at := range e.Attached {
-		if at.Network == mesh.IngressNetwork {
+		a.Networks = append(a.Networks, at.Network)
+	}
+	if s := snap.Service(e.Service); s != nil {
+		a.Stack = s.Stack
+	}
+	return a
+}
+
+// reader turns nouns of a snapshot into names.
+type reader struct {
+	snap    *mesh.Snapshot
+	self    mesh.NodeID
+	lost    map[string]bool // whose name an older claim holds: the winner's name must not give its addresses
+	bridged map[mesh.NetworkID]bool
+}
+
+func (f *reader) network(n *mesh.Network) Network {
+	network := Network{ID: n.ID, Internal: n.Internal}
+	if n.Ingress() {
+		return network
+	}
+	network.Subnets = n.Subnets()
+	if !f.lost[string(n.ID)] {
+		network.Name = n.Name
+	}
+	return network
+}
+
+func (f *reader) service(s *mesh.Service) Service {
+	out := Service{Name: s.Name, Stack: s.Stack, Mode: DNSRR, Ports: portsOf(s)}
+	for _, id := range s.Uses() {
+		if id != mesh.IngressNetwork {
+			out.Networks = append(out.Networks, id)
+		}
+	}
+	for _, alias := range s.Aliases {
+		out.Aliases = append(out.Aliases, Alias{Name: alias})
+	}
+	for _, id := range out.Networks {
+		if at, ok := f.snap.Virtual(s.ID, id); ok {
+			out.Mode = VIP
+			out.VIPs = append(out.VIPs, addrsAt(at)...)
+		}
+	}
+	return out
+}
+
+func (f *reader) endpoint(e *mesh.Endpoint, s Service) Endpoint {
+	out := Endpoint{Name: e.Name, Service: s.Name, Stack: s.Stack, Ready: e.State == mesh.Ready}
+	for _, at := range e.Attached {
+		if at.Network == mesh.IngressNetwork || f.bridged[at.Network] && e.Node != f.self {
 			continue
 		}
-		for _, ip := range []netip.Addr{at.V4, at.V6} {
-			if ip.IsValid() {
-				addrs = append(addrs, Addr{Network: at.Network, IP: ip})
-			}
+		out.Addrs = append(out.Addrs, addrsAt(at)...)
+	}
+	for _, j := range e.Joined {
+		for _, alias := range j.Aliases {
+			out.Aliases = append(out.Aliases, Alias{Name: alias, Network: j.Network})
+		}
+	}
+	return out
+}
+
+func addrsAt(at mesh.Attachment) []Addr {
+	var addrs []Addr
+	for _, ip := range []netip.Addr{at.V4, at.V6} {
+		if ip.IsValid() {
+			addrs = append(addrs, Addr{Network: at.Network, IP: ip})
 		}
 	}
 	return addrs
@@ -65,7 +121,7 @@ func addrsOf(e *mesh.Endpoint) []Addr {
 func portsOf(s *mesh.Service) []Port {
 	var ports []Port
 	for _, p := range s.Publish {
-		port := Port{Number: p.Target, Proto: p.Proto}
+		port := Port{Number: p.Target, Last: p.Last, Proto: p.Proto}
 		if !slices.Contains(ports, port) { // one target may be published twice
 			ports = append(ports, port)
 		}

@@ -124,10 +124,8 @@ func (z *Zone) addService(s Service, members []*host, ready map[*host]bool) {
 		}
 	}
 	h := tasks
-	if s.Mode != DNSRR {
-		h = &host{name: s.Name, stack: s.Stack, ports: tasks.ports}
-		h.exist(tasks.on...)
-		h.give(s.VIPs)
+	if s.Mode != DNSRR && len(s.VIPs) > 0 {
+		h = tasks.behind(s.VIPs)
 		z.point(h, s.VIPs, serviceName)
 	}
 	z.bear(h, s.Name, "", serviceName)
@@ -136,6 +134,21 @@ func (z *Zone) addService(s Service, members []*host, ready map[*host]bool) {
 		z.bear(h, alias.Name, alias.Network, serviceAlias)
 		z.bear(tasks, "tasks."+alias.Name, alias.Network, serviceAlias)
 	}
+}
+
+// behind is what a service's name stands for where it has virtual addresses. A network without
+// one, as a bridge is, gives the endpoints themselves. SRV points at the name in any case.
+func (h *host) behind(vips []Addr) *host {
+	front := &host{name: h.name, stack: h.stack, ports: h.ports}
+	front.exist(h.on...)
+	front.give(vips)
+	virtual := len(front.groups)
+	for _, g := range h.groups {
+		if !slices.ContainsFunc(front.groups[:virtual], func(v group) bool { return v.network == g.network }) {
+			front.join([]group{g})
+		}
+	}
+	return front
 }
 
 // bear lets h answer to name in its own stack.

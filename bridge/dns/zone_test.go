@@ -322,7 +322,7 @@ func TestFromSnapshot(t *testing.T) {
 		},
 		Conflicts: []mesh.Conflict{{Kind: mesh.KindService, ID: "s2", Claim: `name "web"`, Winner: "s1", Reason: mesh.NameTaken}},
 	}
-	z := NewZone(FromSnapshot(snap))
+	z := NewZone(FromSnapshot(snap, "here"))
 	a := Asker{Networks: []mesh.NetworkID{mesh.IngressNetwork, "n"}}
 	got := map[string]string{}
 	for _, q := range []dns.Question{

@@ -41,6 +41,7 @@ func (a *app) agentVerb() *cobra.Command {
 	flags.TextVar(&cfg.Advertise, "advertise", netip.Addr{}, "`ADDR` where other nodes reach this one (default of the route to the world)")
 	flags.Uint16Var(&cfg.GossipPort, "gossip-port", 7956, "`PORT` of membership, TCP and UDP")
 	flags.TextVar(&cfg.API, "api", netip.AddrPort{}, "`ADDR:PORT` of the API over TCP, for who has a certificate (default none)")
+	flags.TextVar(&cfg.DNS, "dns", netip.AddrPort{}, "`ADDR:PORT` where operators on this host ask for all names of the cluster (default none)")
 	flags.Uint16Var(&cfg.VXLANPort, "vxlan-port", 4789, "`PORT` of the tunnels, UDP")
 	flags.DurationVar(&keyRotation, "key-rotation", agent.DefaultKeyRotation, "gossip gets another key after this `DURATION`; 0: by 'sluice key rotate' alone")
 	flags.TextVar(&cfg.Balancer, "balancer", agent.BalancerAuto, "what picks an endpoint: `auto|ipvs|nft`; auto is ipvs where the kernel has it")

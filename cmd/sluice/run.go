@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -26,6 +27,7 @@ type workloads interface {
 // workload is a fresh network namespace; see kernel.Workload.
 type workload interface {
 	Path() string
+	Resolve(file string, failed func(error))
 	Run(ctx context.Context, argv []string, sig <-chan os.Signal) (int, error)
 	Close() error
 }
@@ -68,12 +70,17 @@ func (a *app) runVerb() *cobra.Command {
 	return cmd
 }
 
+// nameServer is what knows the cluster's names, in every endpoint.
+const nameServer = "127.0.0.11"
+
 // serve runs argv as the endpoint that req asks for, and ends with its status.
 func (a *app) serve(ctx context.Context, req *sluicev1.AttachEndpointRequest, argv []string, stderr io.Writer) error {
 	what := fmt.Sprintf("run %q for service %q", argv[0], req.GetService())
-	if to, err := a.target(what); err != nil {
+	to, err := a.target(what)
+	if err != nil {
 		return err
-	} else if to.path == "" {
+	}
+	if to.path == "" {
 		return &failure{what: what, why: "the command would run here, and the agent is on " + to.host, do: "run it there"}
 	}
 	if err := a.workloads.LookPath(argv[0]); err != nil {
@@ -97,6 +104,9 @@ func (a *app) serve(ctx context.Context, req *sluicev1.AttachEndpointRequest, ar
 	if err != nil {
 		return err
 	}
+	w.Resolve(filepath.Join(filepath.Dir(to.path), "resolv.conf"), func(err error) {
+		complain(stderr, &failure{what: what, why: "it does not find the cluster's names: " + err.Error(), do: "let it ask " + nameServer})
+	})
 	ctx = context.WithoutCancel(ctx) // the command decides when it ends
 	toCommand, stop := a.forward(signals)
 	status, err := w.Run(ctx, argv, toCommand)

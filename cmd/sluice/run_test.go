@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -27,6 +28,7 @@ type fakeWorkloads struct {
 	run     func(sig <-chan os.Signal) (int, error) // Run; nil: success
 	argv    []string                                // what ran
 	closed  int
+	conf    string // the command's resolv.conf
 }
 
 func (f *fakeWorkloads) LookPath(string) error { return f.missing }
@@ -36,6 +38,8 @@ func (f *fakeWorkloads) New() (workload, error) { return f, f.denied }
 func (f *fakeWorkloads) Path() string { return "/proc/7/fd/9" }
 
 func (f *fakeWorkloads) Close() error { f.closed++; return nil }
+
+func (f *fakeWorkloads) Resolve(file string, _ func(error)) { f.conf = file }
 
 func (f *fakeWorkloads) Run(_ context.Context, argv []string, sig <-chan os.Signal) (int, error) {
 	f.argv = argv
@@ -138,6 +142,9 @@ func TestRunAsks(t *testing.T) {
 	got := sluice(t, a, "--host", f.host, "run", "--service", "web", "--name", "web.9", "--weight", "5", "srv", "--name", "own")
 	if got.status != 0 || strings.Join(m.argv, " ") != "srv --name own" {
 		t.Errorf("got %+v, ran %v", got, m.argv)
+	}
+	if want := filepath.Join(filepath.Dir(strings.TrimPrefix(f.host, "unix://")), "resolv.conf"); m.conf != want {
+		t.Errorf("the command resolves by %s, want %s", m.conf, want)
 	}
 	want := fmt.Sprintf(`AttachEndpoint {
   "service": "web",

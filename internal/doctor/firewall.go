@@ -45,7 +45,7 @@ func (w Firewall) forward(f *Facts) Check {
 	name := "forwarding by " + w.Table
 	switch {
 	case w.Unread != "":
-		return warn(name, "install the program that made it, or look at its rules for sl-ingress and sl-o*", "its rules cannot be read: %s", w.Unread)
+		return warn(name, "install the program that made it, or look at its rules for sl-ingress, sl-b* and sl-o*", "its rules cannot be read: %s", w.Unread)
 	case w.Forward == Let:
 		return ok(name, "it drops what no rule names (%s), and sluice's devices are let through", strings.Join(w.Chains, ", "))
 	case w.Forward != Forbidden:

@@ -76,7 +76,7 @@ func (s step) diff(want *plan.Sandbox, have observed) []Op {
 	case stepSysctl:
 		return diffSysctls(want.Name, want.Sysctls, have.settings)
 	case stepAddr:
-		return diffKeyed(want.Name, want.Addrs, have.Addrs, func(a plan.Addr) plan.Addr { return a })
+		return diffAddrs(want, have.Addrs)
 	case stepNeigh:
 		return diffKeyed(want.Name, want.Neighs, have.Neighs, neighKey)
 	case stepFDB:

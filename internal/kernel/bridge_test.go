@@ -21,7 +21,7 @@ type bridged struct {
 	endpoints int
 	isolated  bool
 	mtu       int
-	net       byte
+	net, id   byte   // of its addresses, and of the network and its endpoints
 	device    string // in the endpoints
 	more      func(e int, endpoint, host *plan.Sandbox)
 }
@@ -36,16 +36,17 @@ func (b bridged) addr(i int) (v4, v6 netip.Prefix) {
 func (b bridged) plan() *plan.Plan {
 	p := &plan.Plan{}
 	host := p.Host()
-	name := plan.BridgeLink(bridgeNetwork)
+	network := bridgeNetwork[:len(bridgeNetwork)-2] + fmt.Sprintf("%02x", b.id+1)
+	name := plan.BridgeLink(network)
 	if b.endpoints > 0 {
 		host.Links = append(host.Links, plan.Link{Name: name, Kind: plan.LinkBridge, MTU: b.mtu})
 		v4, v6 := b.addr(0)
 		host.Addrs = append(host.Addrs, plan.Addr{Link: name, Prefix: v4}, plan.Addr{Link: name, Prefix: v6})
 	}
 	for i := 1; i <= b.endpoints; i++ {
-		s := p.Sandbox(bridgedEndpoint(i), plan.KindEndpoint)
+		s := p.Sandbox(bridgedEndpoint(int(b.id)<<8+i), plan.KindEndpoint)
 		v4, v6 := b.addr(i)
-		port := plan.BridgePort(s.Name, bridgeNetwork)
+		port := plan.BridgePort(s.Name, network)
 		mac := plan.BridgedMAC(v4.Addr())
 		host.Links = append(host.Links, plan.Link{
 			Name: port, Kind: plan.LinkVeth, MTU: b.mtu, Master: name, Isolated: b.isolated, Peer: plan.Peer{Sandbox: s.Name, Link: b.device, MAC: mac},

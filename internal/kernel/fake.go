@@ -154,6 +154,8 @@ func (f *Fake) do(op Op) error {
 		return nil
 	case plan.Flow:
 		return put(op.Verb, &s.Flows, o, func(have plan.Flow) plan.Flow { return have }, nil)
+	case Announcement: // nobody listens
+		return s.needs(o.Link)
 	case plan.Zone: // no packet passes, so there are no flows of one
 		return nil
 	case TableLoad:

@@ -183,7 +183,7 @@ func TestTableFollowsItsDevices(t *testing.T) {
 
 func addDevice(tb testing.TB, n *namespace, name string) {
 	tb.Helper()
-	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "p-" + name}
+	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "p" + name[1:]}
 	if err := n.link.LinkAdd(pair); err != nil {
 		tb.Fatal(err)
 	}

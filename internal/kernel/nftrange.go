@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -12,55 +11,41 @@ import (
 )
 
 // An element of a set with ranges has two keys, of its first and its last member, also where
-// these are one: so nft itself writes it. All fields but the last are equal in both.
+// these are one: so nft itself writes it. The kernel has such sets for keys of two fields and
+// more only; those of one are made of something else.
+
+// setElemKeyEnd is NFTA_SET_ELEM_KEY_END, which the library lacks.
+const setElemKeyEnd = 10
+
+// canRange tells whether a field may be a range. Others have text with a "-" in it, or no order.
+func canRange(f plan.Field) bool {
+	return f == plan.FieldPort || f == plan.FieldIPv4 || f == plan.FieldIPv6
+}
+
+var errOneField = errors.New("a set with ranges has a key of two fields or more")
 
 // encodeRange is a key in the kernel's form, from and to.
 func encodeRange(fields []plan.Field, text string) (from, to []byte, err error) {
 	if len(fields) < 2 {
-		return nil, nil, errors.New("a range has a field before it")
+		return nil, nil, errOneField
 	}
-	i := strings.LastIndex(text, plan.Join("", ""))
-	if i < 0 {
-		return nil, nil, fmt.Errorf("%q has one field, its type %d", text, len(fields))
+	first := strings.Split(text, plan.Join("", ""))
+	last := slices.Clone(first)
+	for i, f := range fields[:min(len(fields), len(first))] {
+		if a, b, isRange := strings.Cut(first[i], "-"); isRange && canRange(f) {
+			first[i], last[i] = a, b
+		}
 	}
-	before, last := text[:i], text[i+len(plan.Join("", "")):]
-	first, end, err := rangeEnds(fields[len(fields)-1], last)
-	if err != nil {
+	if from, err = encodeFields(fields, plan.Join(first...)); err != nil {
 		return nil, nil, err
 	}
-	if from, err = encodeFields(fields, plan.Join(before, first)); err != nil {
-		return nil, nil, err
-	}
-	if to, err = encodeFields(fields, plan.Join(before, end)); err != nil {
+	if to, err = encodeFields(fields, plan.Join(last...)); err != nil {
 		return nil, nil, err
 	}
 	if back, err := decodeRange(fields, from, to); err != nil || back != text {
 		return nil, nil, fmt.Errorf("%q is not how a range is written (%s)", text, back)
 	}
 	return from, to, nil
-}
-
-// rangeEnds are first and last of a range, or of one member.
-func rangeEnds(f plan.Field, text string) (first, last string, err error) {
-	switch f {
-	case plan.FieldPort:
-		first, last, ranges := strings.Cut(text, "-")
-		if !ranges {
-			last = first
-		}
-		return first, last, nil
-	case plan.FieldIPv4, plan.FieldIPv6:
-		if p, err := netip.ParsePrefix(text); err == nil {
-			return p.Addr().String(), lastOf(p).String(), nil
-		}
-		first, last, ranges := strings.Cut(text, "-")
-		if !ranges {
-			last = first
-		}
-		return first, last, nil
-	default:
-		return "", "", fmt.Errorf("a %s has no ranges", f)
-	}
 }
 
 // decodeRange is the inverse of encodeRange.
@@ -77,67 +62,84 @@ func decodeRange(fields []plan.Field, from, to []byte) (string, error) {
 		return "", err
 	}
 	a, b := strings.Split(first, plan.Join("", "")), strings.Split(last, plan.Join("", ""))
-	end := len(fields) - 1
-	if !slices.Equal(a[:end], b[:end]) {
-		return "", errors.New("a range in another field than the last")
+	starts, ends := slots(fields, from), slots(fields, to)
+	for i, f := range fields {
+		switch c := bytes.Compare(starts[i], ends[i]); {
+		case c == 0:
+		case !canRange(f):
+			return "", fmt.Errorf("a range of %s", f)
+		case c > 0:
+			return "", fmt.Errorf("a range that ends before it begins: %s-%s", a[i], b[i])
+		default:
+			a[i] += "-" + b[i]
+		}
 	}
-	if bytes.Compare(from, to) > 0 {
-		return "", fmt.Errorf("a range that ends before it begins: %s-%s", a[end], b[end])
-	}
-	a[end] = rangeText(fields[end], a[end], b[end])
 	return plan.Join(a...), nil
 }
 
-// rangeText writes a range of more than one member.
-func rangeText(f plan.Field, first, last string) string {
-	if f == plan.FieldIPv4 || f == plan.FieldIPv6 {
-		from, err := netip.ParseAddr(first)
-		to, fault := netip.ParseAddr(last)
-		if err == nil && fault == nil {
-			for bits := range from.BitLen() {
-				if p := netip.PrefixFrom(from, bits); p.Masked() == p && lastOf(p) == to {
-					return p.String()
-				}
-			}
+// slots are the fields of a concatenation, padded as they are.
+func slots(fields []plan.Field, key []byte) [][]byte {
+	parts := make([][]byte, len(fields))
+	for i, f := range fields {
+		codec, _ := codecOf(f) // the key was made with it
+		size := codec.size + padding(codec.size)
+		parts[i], key = key[:size], key[size:]
+	}
+	return parts
+}
+
+// extent is an element as what it contains.
+type extent struct {
+	plan.Element
+	from, to [][]byte // by field
+}
+
+func (s *extent) meets(other *extent) bool {
+	for i := range s.from {
+		if bytes.Compare(s.to[i], other.from[i]) < 0 || bytes.Compare(other.to[i], s.from[i]) < 0 {
+			return false
 		}
 	}
-	return first + "-" + last
+	return true
 }
 
-// lastOf is the last address of a prefix.
-func lastOf(p netip.Prefix) netip.Addr {
-	b := p.Addr().AsSlice()
-	for i := p.Bits(); i < len(b)*8; i++ {
-		b[i/8] |= 1 << (7 - i%8)
-	}
-	a, _ := netip.AddrFromSlice(b)
-	return a
-}
-
-// overlap names two elements of a set with ranges that have a member in common; the kernel
-// takes no such set.
-func overlap(s *plan.Set) (twice []plan.Element, err error) {
-	type span struct {
-		rawElement
-		plan.Element
-	}
-	spans := make([]span, len(s.Elements))
+// overlap finds two elements of a set with ranges that have a member in common. The kernel
+// refuses one whose end is in another; which of two it would find is then nobody's to say.
+func overlap(s *plan.Set) (both []plan.Element, err error) {
+	spans := make([]*extent, len(s.Elements))
 	for i, e := range s.Elements {
 		raw, err := keyBytes(s, e)
 		if err != nil {
 			return nil, err
 		}
-		spans[i] = span{raw, e}
+		spans[i] = &extent{e, slots(s.Key, raw.key), slots(s.Key, raw.end)}
 	}
-	// All fields but the last are equal in both ends, so those of one group are neighbours.
-	slices.SortFunc(spans, func(a, b span) int { return bytes.Compare(a.key, b.key) })
-	for i := range spans[min(1, len(spans)):] {
-		if bytes.Compare(spans[i+1].key, spans[i].end) <= 0 {
-			return []plan.Element{spans[i].Element, spans[i+1].Element}, nil
+	by := sharpest(s.Key, spans)
+	slices.SortFunc(spans, func(a, b *extent) int { return bytes.Compare(a.from[by], b.from[by]) })
+	var open []*extent // those that may reach into the next
+	for _, next := range spans {
+		open = slices.DeleteFunc(open, func(s *extent) bool { return bytes.Compare(s.to[by], next.from[by]) < 0 })
+		for _, s := range open {
+			if s.meets(next) {
+				return []plan.Element{s.Element, next.Element}, nil
+			}
 		}
+		open = append(open, next)
 	}
 	return nil, nil
 }
 
-// setElemKeyEnd is NFTA_SET_ELEM_KEY_END, which the library lacks.
-const setElemKeyEnd = 10
+// sharpest is the field in which the elements differ most.
+func sharpest(fields []plan.Field, spans []*extent) (by int) {
+	most := 0
+	for i := range fields {
+		differ := map[string]bool{}
+		for _, s := range spans {
+			differ[string(s.from[i])] = true
+		}
+		if len(differ) > most {
+			by, most = i, len(differ)
+		}
+	}
+	return by
+}

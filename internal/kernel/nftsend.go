@@ -2,8 +2,10 @@ package kernel
 
 import (
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/google/nftables"
 	nfnetlink "github.com/mdlayher/netlink"
@@ -116,6 +118,9 @@ func (n *namespace) transact(messages []nfnetlink.Message) (err error) {
 			n.nft.close()
 		}
 	}()
+	if err := n.nft.sock.SetDeadline(time.Now().Add(nftLoadWait)); err != nil { // ten thousands of ranges take seconds
+		return fmt.Errorf("set nft deadline: %w", err)
+	}
 	limit := func(kind uint16) nfnetlink.Message {
 		return nfnetlink.Message{
 			Header: nfnetlink.Header{Type: nfnetlink.HeaderType(kind), Flags: nfnetlink.Request},

@@ -108,7 +108,7 @@ func (n *namespace) doPass(verb Verb, pass Pass) error {
 		if t.owned {
 			return &Refusal{
 				ForeignFirewall, fmt.Sprintf("%s drops what is forwarded, and only the program that owns it may change it", t.tableRef),
-				"let that program accept what comes in or goes out by sl-ingress and sl-o*, or give up the ownership (firewalld: NftablesTableOwner=no)",
+				"let that program accept what comes in or goes out by sl-ingress, sl-b* and sl-o*, or give up the ownership (firewalld: NftablesTableOwner=no)",
 			}
 		}
 		return n.doEdits(t.tableRef, edits)

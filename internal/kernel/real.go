@@ -29,6 +29,8 @@ type Kernel struct {
 	monitor  *monitor
 	stages   stages  // nil but in tests
 	holders  holders // of ports that others have
+	herald   *herald
+	captures captures // of the host
 }
 
 // netnsName is the directory in RUN_DIR where sandboxes are mounted.
@@ -73,12 +75,14 @@ func New(runDir string) (*Kernel, error) {
 		host.close()
 		return nil, err
 	}
+	k.herald = newHerald()
 	return k, nil
 }
 
 // Close ends the watching and closes the handles. What was programmed stays.
 func (k *Kernel) Close() error {
 	k.monitor.close()
+	k.herald.close()
 	for name, n := range k.open {
 		n.close()
 		delete(k.open, name)
@@ -95,6 +99,9 @@ func (k *Kernel) Apply(ctx context.Context, want *plan.Plan) Report {
 	report := apply(ctx, k, want)
 	if ctx.Err() != nil {
 		return report
+	}
+	if err := k.forgetDeparted(hostFlows(want)); err != nil {
+		report.Failed = append(report.Failed, Failure{plan.HostSandbox + ": flows", reasonOf(err), err})
 	}
 	if err := k.keepUser(userIn(want)); err != nil {
 		report.Failed = append(report.Failed, Failure{plan.HostSandbox + ": user rules", reasonOf(err), err})
@@ -195,7 +202,9 @@ func (k *Kernel) observe(s step, want *plan.Sandbox) (have observed, err error) 
 	case stepRoute:
 		have.Routes, err = n.observeRoutes()
 	case stepNFT:
-		have.tables, err = n.observeNFT(want.Tables)
+		if have.tables, err = n.observeNFT(want.Tables); err == nil && n == k.host {
+			k.captures.see(have.tables)
+		}
 	case stepUser:
 		have.user, err = k.observeUser()
 	case stepPass:
@@ -241,6 +250,8 @@ func (k *Kernel) doOp(op Op) error {
 		return n.setSysctl(o)
 	case plan.Addr:
 		return n.doAddr(op.Verb, o)
+	case Announcement:
+		return k.herald.announce(n, o)
 	case plan.Neigh:
 		return n.doNeigh(op.Verb, o)
 	case plan.FDBEntry:
@@ -252,7 +263,9 @@ func (k *Kernel) doOp(op Op) error {
 	case plan.Zone:
 		return n.doZone(o)
 	case TableLoad, ElementChange:
-		k.loaded = k.loaded || n == k.host
+		if n == k.host {
+			return k.changeHost(op)
+		}
 		return n.doNFT(op)
 	case UserTable:
 		return k.doUser(op.Verb, o)
@@ -290,6 +303,9 @@ func (k *Kernel) removeNamespace(sandbox string) error {
 	n, err := k.namespace(sandbox)
 	if err == nil {
 		err = n.removeLinks()
+		if n.kind == plan.KindEndpoint {
+			err = errors.Join(err, n.forgetNames())
+		}
 		n.close()
 		delete(k.open, sandbox)
 	} else if errors.Is(err, errNoSandbox) {

@@ -25,7 +25,10 @@ func LookPath(name string) error {
 }
 
 // Workload is a fresh network namespace, held by this process, that one command runs in.
-type Workload struct{ fd netns.NsHandle }
+type Workload struct {
+	fd   netns.NsHandle
+	conf resolvConf
+}
 
 // NewWorkload makes a fresh network namespace with lo up.
 func NewWorkload() (*Workload, error) {
@@ -33,7 +36,7 @@ func NewWorkload() (*Workload, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Workload{fd}, nil
+	return &Workload{fd: fd}, nil
 }
 
 // Path names the namespace to other processes for as long as the Workload is open.
@@ -52,12 +55,12 @@ func (w *Workload) Run(ctx context.Context, argv []string, signals <-chan os.Sig
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
-		ended <- within(w.fd, func() error {
+		ended <- w.within(func() error {
 			if err := cmd.Start(); err != nil {
 				return fmt.Errorf("start %s: %w", argv[0], err)
 			}
 			close(started)
-			return cmd.Wait()
+			return w.conf.hold(cmd.Wait)
 		})
 	}()
 	select {

@@ -49,7 +49,7 @@ const (
 // Link-local addresses that are the same on every node.
 //
 //	169.254.77.1, fd77::1   host's end of the uplink     .2, ::2  ingress-sbox     .3 up  one per published address
-//	169.254.78.1, fd78::1   next hop on a way out; an entry in the neighbour table, on no device
+//	169.254.78.1, fd78::1   next hop on a way out; on the host's end only where ports lead there
 //	169.254.1.1, fe80::1    next hop of every endpoint, answered by proxy ARP and by our end's own address
 func Gateway4() netip.Addr { return netip.AddrFrom4([4]byte{169, 254, 1, 1}) }
 

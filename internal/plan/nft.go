@@ -46,17 +46,15 @@ const (
 // timeout. They are no part of a plan: Elements is empty, and whatever a kernel holds is as
 // it should be. They stay when the rules around them change, and go where Name, Key, Value,
 // Learned or Expires change.
-//
-// With Ranges the key has two fields or more, and the last may be a range: of ports "8000-8010", of
-// addresses a prefix "10.0.0.0/8" or, where it is none, "10.0.0.1-10.0.0.9". One of a single
-// member is written as that member. No two elements that are equal in the other fields overlap.
 type Set struct {
-	Name     string
-	Key      []Field
-	Value    []Field       // empty: a set
-	Learned  int           // how many it may learn; 0: it is not a learned one
-	Expires  time.Duration // of what a learned one holds, whole seconds; 0: what puts it there says so
-	Ranges   bool          // see below; such a set costs more to change
+	Name    string
+	Key     []Field
+	Value   []Field       // empty: a set
+	Learned int           // how many it may learn; 0: it is not a learned one
+	Expires time.Duration // of what a learned one holds, whole seconds; 0: what puts it there says so
+	// Ranges: ports and addresses in a key may be ranges, "8000-8010", "10.0.0.0-10.255.255.255";
+	// such a set costs more to change.
+	Ranges   bool
 	Elements []Element
 }
 
@@ -193,11 +191,11 @@ func (s *Set) declaration() string {
 	if len(s.Value) > 0 {
 		text += " : " + join(s.Value, name)
 	}
-	if s.Learned > 0 {
-		text += fmt.Sprintf("; size %d; flags dynamic,timeout", s.Learned)
-	}
 	if s.Ranges {
 		text += "; flags interval"
+	}
+	if s.Learned > 0 {
+		text += fmt.Sprintf("; size %d; flags dynamic,timeout", s.Learned)
 	}
 	if s.Expires > 0 {
 		text += fmt.Sprintf("; timeout %ds", int(s.Expires/time.Second))

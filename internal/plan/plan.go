@@ -35,7 +35,7 @@ type Sandbox struct {
 	Tables   []*Table
 	Virtual  []VirtualServer
 	Backends []Backend
-	Flows    []Flow   // where the sandbox balances by conntrack
+	Flows    []Flow   // where the sandbox balances by conntrack, and in the host
 	Zones    []Zone   // where flows are told apart by the node that they came by
 	Timeouts Timeouts // of IPVS; the zero value where the sandbox has none
 	Passages []Passage

@@ -86,6 +86,7 @@ func testCluster(t *testing.T, balancer string) {
 	t.Run("Pulse", func(t *testing.T) { testPulse(t, c) })
 	t.Run("Mutations", func(t *testing.T) { testMutations(t, c) })
 	if balancer == "nft" { // once is enough for what no balancer has a part in
+		t.Run("Names", func(t *testing.T) { testNames(t, c) })
 		t.Run("BadInput", func(t *testing.T) { testBadInput(t, c) })
 		t.Run("Held", func(t *testing.T) { testHeld(t, c) })
 		t.Run("Explain", func(t *testing.T) { testExplain(t, c) })
