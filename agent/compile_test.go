@@ -19,7 +19,7 @@ func TestCompileGolden(t *testing.T) {
 			golden.Equal(t, p.Text())
 		})
 	}
-	for _, name := range []string{"two services", "draining", "no endpoint", "affinity"} {
+	for _, name := range []string{"two services", "draining", "no endpoint", "affinity", "virtual"} {
 		t.Run("nft "+name, func(t *testing.T) {
 			w := scene.New(t, 3)
 			scene.All()[name](w)

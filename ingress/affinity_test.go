@@ -27,7 +27,7 @@ func affineFronts(s mesh.Scheduler) []Front {
 				Port:    mesh.PublishedPort{Proto: mesh.TCP, Published: uint16(8000 + mark), Target: 80},
 				Service: &mesh.Service{ID: id, Scheduler: s, Affinity: affinity},
 			},
-			Mark: mark, Uplink4: plan.Uplink4(2).Addr(), Uplink6: plan.Uplink6(2).Addr(), Backends: backends,
+			Mark: mark, At4: plan.Uplink4(2).Addr(), At6: plan.Uplink6(2).Addr(), Backends: backends,
 		}
 	}
 	return []Front{front("a", 1, 90*time.Second), front("b", 2, 0), front("c", 3, 90*time.Second)}
@@ -38,7 +38,7 @@ func affineFronts(s mesh.Scheduler) []Front {
 func TestAffinityLeadsToBackends(t *testing.T) {
 	for _, s := range mesh.Schedulers() {
 		var sbox plan.Sandbox
-		NFT{}.Balance(affineFronts(s), &sbox)
+		NFT{}.Balance(affineFronts(s), Site{Sandbox: &sbox, Clients: `"uplink"`})
 		set := map[string]map[string]string{}
 		for _, m := range sbox.Table("inet").Sets {
 			set[m.Name] = map[string]string{}
@@ -76,7 +76,7 @@ func TestAffinityLeadsToBackends(t *testing.T) {
 func TestAffinityChains(t *testing.T) {
 	rules := func(fronts []Front) string {
 		var sbox plan.Sandbox
-		NFT{}.Balance(fronts, &sbox)
+		NFT{}.Balance(fronts, Site{Sandbox: &sbox, Clients: `"uplink"`})
 		return sbox.Table("inet").Skeleton()
 	}
 	all := affineFronts(mesh.RoundRobin)

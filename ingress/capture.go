@@ -42,9 +42,9 @@ func (b *builder) capture(fronts []Front) {
 		case !a.IsValid():
 			published.Add(proto, port)
 		case a.Is4():
-			at4.Put(f.Uplink4.String(), a.String(), proto, port)
+			at4.Put(f.At4.String(), a.String(), proto, port)
 		default:
-			at6.Put(f.Uplink6.String(), a.String(), proto, port)
+			at6.Put(f.At6.String(), a.String(), proto, port)
 		}
 		if from := f.Port.Sources.Prefixes(); len(from) > 0 {
 			table.AdmitOnly(plan.Ports{Addr: f.Port.Addr, Proto: proto, First: f.Port.Published}, from)

@@ -9,12 +9,13 @@ import (
 	"github.com/sluice-mesh/sluice/mesh"
 )
 
-// Front is one published port as this node serves it.
+// Front is what clients dial as this node serves it: a published port, or a service's virtual
+// address, of which Port is zero.
 type Front struct {
 	mesh.Front
 	Mark     uint32
-	Uplink4  netip.Addr // where the host sends it; invalid where the publication is of the other family
-	Uplink6  netip.Addr
+	At4      netip.Addr // what the sandbox sees dialled; invalid where the publication is of the other family
+	At6      netip.Addr
 	Backends []Backend // sorted by endpoint
 }
 
@@ -46,14 +47,14 @@ func (b *builder) fronts() []Front {
 			continue
 		}
 		if a := f.Port.Addr; !a.IsValid() || a.Is4() {
-			front.Uplink4 = plan.Uplink4(number).Addr()
+			front.At4 = plan.Uplink4(number).Addr()
 		}
 		if a := f.Port.Addr; !a.IsValid() || a.Is6() {
-			front.Uplink6 = plan.Uplink6(number).Addr()
+			front.At6 = plan.Uplink6(number).Addr()
 		}
 		known, met := backends[f.Service.ID]
 		if !met {
-			known = b.backends(f.Service)
+			known = b.backends(f.Service, b.net)
 			backends[f.Service.ID] = known
 		}
 		if front.Backends = known; len(known) == 0 {
@@ -64,12 +65,13 @@ func (b *builder) fronts() []Front {
 	return fronts
 }
 
-// backends are the service's endpoints that have an address which this node has a route to.
-func (b *builder) backends(s *mesh.Service) []Backend {
+// backends are the service's endpoints that have an address on the network which this node
+// has a route to.
+func (b *builder) backends(s *mesh.Service, on *mesh.Network) []Backend {
 	endpoints := b.snap.EndpointsOf(s.ID)
 	list := make([]Backend, 0, len(endpoints))
 	for _, e := range endpoints {
-		a, ok := e.On(b.net.ID)
+		a, ok := e.On(on.ID)
 		if !ok {
 			continue // not settled by its node yet; its node says so
 		}

@@ -1,6 +1,7 @@
 // Package ingress turns published ports into the routing mesh: whatever node a
 // client dials, the connection reaches a ready endpoint on any node, which sees
-// the client's own address.
+// the client's own address. Inside a network the same balancers serve the virtual addresses
+// of services (virtual.go).
 //
 // The path of one packet, in by node A and to an endpoint on node B:
 //
@@ -47,13 +48,14 @@ func Compile(local mesh.Local, snap *mesh.Snapshot, balancer Balancer, p *plan.P
 	b.firewall()
 	b.hostFirewall()
 	b.marks(fronts)
-	b.balancer.Balance(fronts, b.sbox)
+	b.balancer.Balance(fronts, b.entry())
 	b.capture(fronts)
 	if len(self.BlocksOf(net.ID)) > 0 {
 		b.door()
 		b.wayBack()
 		b.targets()
 	}
+	b.virtual()
 	for _, c := range snap.Conflicts {
 		p.Leave(plan.Reason(c.Reason), string(c.Kind)+" "+c.ID+" "+c.Claim, snap.Explain(c))
 	}

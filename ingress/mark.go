@@ -22,11 +22,11 @@ func (b *builder) marks(fronts []Front) {
 		}
 		mark := plan.HexMark(f.Mark)
 		proto, port := string(f.Port.Proto), strconv.Itoa(int(f.Port.Published))
-		if f.Uplink4.IsValid() {
-			four.Put(mark, f.Uplink4.String(), proto, port)
+		if f.At4.IsValid() {
+			four.Put(mark, f.At4.String(), proto, port)
 		}
-		if f.Uplink6.IsValid() {
-			six.Put(mark, f.Uplink6.String(), proto, port)
+		if f.At6.IsValid() {
+			six.Put(mark, f.At6.String(), proto, port)
 		}
 	}
 	table.Chain("mangle", "type filter hook prerouting priority mangle; policy accept;").Rule(

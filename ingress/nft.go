@@ -33,7 +33,8 @@ const byClientWay = 1 << 16
 const hashSeed = 0x51
 
 // Balance implements Balancer.
-func (NFT) Balance(fronts []Front, sbox *plan.Sandbox) {
+func (NFT) Balance(fronts []Front, at Site) {
+	sbox := at.Sandbox
 	// A segment of an open connection that comes here after its address moved is
 	// balanced as a first packet: by client it finds the same backend.
 	sbox.Sysctls = append(sbox.Sysctls, plan.Sysctl{Key: "net/netfilter/nf_conntrack_tcp_loose", Value: "1"})
@@ -41,7 +42,9 @@ func (NFT) Balance(fronts []Front, sbox *plan.Sandbox) {
 	ways := table.Map("ways", plan.FieldMark, plan.FieldMark)
 	four := table.Map("slots4", plan.FieldIPv4, plan.FieldMark, plan.FieldMark)
 	six := table.Map("slots6", plan.FieldIPv6, plan.FieldMark, plan.FieldMark)
-	four.Value, six.Value = append(four.Value, plan.FieldPort), append(six.Value, plan.FieldPort)
+	if !at.KeepsPort {
+		four.Value, six.Value = append(four.Value, plan.FieldPort), append(six.Value, plan.FieldPort)
+	}
 	draws, ids := affinityMaps(table)
 	times := affinities(fronts)
 	targets := map[plan.Flow]bool{}
@@ -60,13 +63,13 @@ func (NFT) Balance(fronts []Front, sbox *plan.Sandbox) {
 		if consistent(f.Service) {
 			way |= byClientWay
 		}
-		mark, port := plan.HexMark(f.Mark), strconv.Itoa(int(f.Port.Target))
+		mark := plan.HexMark(f.Mark)
 		lead := func(number string, b Backend) {
-			if f.Uplink4.IsValid() {
-				four.Put(plan.Join(b.V4.String(), port), mark, number)
+			if f.At4.IsValid() {
+				four.Put(at.target(b.V4, f), mark, number)
 			}
-			if f.Uplink6.IsValid() {
-				six.Put(plan.Join(b.V6.String(), port), mark, number)
+			if f.At6.IsValid() {
+				six.Put(at.target(b.V6, f), mark, number)
 			}
 		}
 		if f.Service.Affinity == 0 {
@@ -90,7 +93,15 @@ func (NFT) Balance(fronts []Front, sbox *plan.Sandbox) {
 	for flow := range targets { // the plan is sorted afterwards
 		sbox.Flows = append(sbox.Flows, flow)
 	}
-	chains(table, times)
+	chains(table, times, at.Clients)
+}
+
+// target is what a connection to a backend is translated to, as a map's value.
+func (at Site) target(backend netip.Addr, f Front) string {
+	if at.KeepsPort {
+		return backend.String()
+	}
+	return plan.Join(backend.String(), strconv.Itoa(int(f.Port.Target)))
 }
 
 // slotNumber is how a slot stands in the maps: 0 would be no mark.
@@ -125,7 +136,7 @@ func consistent(s *mesh.Service) bool {
 
 // chains are the rules, the same for every state of the cluster but for the times of
 // affinity in it. What comes back out of pick has no backend (yet).
-func chains(table *plan.Table, times []time.Duration) {
+func chains(table *plan.Table, times []time.Duration, clients string) {
 	table.Chain("pick", "").Rule(
 		"meta nfproto ipv4 meta l4proto { tcp, udp, sctp } dnat ip to ct mark . meta mark map @slots4",
 		"meta nfproto ipv6 meta l4proto { tcp, udp, sctp } dnat ip6 to ct mark . meta mark map @slots6",
@@ -147,8 +158,8 @@ func chains(table *plan.Table, times []time.Duration) {
 	ways := affinityChains(table, times)
 	table.Chain("way", "").Rule("meta mark vmap { "+strings.Join(ways, ", ")+" }", "goto draw")
 	table.Chain("balance", "type nat hook prerouting priority dstnat; policy accept;").Rule(
-		fmt.Sprintf(`iifname "%s" meta mark != 0 ct mark set meta mark`, plan.Uplink),
-		fmt.Sprintf(`iifname "%s" meta mark set ct mark map @ways goto way`, plan.Uplink),
+		fmt.Sprintf("iifname %s meta mark != 0 ct mark set meta mark", clients),
+		fmt.Sprintf("iifname %s meta mark set ct mark map @ways goto way", clients),
 	)
 	// Null bindings: two ports of one service may lead to one target port, and two
 	// connections of one client port then are told apart by another source port.
@@ -156,11 +167,14 @@ func chains(table *plan.Table, times []time.Duration) {
 }
 
 // Admits implements Balancer: what was given a backend's address is forwarded there.
-func (NFT) Admits(backends string) (input, forward []string) {
-	return nil, []string{
+func (NFT) Admits(at Site) (input, forward []string) {
+	for _, dialled := range at.Dialled {
 		// Of a front that nobody is behind any more, or that is published no longer.
-		fmt.Sprintf(`iifname "%s" meta mark 0 meta l4proto tcp counter reject with tcp reset`, plan.Uplink),
-		fmt.Sprintf(`iifname "%s" meta mark 0 counter reject`, plan.Uplink),
-		fmt.Sprintf(`iifname "%s" oifname %s ct status & dnat == dnat accept`, plan.Uplink, backends),
+		forward = append(
+			forward,
+			dialled+" meta mark 0 meta l4proto tcp counter reject with tcp reset",
+			dialled+" meta mark 0 counter reject",
+		)
 	}
+	return nil, append(forward, fmt.Sprintf("iifname %s %s ct status & dnat == dnat accept", at.Clients, at.Backends))
 }

@@ -26,6 +26,14 @@ func (b *builder) sandbox() {
 	}
 }
 
+// entry is ingress-sbox as what balances published ports.
+func (b *builder) entry() Site {
+	return Site{
+		Sandbox: b.sbox, Clients: `"` + plan.Uplink + `"`, Backends: fmt.Sprintf(`oifname { "%s", "%s" }`, plan.Tunnel, plan.DoorOut),
+		Dialled: []string{fmt.Sprintf(`iifname "%s"`, plan.Uplink)},
+	}
+}
+
 // uplink is the veth between the host and ingress-sbox, with one address in the
 // sandbox for "any address of this node" and one per published address.
 func (b *builder) uplink(fronts []Front) {
@@ -52,11 +60,11 @@ func (b *builder) uplink(fronts []Front) {
 	)
 	ends := map[netip.Prefix]bool{plan.Uplink4(plan.UplinkSandboxNumber): true, plan.Uplink6(plan.UplinkSandboxNumber): true}
 	for _, f := range fronts {
-		if f.Uplink4.IsValid() {
-			ends[netip.PrefixFrom(f.Uplink4, host4.Bits())] = true
+		if f.At4.IsValid() {
+			ends[netip.PrefixFrom(f.At4, host4.Bits())] = true
 		}
-		if f.Uplink6.IsValid() {
-			ends[netip.PrefixFrom(f.Uplink6, host6.Bits())] = true
+		if f.At6.IsValid() {
+			ends[netip.PrefixFrom(f.At6, host6.Bits())] = true
 		}
 	}
 	for end := range ends { // the plan is sorted afterwards
@@ -119,7 +127,7 @@ func (b *builder) firewall() {
 	back := fmt.Sprintf(`{ "%s", "%s" }`, plan.Tunnel, plan.DoorOut)
 	table.Chain("antispoof", "type filter hook prerouting priority raw; policy accept;").
 		Rule(plan.ForeignSource(back, b.net.Bits4)...)
-	admitIn, admitOut := b.balancer.Admits(back)
+	admitIn, admitOut := b.balancer.Admits(b.entry())
 	input := table.Chain("input", "type filter hook input priority filter; policy drop;")
 	input.Rule(admitIn...)
 	input.Rule(

@@ -61,10 +61,8 @@ func laterSteps(kind plan.Kind) []step {
 		return append(wiring, stepPass, stepNFT)
 	case plan.KindEndpoint:
 		return wiring
-	case plan.KindIngress:
-		return append(append([]step{stepIPVS, stepSysctl, stepNFT}, wiring[1:]...), stepFlows)
 	default:
-		return append(append([]step{stepNFT}, wiring...), stepIPVS, stepFlows)
+		return append(append([]step{stepIPVS, stepSysctl, stepNFT}, wiring[1:]...), stepFlows)
 	}
 }
 

@@ -32,7 +32,7 @@ func (n *namespace) observeFlows(want []plan.Flow) ([]plan.Flow, error) {
 	maps.Copy(n.flows, wanted)
 	n.departed = nil
 	for f := range n.flows {
-		if !wanted[f] {
+		if !leadsTo(wanted, f) {
 			n.departed = append(n.departed, f)
 		}
 	}
@@ -47,6 +47,12 @@ func setOf(flows []plan.Flow) map[plan.Flow]bool {
 	return set
 }
 
+// leadsTo tells whether a flow's target is one of some. One without a port is all ports of its
+// address.
+func leadsTo(targets map[plan.Flow]bool, f plan.Flow) bool {
+	return targets[f] || targets[plan.Flow{Addr: f.Addr}]
+}
+
 // diffFlows forgets the flows to what is no target any more. A target without flows is no difference.
 func diffFlows(want *plan.Sandbox, have []plan.Flow) []Op {
 	if len(have) == 0 {
@@ -55,7 +61,7 @@ func diffFlows(want *plan.Sandbox, have []plan.Flow) []Op {
 	wanted := setOf(want.Flows)
 	var ops []Op
 	for _, f := range have {
-		if !wanted[f] {
+		if !leadsTo(wanted, f) {
 			ops = append(ops, Op{Delete, want.Name, f})
 		}
 	}
@@ -77,7 +83,7 @@ func (n *namespace) doFlow(f plan.Flow) error {
 	}
 	err = forgetFlows(n.fd, slices.DeleteFunc(flows, func(t tracked) bool {
 		target, ok := t.target()
-		return !ok || !departed[target]
+		return !ok || !leadsTo(departed, target)
 	}))
 	if err != nil {
 		return err

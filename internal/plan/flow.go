@@ -7,11 +7,11 @@ import (
 )
 
 // Flow is where conntrack may send the packets of established flows: a backend,
-// draining ones included. Flows to anywhere else are forgotten, and balanced anew.
-// It is its own key.
+// draining ones included, on one port or, where that is 0, on any. Flows to anywhere else
+// are forgotten, and balanced anew. It is its own key.
 //
 // In the host they are what flows may go on to although no map of its ports leads there any more:
-// endpoints that finish what is open. Port 0 is any.
+// endpoints that finish what is open.
 type Flow struct {
 	Addr netip.Addr
 	Port uint16

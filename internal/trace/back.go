@@ -64,26 +64,31 @@ func (w *walk) turn(p *packet, inside string) (plan.Link, error) {
 	endpoint := w.sandbox
 	w.sandbox = w.otherEnd(endpoint, inside)
 	w.begin(9, "nft list table netdev %s", plan.TableName)
-	w.what("the reply to %s", p.dst)
 	w.sandbox = endpoint
+	if err := w.replied(p); err != nil {
+		return plan.Link{}, err
+	}
+	return w.wayOut(p)
+}
+
+// replied is the reply from the endpoint into its network's sandbox, before it is routed there.
+func (w *walk) replied(p *packet) error {
+	w.what("the reply to %s", p.dst)
 	r := w.route(p.dst)
 	if err := w.out(r, p.dst); err != nil {
-		return plan.Link{}, err
+		return err
 	}
 	p.oif = r.link
 	for _, hook := range []string{"output", "postrouting"} {
 		if err := w.hook(hook, p); err != nil {
-			return plan.Link{}, err
+			return err
 		}
 	}
 	if err := w.send(p, r); err != nil {
-		return plan.Link{}, err
+		return err
 	}
 	p.zone = w.flow.zone // conntrack knows the flow here
-	if err := w.hook("prerouting", p); err != nil {
-		return plan.Link{}, err
-	}
-	return w.wayOut(p)
+	return w.hook("prerouting", p)
 }
 
 // wayOut routes the reply to the host, from where it is taken off by its mark.

@@ -18,11 +18,12 @@ type packet struct {
 	etherSrc, etherDst plan.MAC
 	iif, oif           string
 	mark               uint32
-	ctMark             uint32 // of its flow, in the sandbox that it is in
-	zone               uint16 // of the flow's original direction, in the sandbox that it is in
-	ct                 string // ctNew or ctEstablished
-	dnat               bool   // conntrack gives it another destination
-	socket             bool   // a process of the host sends it
+	ctMark             uint32     // of its flow, in the sandbox that it is in
+	zone               uint16     // of the flow's original direction, in the sandbox that it is in
+	ct                 string     // ctNew or ctEstablished
+	dnat               bool       // conntrack gives it another destination
+	dialled            netip.Addr // the destination of its flow's first packet, in the sandbox that it is in; zero: dst
+	socket             bool       // a process of the host sends it
 	flags              []string
 	vni                uint32 // of an outer packet
 }
@@ -86,7 +87,7 @@ func sourceWord(p *packet, n int) string {
 // thought of it stays behind.
 func (p *packet) arrive(device string) {
 	p.iif, p.oif = device, ""
-	p.mark, p.ctMark, p.zone, p.dnat, p.socket = 0, 0, 0, false, false
+	p.mark, p.ctMark, p.zone, p.dnat, p.socket, p.dialled = 0, 0, 0, false, false, netip.Addr{}
 }
 
 // metadata are the fields that are not in the packet itself.
@@ -110,6 +111,17 @@ func (w *walk) metadata(p *packet, name string) (string, bool) {
 			return "dnat", true
 		}
 		return "", true
+	case "ct direction":
+		if p.ct == ctNew {
+			return "original", true
+		}
+		return "reply", true // the only established packets that are walked
+	case "ct original ip daddr", "ct original ip6 daddr":
+		dialled := p.dst
+		if p.dialled.IsValid() {
+			dialled = p.dialled
+		}
+		return dialled.String(), dialled.Is4() == (name == "ct original ip daddr")
 	case "meta skuid":
 		return "0", p.socket
 	case "ct original zone":
@@ -128,7 +140,7 @@ func fields() []string {
 	return []string{
 		"iifname", "oifname", "ether saddr", "ether daddr", "ip saddr", "ip daddr", "ip6 saddr", "ip6 daddr",
 		"th dport", "udp dport", "tcp flags", "@th,96,24", "@nh,64,32", "@nh,96,32", "meta l4proto", "meta nfproto", "meta mark", "meta skuid",
-		"ct state", "ct status", "ct mark", "ct original zone", "fib saddr type", "fib daddr type",
+		"ct state", "ct status", "ct mark", "ct original zone", "ct direction", "ct original ip daddr", "ct original ip6 daddr", "fib saddr type", "fib daddr type",
 	}
 }
 

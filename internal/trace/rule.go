@@ -58,6 +58,8 @@ func (s *statement) part() (outcome, bool, error) {
 		return s.goTo(r.next())
 	case r.take("masquerade"):
 		return s.masquerade()
+	case r.take("snat ip to"), r.take("snat ip6 to"):
+		return s.snat()
 	case r.take("dnat ip to"), r.take("dnat ip6 to"):
 		return s.dnat()
 	case r.take("update"):
@@ -131,6 +133,16 @@ func (s *statement) masquerade() (outcome, bool, error) {
 	addr, err := s.walk.addressOn(s.p.oif, s.p.dst)
 	s.p.src = addr
 	return s.decide(accepts), true, err
+}
+
+// snat gives the packet a source that the rule names.
+func (s *statement) snat() (outcome, bool, error) {
+	to, err := netip.ParseAddr(s.reader.next())
+	if err != nil {
+		return outcome{}, false, s.unknown()
+	}
+	s.p.src = to
+	return s.decide(accepts), true, nil
 }
 
 func (s *statement) dnat() (outcome, bool, error) {

@@ -42,6 +42,7 @@ type Question struct {
 	Proto  string // tcp, udp or sctp
 	From   netip.Addr
 	Via    string // the host's device by which it comes; "": a process of the node itself dials
+	Inside string // the network sandbox whose device Via is, where an endpoint dials a virtual address
 	To     netip.Addr
 	Port   uint16
 	Names  map[netip.Addr]string // what people call the endpoints
@@ -127,15 +128,22 @@ func Walk(q Question) ([]Hop, error) {
 		return nil, fmt.Errorf("walk %s: the addresses are of two families", q)
 	}
 	w := &walk{q: q, flow: flow{client: q.From, dialled: q.To}}
-	p, choices, err := w.enter()
+	enter, serve := w.enter, w.serve
+	if q.Inside != "" {
+		enter, serve = w.enterInside, w.serveInside
+	}
+	p, choices, err := enter()
 	if err != nil {
 		return w.hops, w.end(err)
 	}
 	atChoice, arrived := *w, p
 	for _, b := range choices {
 		w.node, w.sandbox, w.flow = atChoice.node, atChoice.sandbox, atChoice.flow
+		if b.Port == 0 {
+			b.Port = p.dport // kept
+		}
 		w.backend = netip.AddrPortFrom(b.Addr, b.Port)
-		err := w.serve(arrived, b)
+		err := serve(arrived, b)
 		if err := w.end(err); err != nil {
 			return w.hops, err
 		}

@@ -48,6 +48,25 @@ func ask(nodes []trace.Node, n int, proto string, port uint16) trace.Question {
 	return q
 }
 
+// inside is endpoint web.1 of scene "virtual" that dials its own service.
+func inside(t *testing.T, balancer mesh.Balancer) trace.Question {
+	t.Helper()
+	w := scene.New(t, 3)
+	scene.All()["virtual"](w)
+	snap := w.State.Snapshot()
+	blue := snap.NetworkNamed("blue")
+	own, _ := snap.EndpointNamed("web.1").On(blue.ID)
+	dialled, ok := snap.Virtual(snap.ServiceNamed("web").ID, blue.ID)
+	if !ok {
+		t.Fatal("the service has no virtual address")
+	}
+	nodes := clusterBy(t, balancer, "virtual")
+	return trace.Question{
+		Entry: nodes[0], Others: nodes, Proto: "tcp", From: own.V4, To: dialled.V4, Port: 80,
+		Inside: plan.NetworkSandbox(uint32(blue.VNI)), Via: plan.EndpointLink(own.V4),
+	}
+}
+
 func text(q trace.Question, hops []trace.Hop) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n", q)
@@ -118,6 +137,8 @@ func TestWalk(t *testing.T) {
 		"hosted range":            from(ask(cluster(t, "hosted ranges"), 1, "udp", 8500), trace.Outside, "192.0.2.7"),
 		"hosted on an overlay":    ask(cluster(t, "hosted on overlay"), 1, "udp", 9005),
 		"hosted hairpin":          from(ask(bridge, 1, "tcp", 8080), plan.BridgeLink(string(mesh.DefaultBridge)), bridged(bridge)),
+		"virtual":                 inside(t, mesh.BalancerIPVS),
+		"virtual by nft":          inside(t, mesh.BalancerNFT),
 		"outside a cluster":       {Entry: trace.Node{Name: "n1", Plan: &plan.Plan{}}, Proto: "tcp", Port: 80, Via: trace.Outside, From: two[1].Addr, To: two[0].Addr},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -158,7 +179,8 @@ func walkWhole(t *testing.T, name string, balancer mesh.Balancer, q trace.Questi
 		return
 	}
 	plan := q.Entry.Plan.Text()
-	served := strings.Contains(plan, "backend ") || strings.Contains(plan, " . 0x1 -> 198.18.") || strings.Contains(plan, " . 0x1 -> 0xc612") ||
+	_, mesh, _ := strings.Cut(plan, "sandbox ingress-sbox") // virtual addresses have backends in other sandboxes
+	served := strings.Contains(mesh, "backend ") || strings.Contains(mesh, " . 0x1 -> 198.18.") || strings.Contains(mesh, " . 0x1 -> 0xc612") ||
 		strings.Contains(plan, "      "+q.Proto+" . 8080 -> ") // a port of the node's own
 	if !served || strings.HasPrefix(name, "published on") || name == "port conflict" && q.Proto != "tcp" {
 		return

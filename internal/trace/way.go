@@ -38,6 +38,11 @@ func (w *walk) route(dst netip.Addr) route {
 	if w.local(dst) {
 		return route{kind: routeLocal}
 	}
+	for _, r := range w.sandbox.Routes {
+		if r.Kind == plan.RouteLocal && r.Dst.Contains(dst) {
+			return route{kind: routeLocal, link: r.Link, objects: []Object{w.object(r)}}
+		}
+	}
 	best, bits := route{kind: routeNone}, -1
 	for _, r := range w.sandbox.Routes {
 		if r.Kind == plan.RouteLocal || !r.Dst.Contains(dst) || r.Dst.Bits() <= bits {

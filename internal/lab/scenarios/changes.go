@@ -23,6 +23,7 @@ func change(f func(w *world) error) func(r *run, s Step) {
 // flags are what service and update may say.
 type flags struct {
 	publish   []mesh.PublishedPort
+	networks  []string
 	scheduler mesh.Scheduler
 	affinity  time.Duration
 }
@@ -47,6 +48,11 @@ func (w *words) flags() (f flags, err error) {
 			var ports []mesh.PublishedPort
 			ports, err = publications(w.next())
 			f.publish = append(f.publish, ports...)
+		case "--network":
+			var name string
+			if name, err = w.need("the network's name"); err == nil {
+				f.networks = append(f.networks, name)
+			}
 		case "--scheduler":
 			if f.scheduler = mesh.Scheduler(w.next()); !slices.Contains(mesh.Schedulers(), f.scheduler) {
 				err = fmt.Errorf("scheduler %q is none of %v", f.scheduler, mesh.Schedulers())

@@ -23,7 +23,7 @@ func parseSame(w *words) (func(r *run, s Step), error) {
 		var first []string
 		differ, known := 0, true
 		for _, at := range to.at {
-			names, ok, err := r.fabric.Clients(n, ask{manyName, at, to.port, how})
+			names, ok, err := r.fabric.Clients(n, ask{from: manyName, to: at, port: to.port, how: how})
 			if err != nil {
 				return err
 			}
@@ -77,7 +77,7 @@ func parseNote(w *words) (func(r *run, s Step), error) {
 	to, err := w.single()
 	hows := w.hows()
 	return each(hows, func(r *run, _ Step, how How) error {
-		names, _, err := r.fabric.Clients(n, ask{manyName, to.at[0], to.port, how})
+		names, _, err := r.fabric.Clients(n, ask{from: manyName, to: to.at[0], port: to.port, how: how})
 		if err != nil {
 			return err
 		}
@@ -105,7 +105,7 @@ func parseMoved(w *words) (func(r *run, s Step), error) {
 	}
 	bound, err := fraction(w.next())
 	return each(hows, func(r *run, s Step, how How) error {
-		names, ok, err := r.fabric.Clients(n, ask{manyName, to.at[0], to.port, how})
+		names, ok, err := r.fabric.Clients(n, ask{from: manyName, to: to.at[0], port: to.port, how: how})
 		if err != nil {
 			return err
 		}
@@ -195,7 +195,11 @@ func parseSpread(w *words) (func(r *run, s Step), error) {
 	}
 	limit, err := w.bound()
 	return each(hows, func(r *run, s Step, how How) error {
-		got, ok, err := r.fabric.Spread(n, ask{from, to.at[0], to.port, how})
+		a, err := r.ask(from, to, how)
+		if err != nil {
+			return err
+		}
+		got, ok, err := r.fabric.Spread(n, a)
 		if err != nil {
 			return err
 		}
@@ -217,7 +221,11 @@ func parseStick(w *words) (func(r *run, s Step), error) {
 	}
 	hows := w.hows()
 	return each(hows, func(r *run, s Step, how How) error {
-		got, ok, err := r.fabric.Spread(n, ask{from, to.at[0], to.port, how})
+		a, err := r.ask(from, to, how)
+		if err != nil {
+			return err
+		}
+		got, ok, err := r.fabric.Spread(n, a)
 		if err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package scenarios
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -41,6 +42,7 @@ type ask struct {
 	to   string
 	port uint16
 	how  How
+	at   netip.Addr // of a place that is a service's on a network; the zero value for others
 }
 
 // flow is one that stays open.

@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,7 @@ type Fake struct {
 	kernels  map[string]*kernel.Fake
 	holds    map[string]*plan.Plan // since the last Settle
 	servers  map[netip.Addr]workload
+	world    *world
 	dice     *rand.Rand
 }
 
@@ -62,9 +64,11 @@ const (
 
 // Settle implements Fabric.
 func (f *Fake) Settle(ctx context.Context, w *world) error {
-	f.holds, f.servers = map[string]*plan.Plan{}, map[netip.Addr]workload{}
+	f.holds, f.servers, f.world = map[string]*plan.Plan{}, map[netip.Addr]workload{}, w
 	for _, wl := range w.workloads() {
-		f.servers[wl.v4], f.servers[wl.v6] = wl, wl
+		for _, a := range wl.attached {
+			f.servers[a.V4], f.servers[a.V6] = wl, wl
+		}
 	}
 	var errs []error
 	for name, p := range f.Mutate.all(w.plans(f.balancer)) {
@@ -119,6 +123,9 @@ func (f *Fake) node(name string) trace.Node {
 
 // question is the packet as it meets the node that is dialled.
 func (f *Fake) question(a ask) (trace.Question, error) {
+	if a.at.IsValid() {
+		return f.insideQuestion(a)
+	}
 	entry, _, _ := strings.Cut(a.to, "/")
 	q := trace.Question{
 		Proto: string(a.how.Proto), To: address(a.to, a.how.Six), Port: a.port,
@@ -171,6 +178,7 @@ func (f *Fake) endpoint(name string) (workload, error) {
 type way struct {
 	seen
 	entry    string
+	balancer string           // the sandbox that is asked
 	mark     string           // of the service; "": it got none
 	backends []netip.AddrPort // that may be chosen
 }
@@ -185,7 +193,7 @@ func (f *Fake) walk(a ask) (way, error) {
 	if err != nil {
 		return way{}, err
 	}
-	found := way{entry: q.Entry.Name}
+	found := way{entry: q.Entry.Name, balancer: cmp.Or(q.Inside, plan.IngressSandbox)}
 	hasMark, sees := regexp.MustCompile(`has mark (0x[0-9a-f]+)$`), regexp.MustCompile(` sees (\S+)$`)
 	source := ""
 	for i, h := range hops {
@@ -202,11 +210,11 @@ func (f *Fake) walk(a ask) (way, error) {
 		case h.State == trace.Broken:
 			found.add(classify(a.how, h.Why), "")
 		case h.Backend.IsValid():
-			found.add(f.server(h.Backend), calledSource(netip.MustParseAddr(source)))
+			found.add(f.server(h.Backend), f.world.called(netip.MustParseAddr(source)))
 			found.backends = append(found.backends, h.Backend)
 		}
 	}
-	for _, name := range f.lots(found, a.how) {
+	for _, name := range f.lots(found, a) {
 		if name == refused {
 			found.add(refused, "")
 		}
@@ -217,8 +225,11 @@ func (f *Fake) walk(a ask) (way, error) {
 // server names who listens at a target.
 func (f *Fake) server(at netip.AddrPort) string {
 	wl, ok := f.servers[at.Addr()]
-	if !ok || !slices.Contains(targets(), at.Port()) {
+	switch {
+	case !ok:
 		return silence
+	case !slices.Contains(targets(), at.Port()):
+		return refused // by the endpoint itself
 	}
 	return serverName(wl.name, at.Port())
 }
@@ -238,9 +249,9 @@ func classify(how How, why string) string {
 	}
 }
 
-// table is the nft table of a node's ingress-sbox.
-func (f *Fake) table(node string) *plan.Table {
-	return f.holds[node].Sandbox(plan.IngressSandbox, plan.KindIngress).Table("inet")
+// table is the nft table that a packet is balanced by.
+func (f *Fake) table(w way) *plan.Table {
+	return f.holds[w.entry].Sandbox(w.balancer, plan.KindIngress).Table("inet")
 }
 
 // A way's number is how many lots there are, with a bit where the client's address draws.
@@ -251,12 +262,12 @@ const (
 
 // lots are who gets each lot that the nft balancer may draw; nil where it draws none. A
 // lot that nobody has is refused.
-func (f *Fake) lots(w way, how How) []string {
+func (f *Fake) lots(w way, a ask) []string {
 	if f.balancer != mesh.BalancerNFT || w.mark == "" {
 		return nil
 	}
 	var lots []string
-	for _, e := range f.table(w.entry).Set("ways").Elements {
+	for _, e := range f.table(w).Set("ways").Elements {
 		if e.Key == w.mark {
 			n, err := strconv.ParseUint(e.Value, 0, 32)
 			if err != nil || n&^(byClient|numberBits) != 0 {
@@ -266,13 +277,16 @@ func (f *Fake) lots(w way, how How) []string {
 		}
 	}
 	slots := "slots4"
-	if how.Six {
+	if a.how.Six {
 		slots = "slots6"
 	}
-	for _, e := range f.table(w.entry).Set(slots).Elements {
+	for _, e := range f.table(w).Set(slots).Elements {
 		if number, ok := strings.CutPrefix(e.Key, plan.Join(w.mark, "")); ok {
 			i, err := strconv.ParseUint(number, 0, 32)
-			addr, port, _ := strings.Cut(e.Value, plan.Join("", ""))
+			addr, port, given := strings.Cut(e.Value, plan.Join("", ""))
+			if !given {
+				port = strconv.Itoa(int(a.port)) // kept
+			}
 			if err == nil && 0 < i && int(i) <= len(lots) {
 				lots[i-1] = f.server(netip.MustParseAddrPort(joinHostPort(addr, port)))
 			}
@@ -298,7 +312,7 @@ func (f *Fake) Dial(a ask, _ int) (seen, error) {
 func (f *Fake) OnePort(from string, at target, how How) (seen, error) {
 	var all seen
 	for _, place := range at.at {
-		w, err := f.walk(ask{from, place, at.port, how})
+		w, err := f.walk(ask{from: from, to: place, port: at.port, how: how})
 		if err != nil {
 			return all, err
 		}
@@ -315,14 +329,14 @@ func (f *Fake) OnePort(from string, at target, how How) (seen, error) {
 // Clients implements Fabric: here a client is a lot, and a lot is drawn by address.
 func (f *Fake) Clients(_ int, a ask) ([]string, bool, error) {
 	w, err := f.walk(a)
-	lots := f.lots(w, a.how)
+	lots := f.lots(w, a)
 	return lots, len(lots) > 0, err
 }
 
 // Spread implements Fabric.
 func (f *Fake) Spread(n int, a ask) (map[string]int, bool, error) {
 	w, err := f.walk(a)
-	lots := f.lots(w, a.how)
+	lots := f.lots(w, a)
 	counts := map[string]int{}
 	for _, name := range lots {
 		counts[name]++

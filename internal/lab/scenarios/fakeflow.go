@@ -14,8 +14,7 @@ import (
 type fakeFlow struct {
 	fabric *Fake
 	first  ask
-	entry  string
-	mark   string
+	way    way
 	to     netip.AddrPort
 }
 
@@ -27,7 +26,7 @@ func (f *Fake) Hold(a ask, server string) (flow, error) {
 	}
 	for _, b := range w.backends {
 		if f.server(b) == server {
-			return &fakeFlow{f, a, w.entry, w.mark, b}, nil
+			return &fakeFlow{f, a, w, b}, nil
 		}
 	}
 	return nil, fmt.Errorf("%s does not answer, but %s", server, w.seen)
@@ -50,21 +49,28 @@ func (o *fakeFlow) ask() string {
 }
 
 func (o *fakeFlow) goesOn() bool {
-	sbox := o.fabric.holds[o.entry].Sandbox(plan.IngressSandbox, plan.KindIngress)
-	services := "services4"
-	if o.first.how.Six {
-		services = "services6"
+	sbox := o.fabric.holds[o.way.entry].Sandbox(o.way.balancer, plan.KindIngress)
+	services := "services"
+	if o.first.at.IsValid() {
+		services = "virtual"
 	}
-	published := slices.ContainsFunc(sbox.Table("inet").Set(services).Elements, func(e plan.Element) bool { return e.Value == o.mark })
+	if o.first.how.Six {
+		services += "6"
+	} else {
+		services += "4"
+	}
+	published := slices.ContainsFunc(sbox.Table("inet").Set(services).Elements, func(e plan.Element) bool { return e.Value == o.way.mark })
 	if !published {
 		return false
 	}
 	if o.fabric.balancer == mesh.BalancerNFT {
-		return slices.Contains(sbox.Flows, plan.Flow{Addr: o.to.Addr(), Port: o.to.Port()})
+		return slices.ContainsFunc(sbox.Flows, func(f plan.Flow) bool {
+			return f.Addr == o.to.Addr() && (f.Port == 0 || f.Port == o.to.Port())
+		})
 	}
-	mark, err := strconv.ParseUint(o.mark, 0, 32)
+	mark, err := strconv.ParseUint(o.way.mark, 0, 32)
 	return err == nil && slices.ContainsFunc(sbox.Backends, func(b plan.Backend) bool {
-		return b.Mark == uint32(mark) && b.Addr == o.to.Addr() && b.Port == o.to.Port()
+		return b.Mark == uint32(mark) && b.Addr == o.to.Addr() && (b.Port == 0 || b.Port == o.to.Port())
 	})
 }
 

@@ -134,7 +134,7 @@ func (w *words) target() (t target, err error) {
 	}
 	t = target{strings.Split(at, ","), uint16(n)}
 	for _, a := range t.at {
-		if !slices.Contains(places(), a) {
+		if !slices.Contains(places(), a) && !strings.Contains(a, "@") {
 			return t, fmt.Errorf("nothing is called %q: dial one of %s", a, strings.Join(places(), ", "))
 		}
 	}

@@ -52,6 +52,7 @@ type Real struct {
 	living   map[string]*living // by endpoint
 	port     uint16             // of the client, the last one used
 	begun    uint64             // scenarios
+	world    *world             // since the last Settle
 }
 
 // living is an endpoint that answers.
@@ -233,6 +234,7 @@ func (f *Real) Begin(w *world) error {
 // Settle implements Fabric: the three nodes work at the same time.
 func (f *Real) Settle(ctx context.Context, w *world) error {
 	plans, want := f.Mutate.all(w.plans(f.balancer)), w.workloads()
+	f.world = w
 	var errs []error
 	for name, wl := range want {
 		if have := f.living[name]; have != nil && have.sandbox == wl.sandbox {

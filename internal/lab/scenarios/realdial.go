@@ -51,7 +51,12 @@ func (f *Real) client(from string, how How) (probe.Client, error) {
 	return probe.Client{Place: place, Local: netip.AddrPortFrom(any, f.nextPort()), Wait: patience}, err
 }
 
-func (a ask) addr() netip.AddrPort { return netip.AddrPortFrom(address(a.to, a.how.Six), a.port) }
+func (a ask) addr() netip.AddrPort {
+	if a.at.IsValid() {
+		return netip.AddrPortFrom(a.at, a.port)
+	}
+	return netip.AddrPortFrom(address(a.to, a.how.Six), a.port)
+}
 
 // once asks once.
 func once(c probe.Client, proto mesh.Proto, to netip.AddrPort) (probe.Answer, error) {
@@ -78,7 +83,7 @@ func (f *Real) Dial(a ask, expected int) (seen, error) {
 			if err != nil {
 				s.add(probe.Outcome(err), "")
 			} else {
-				s.add(answer.Name, calledSource(answer.Source.Addr()))
+				s.add(answer.Name, f.world.called(answer.Source.Addr()))
 			}
 			if len(s.names) > expected || s.names[0] == silence {
 				break // that it is wrong is known

@@ -115,6 +115,12 @@ func each(hows []How, do func(r *run, s Step, how How) error) func(r *run, s Ste
 	}
 }
 
+// ask is a question to the first place of a target.
+func (r *run) ask(from string, to target, how How) (ask, error) {
+	at, err := r.world.virtual(to.at[0], how)
+	return ask{from, to.at[0], to.port, how, at}, err
+}
+
 func parseDial(w *words) (func(r *run, s Step), error) {
 	from, err := w.need("who dials")
 	if err != nil {
@@ -127,7 +133,11 @@ func parseDial(w *words) (func(r *run, s Step), error) {
 	hows := w.hows()
 	expected, err := w.want()
 	return each(hows, func(r *run, s Step, how How) error {
-		got, err := r.fabric.Dial(ask{from, to.at[0], to.port, how}, len(expected.names))
+		a, err := r.ask(from, to, how)
+		if err != nil {
+			return err
+		}
+		got, err := r.fabric.Dial(a, len(expected.names))
 		if err != nil {
 			return err
 		}
@@ -170,7 +180,11 @@ func parseHold(w *words) (func(r *run, s Step), error) {
 	hows := w.hows()
 	expected, err := w.want()
 	open := each(hows, func(r *run, s Step, how How) error {
-		f, err := r.fabric.Hold(ask{from, to.at[0], to.port, how}, expected.names[0])
+		a, err := r.ask(from, to, how)
+		if err != nil {
+			return err
+		}
+		f, err := r.fabric.Hold(a, expected.names[0])
 		if err != nil {
 			return err
 		}

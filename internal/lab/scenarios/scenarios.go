@@ -9,6 +9,7 @@
 //
 //	service web --publish 8080:80 --scheduler rr    a service; without /tcp or /udp both are published
 //	service web --publish 8080:80 --affinity 10m    a client comes to the same endpoint again
+//	service web --network blue                      a service on a network, which is made at its first use
 //	update web --publish 9090:80 --scheduler wrr    what is given replaces what was
 //	rename web www                                  remove web
 //	services 30 10000                               s1 to s30, on ports from 10000 on
@@ -21,6 +22,7 @@
 //	dial c1 n2:8080 [tcp|udp|v4|v6]... -> a|b [source c1]   every one of these answers, nobody else, and sees c1
 //	dial c1 n2:8080 -> refused
 //	hold f1 c1 n2:8080 -> a                         open flows that a answers; ask f1 -> a; ask f1 tcp -> reset
+//	dial x web@blue:80 -> a|b source x              an endpoint on network blue dials a service's address there
 //	oneport c1 n1,n2,n3:8080 -> a|b source c1       from one client port to several nodes at once
 //	same 300 n1,n2,n3:8080                          each of 300 clients reaches one endpoint, through whichever node
 //	note 300 n1:8080                                remember whom each reaches
@@ -29,7 +31,8 @@
 //	stick 10 c1 n1:8080                             so many connections of one client reach one endpoint
 //
 // Who dials: c1 and c2 outside, b1 on a bridge of n1, a node's own process (n1), an
-// endpoint. What is dialled: a node, its second address (n1/2), localhost, or bridge (n1's
+// endpoint. An endpoint's address on a network that is not the mesh's is called by its name, a
+// network sandbox's "gateway". What is dialled: a node, its second address (n1/2), localhost, or bridge (n1's
 // own address on b1's bridge). Every question is put over TCP and UDP, IPv4 and IPv6,
 // where its words do not name one. A line that begins with "nft:" or "ipvs:" is for that balancer alone,
 // and the scenario then says in "differs" what the difference is.

@@ -119,7 +119,7 @@ func testSpread(t *testing.T, balancer mesh.Balancer) {
 		try(err)
 		judge(t, string(scheduler)+" udp", flooded(balancer), udp, want)
 		if balancer == mesh.BalancerNFT { // the VM has not the time
-			tcp, _, err := f.Spread(floodStreams, ask{manyName, "n1", port, How{Proto: mesh.TCP}})
+			tcp, _, err := f.Spread(floodStreams, ask{from: manyName, to: "n1", port: port, how: How{Proto: mesh.TCP}})
 			try(err)
 			judge(t, string(scheduler)+" tcp", floodStreams, tcp, want)
 		}

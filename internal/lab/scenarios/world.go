@@ -107,10 +107,14 @@ func newWorld(tb testing.TB) *world {
 }
 
 func (w *world) service(name string, f flags) error {
-	if f.publish == nil {
-		return fmt.Errorf("service %s publishes nothing", name)
+	if f.publish == nil && f.networks == nil {
+		return fmt.Errorf("service %s publishes nothing and is on no network", name)
 	}
-	w.Service(name, nil, f.publish...)
+	var networks []mesh.NetworkID
+	for _, network := range f.networks {
+		networks = append(networks, w.network(network))
+	}
+	w.Service(name, networks, f.publish...)
 	return w.editService(name, f.onto)
 }
 
@@ -198,6 +202,7 @@ func (w *world) plans(balancer mesh.Balancer) map[string]*plan.Plan {
 type workload struct {
 	name, node, sandbox string
 	v4, v6              netip.Addr // on the ingress network
+	attached            []mesh.Attachment
 }
 
 // workloads are all endpoints, by name.
@@ -208,6 +213,7 @@ func (w *world) workloads() map[string]workload {
 		a, _ := e.On(mesh.IngressNetwork)
 		found[e.Name] = workload{
 			name: e.Name, node: snap.Node(e.Node).Name, sandbox: plan.EndpointSandbox(string(e.ID)), v4: a.V4, v6: a.V6,
+			attached: e.Attached,
 		}
 	}
 	return found

@@ -160,6 +160,7 @@ func All() map[string]func(w *World) {
 			w.Endpoint(s, "web.2", 2)
 			w.Endpoint(w.Service("db", []mesh.NetworkID{blue}), "db.1", 1)
 		},
+		"virtual": virtual,
 		"published on one address": func(w *World) {
 			six := Port(8080, 80, mesh.TCP)
 			six.Addr = netip.MustParseAddr("2001:db8::1")
@@ -209,4 +210,20 @@ func All() map[string]func(w *World) {
 	}
 	maps.Copy(all, bridged())
 	return all
+}
+
+// virtual has services that endpoints reach by their own addresses on a network.
+func virtual(w *World) {
+	blue := []mesh.NetworkID{w.Network("blue")}
+	web := w.Service("web", blue, Port(8080, 80, mesh.TCP), Port(8080, 80, mesh.UDP))
+	w.Endpoint(web, "web.1", 1)
+	w.Endpoint(web, "web.2", 2)
+	shop := w.Service("shop", blue)
+	w.Change(shop, func(s *mesh.Service) { s.Affinity = mesh.AffinityDefault })
+	w.Endpoint(shop, "shop.1", 2)
+	w.Endpoint(shop, "shop.2", 3)
+	w.Service("empty", blue)
+	names := w.Service("names", blue)
+	w.Change(names, func(s *mesh.Service) { s.Mode = mesh.RoundRobinDNS })
+	w.Endpoint(names, "names.1", 2)
 }
