@@ -1,7 +1,8 @@
 // Package bridge is the base layer: what a single host does for its own endpoints. A bridge
-// network is a bridge in the host's namespace with a veth to each endpoint on it:
+// network is a bridge with a veth to each endpoint on it and one to the host, in a namespace
+// that holds nothing else:
 //
-//	endpoint -> [slb… | sl-p…] bridge sl-b… -> host: forward, masquerade -> world
+//	endpoint -> [slb… | sl-p…] bridge br [host | sl-b…] -> host: forward, masquerade -> world
 //	client -> host, nat prerouting: (protocol, port) in hosted -> DNAT -> forward -> bridge -> endpoint
 //
 // An overlay's flows to the world leave the host like those of a bridge, and so do ports that

@@ -116,7 +116,14 @@ func TestOneDeviceName(t *testing.T) {
 	}
 	w.Endpoint(w.Service("web", networks, scene.OwnPort(8080, 80, mesh.TCP)), "web.1", 1)
 	p := compile(w, mesh.Local{})
-	made := slices.DeleteFunc(slices.Clone(p.Host().Links), func(l plan.Link) bool { return l.Kind != plan.LinkBridge })
+	var made []string
+	for _, s := range p.Sandboxes {
+		for _, l := range s.Links {
+			if l.Kind == plan.LinkBridge {
+				made = append(made, s.Name)
+			}
+		}
+	}
 	if len(made) != 1 || len(elements(p, "bridged4")) != 1 {
 		t.Errorf("bridges %v, endpoints %v, want one of each", made, elements(p, "bridged4"))
 	}

@@ -57,7 +57,7 @@ func (b *builder) forward() {
 		// (package ingress knows the tunnels) before known flows are let go.
 		"meta l4proto udp jump forged",
 		"ct state established,related accept",
-		// Where the host has bridges ask its firewall, what stays on a bridge comes here too.
+		// By way of the host: an endpoint may have other routes than ours.
 		"iifname . oifname @together accept",
 		"iifname @internal_bridges counter drop",
 		"oifname @internal_bridges counter drop",
@@ -141,10 +141,6 @@ func (b *builder) masquerade() {
 		fmt.Sprintf("iifname %s oifname != %s masquerade", bridges, bridges),
 		// Its own or another network's published port: the answer must come by here.
 		fmt.Sprintf("iifname %s oifname %s %s masquerade", bridges, bridges, translated),
-		// The same where the host's bridges ask its firewall: what is sent back into its own
-		// bridge there has come in by no device.
-		fmt.Sprintf("oifname . ip saddr @bridge_sources4 %s masquerade", translated),
-		fmt.Sprintf("oifname . ip6 saddr @bridge_sources6 %s masquerade", translated),
 	)
 	for _, devices := range []string{bridges, waysOut} {
 		chain.Rule(

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
-	"strings"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
 	"github.com/sluice-mesh/sluice/mesh"
@@ -27,9 +26,7 @@ func (b *builder) networks() {
 func (b *builder) declare() {
 	own := b.table.Set("own_bridges", plan.FieldIface)
 	for _, name := range b.local.OwnBridges {
-		if !strings.HasPrefix(name, plan.BridgeLinks) { // those that are planned are added as such
-			own.Add(name)
-		}
+		own.Add(name)
 	}
 	b.table.Set("together", plan.FieldIface, plan.FieldIface)
 	b.table.Set("internal_bridges", plan.FieldIface)
@@ -52,7 +49,7 @@ func (b *builder) raise(n *mesh.Network) bool {
 		return true
 	}
 	b.built[name] = n
-	b.host.Links = append(b.host.Links, plan.Link{Name: name, Kind: plan.LinkBridge, MAC: plan.BridgedMAC(n.Gateway4), MTU: b.mtu(n)})
+	b.span(n, name)
 	b.host.Addrs = append(
 		b.host.Addrs,
 		plan.Addr{Link: name, Prefix: netip.PrefixFrom(n.Gateway4, n.Subnet4.Bits())},
@@ -76,6 +73,29 @@ func (b *builder) raise(n *mesh.Network) bool {
 	return true
 }
 
+// span plans the bridge itself, in a namespace of its own that has no rules, and the host's
+// interface on it. In the host's namespace its frames would be put to the host's rules as
+// packets where br_netfilter is on (as Docker has it): translated on the bridge, an answer to
+// ::1 is lost, and isolated ports keep endpoints from their own published port.
+func (b *builder) span(n *mesh.Network, name string) {
+	s := b.plan.Sandbox(plan.BridgeSandbox(string(n.ID)), plan.KindNetwork)
+	// Nobody speaks to the bridge: it needs no address, not even a link-local one.
+	s.Sysctls = append(s.Sysctls, plan.Sysctl{Key: "net/ipv6/conf/*/disable_ipv6", Value: "1"})
+	mac := plan.BridgedMAC(n.Gateway4)
+	s.Links = append(
+		s.Links,
+		plan.Link{Name: plan.Bridge, Kind: plan.LinkBridge, MTU: b.mtu(n)},
+		plan.Link{
+			Name: plan.BridgeHost, Kind: plan.LinkVeth, MTU: b.mtu(n), Master: plan.Bridge,
+			Peer: plan.Peer{Sandbox: b.host.Name, Link: name, MAC: mac},
+		},
+	)
+	b.host.Links = append(b.host.Links, plan.Link{
+		Name: name, Kind: plan.LinkVeth, MAC: mac, MTU: b.mtu(n),
+		Peer: plan.Peer{Sandbox: s.Name, Link: plan.BridgeHost},
+	})
+}
+
 // namesake is the network that has the name of n's bridge instead of n.
 func (b *builder) namesake(n *mesh.Network, name string) *mesh.Network {
 	for _, other := range b.snap.Networks {
@@ -91,20 +111,20 @@ func (b *builder) mtu(n *mesh.Network) int { return cmp.Or(n.MTU, b.snap.Node(b.
 
 // attach plans one endpoint's interface on a bridge.
 func (b *builder) attach(e *mesh.Endpoint, a mesh.Attachment, n *mesh.Network) {
-	bridge, port := plan.BridgeLink(string(n.ID)), plan.BridgePort(string(e.ID), string(n.ID))
+	link, port := plan.BridgeLink(string(n.ID)), plan.BridgePort(string(e.ID), string(n.ID))
 	wish, _ := e.JoinedTo(n.ID)
 	inside := cmp.Or(wish.Interface, plan.BridgedLink(string(n.ID)))
 	mac := cmp.Or(plan.MAC(wish.MAC), plan.BridgedMAC(a.V4))
 	ep := b.plan.Sandbox(plan.EndpointSandbox(string(e.ID)), plan.KindEndpoint)
-	b.host.Links = append(b.host.Links, plan.Link{
-		Name: port, Kind: plan.LinkVeth, MTU: b.mtu(n), Master: bridge, Isolated: n.Apart,
+	s := b.plan.Sandbox(plan.BridgeSandbox(string(n.ID)), plan.KindNetwork)
+	s.Links = append(s.Links, plan.Link{
+		Name: port, Kind: plan.LinkVeth, MTU: b.mtu(n), Master: plan.Bridge, Isolated: n.Apart,
 		Peer: plan.Peer{Sandbox: ep.Name, Link: inside, MAC: mac},
 	})
 	ep.Links = append(ep.Links, plan.Link{
 		Name: inside, Kind: plan.LinkVeth, MAC: mac, MTU: b.mtu(n), Announced: true,
-		Peer: plan.Peer{Sandbox: b.host.Name, Link: port},
+		Peer: plan.Peer{Sandbox: s.Name, Link: port},
 	})
-	b.host.Sysctls = append(b.host.Sysctls, plan.Sysctl{Key: "net/ipv6/conf/" + port + "/accept_ra", Value: "0"})
 	ep.Sysctls = append(ep.Sysctls, plan.Inside(inside, wish.Sysctls)...)
 	ep.Addrs = append(
 		ep.Addrs,
@@ -118,8 +138,8 @@ func (b *builder) attach(e *mesh.Endpoint, a mesh.Attachment, n *mesh.Network) {
 			plan.Route{Kind: plan.RouteVia, Dst: netip.PrefixFrom(netip.IPv6Unspecified(), 0), Via: n.Gateway6, Link: inside},
 		)
 	}
-	b.table.Set("bridge_sources4").Add(bridge, a.V4.String())
-	b.table.Set("bridge_sources6").Add(bridge, a.V6.String())
+	b.table.Set("bridge_sources4").Add(link, a.V4.String())
+	b.table.Set("bridge_sources6").Add(link, a.V6.String())
 	if !n.Routed {
 		b.table.Set("bridged4").Add(a.V4.String())
 		b.table.Set("bridged6").Add(a.V6.String())

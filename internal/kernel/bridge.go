@@ -67,13 +67,6 @@ func (n *namespace) setPort(have netlink.Link, want plan.Link) error {
 			return fmt.Errorf("make it a port of %q: %w", want.Master, err)
 		}
 		n.stages.reach("master set")
-		// Where the host's bridges ask its firewall, what an endpoint sends to its own published
-		// port is turned round on the bridge, and leaves by the port that it came in by.
-		if master != 0 {
-			if err := n.link.LinkSetHairpin(have, true); err != nil {
-				return fmt.Errorf("set hairpin mode: %w", err)
-			}
-		}
 	}
 	if master == 0 || isNew && !want.Isolated {
 		return nil

@@ -53,7 +53,7 @@ func retryDump[T any](dump func() (T, error)) (found T, err error) {
 func (n *namespace) ours(l netlink.Link) bool {
 	if n.kind == plan.KindNetwork || n.kind == plan.KindIngress {
 		kind := plan.LinkKind(l.Type())
-		return kind == plan.LinkVeth || kind == plan.LinkVXLAN
+		return kind == plan.LinkVeth || kind == plan.LinkVXLAN || kind == plan.LinkBridge
 	}
 	return marked(n.kind, l.Attrs().Alias, l.Attrs().Name)
 }

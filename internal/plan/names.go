@@ -132,21 +132,32 @@ func InEndpoint(link string) bool {
 	return strings.HasPrefix(link, "sl") && !strings.HasPrefix(link, "sl-")
 }
 
-// BridgeLinks begins the names of all bridges of networks and of no other device, and
-// BridgePorts those of their ports.
+// BridgeLinks begins the names of all BridgeLink devices and of no other, and BridgePorts those
+// of all BridgePort devices.
 const (
 	BridgeLinks = "sl-b"
 	BridgePorts = "sl-p"
 )
 
+// The devices in the namespace of a network's bridge, beside the endpoints' ports.
+const (
+	Bridge     = "br"
+	BridgeHost = "host" // the port that the host is behind
+)
+
+// BridgeSandbox names the namespace in which a node's bridge of a network is.
+func BridgeSandbox(network string) string {
+	return NetworkSandboxes + "b" + network[len(network)-idPart:]
+}
+
 // idPart is how many characters of an ID fit into a device's name (15) behind a prefix.
 const idPart = 11
 
-// BridgeLink names a node's bridge of the network with this ID. Networks whose IDs begin alike
-// would have one: package bridge builds only one of them.
+// BridgeLink names the host's interface on its bridge of the network with this ID. Networks
+// whose IDs end alike would have one: package bridge builds only one of them.
 func BridgeLink(network string) string { return BridgeLinks + network[len(network)-idPart:] }
 
-// BridgePort names the host's end of the veth from an endpoint to a bridge.
+// BridgePort names the bridge's end of the veth from an endpoint.
 func BridgePort(endpoint, network string) string {
 	h := fnv.New64a()
 	h.Write([]byte(endpoint + " " + network))

@@ -61,7 +61,8 @@ type LinkKind string
 const (
 	LinkVeth  LinkKind = "veth"
 	LinkVXLAN LinkKind = "vxlan"
-	// LinkBridge is a bridge. It learns no multicast groups and filters nothing by itself.
+	// LinkBridge is a bridge. It learns no multicast groups and filters nothing by itself, but the
+	// firewall of its namespace may be asked, as the machine is set (br_netfilter).
 	LinkBridge LinkKind = "bridge"
 )
 

@@ -1,7 +1,6 @@
 package trace
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -111,24 +110,53 @@ func (w *walk) answer(request *packet) error {
 	return w.deliver(&p)
 }
 
-// port is the device of a bridge behind which an address is.
-func (w *walk) port(bridge plan.Link, addr netip.Addr) (plan.Link, error) {
-	for _, l := range w.sandbox.Links {
-		if l.Master != bridge.Name {
+// overBridge is the device by which a packet to next leaves the namespace of the bridge that the
+// other end of l is a port of, and the walk is there; where that is no port, l itself.
+func (w *walk) overBridge(l plan.Link, next netip.Addr) (plan.Link, error) {
+	far, bridged := w.portBehind(l)
+	if !bridged {
+		return l, nil
+	}
+	if err := w.enterSandbox(l.Peer.Sandbox); err != nil {
+		return l, err
+	}
+	if far.Peer.Link != l.Name {
+		return l, breakf("device %s is no pair with %s", far.Name, l.Name)
+	}
+	w.note(w.object(far))
+	if _, err := w.link(far.Master); err != nil {
+		return l, err
+	}
+	for _, port := range w.sandbox.Links {
+		if port.Master != far.Master || port.Name == far.Name || port.Isolated && far.Isolated {
 			continue
 		}
-		for _, far := range w.node.Plan.Sandboxes {
-			if far.Name == l.Peer.Sandbox && slices.ContainsFunc(far.Addrs, func(a plan.Addr) bool { return a.Link == l.Peer.Link && a.Prefix.Addr() == addr }) {
-				return w.link(l.Name)
+		for _, s := range w.node.Plan.Sandboxes {
+			if s.Name == port.Peer.Sandbox && slices.ContainsFunc(s.Addrs, func(a plan.Addr) bool { return a.Link == port.Peer.Link && a.Prefix.Addr() == next }) {
+				return w.link(port.Name)
 			}
 		}
 	}
-	return plan.Link{}, breakf("nobody on bridge %s has %s", bridge.Name, addr)
+	return l, breakf("nobody on the bridge of %s has %s", w.sandbox.Name, next)
 }
 
-// receiver is the device that IP knows a packet by which came in by link: the bridge that link
-// is a port of.
-func receiver(l plan.Link) string { return cmp.Or(l.Master, l.Name) }
+// portBehind is the other end of a veth, where that is a port of a bridge.
+func (w *walk) portBehind(l plan.Link) (plan.Link, bool) {
+	if l.Kind != plan.LinkVeth {
+		return plan.Link{}, false
+	}
+	for _, s := range w.node.Plan.Sandboxes {
+		if s.Name != l.Peer.Sandbox {
+			continue
+		}
+		for _, far := range s.Links {
+			if far.Name == l.Peer.Link {
+				return far, far.Master != ""
+			}
+		}
+	}
+	return plan.Link{}, false
+}
 
 // inRange tells whether a key is inside an element of a set of ranges.
 func inRange(element, key string) bool {

@@ -144,8 +144,8 @@ func (w *walk) link(name string) (plan.Link, error) {
 // over a device that is no tunnel.
 func (w *walk) send(p *packet, r route) error {
 	l, err := w.link(r.link)
-	if err == nil && l.Kind == plan.LinkBridge {
-		l, err = w.port(l, r.next)
+	if err == nil {
+		l, err = w.overBridge(l, r.next)
 	}
 	if err != nil {
 		return err
@@ -181,7 +181,7 @@ func (w *walk) resolve(p *packet, l plan.Link, next netip.Addr) error {
 		return err
 	}
 	for _, a := range w.sandbox.Addrs {
-		if a.Link == receiver(far) && a.Prefix.Addr() == next {
+		if a.Link == far.Name && a.Prefix.Addr() == next {
 			w.note(w.object(a))
 			return nil
 		}
@@ -211,7 +211,7 @@ func (w *walk) cross(p *packet, l plan.Link) error {
 	if p.etherDst != (plan.MAC{}) && p.etherDst != far.MAC {
 		return breakf("device %s has MAC address %s, the packet is for %s", far.Name, far.MAC, p.etherDst)
 	}
-	p.arrive(receiver(far))
+	p.arrive(far.Name)
 	w.ipv6On(p)
 	return nil
 }
