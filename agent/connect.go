@@ -35,7 +35,7 @@ func (e *endpoints) connect(ctx context.Context, name string, c connection) (mes
 		err = e.status.connection(before.ID, network)
 	}
 	if err != nil {
-		return "", errors.Join(err, e.undo(before, network))
+		return "", errors.Join(err, e.undone(ctx, func() (uint64, error) { return e.undo(before, network) }))
 	}
 	return before.ID, nil
 }
@@ -61,8 +61,8 @@ func (c connection) propose(snap *mesh.Snapshot, have *mesh.Endpoint, now uint64
 }
 
 // undo takes an endpoint off a network again, and what it asked for there.
-func (e *endpoints) undo(before *mesh.Endpoint, network mesh.NetworkID) error {
-	_, err := e.cluster.update(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
+func (e *endpoints) undo(before *mesh.Endpoint, network mesh.NetworkID) (uint64, error) {
+	return e.cluster.update(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
 		have := endpointByID(snap, before.ID)
 		if have == nil {
 			return nil, nil
@@ -76,7 +76,6 @@ func (e *endpoints) undo(before *mesh.Endpoint, network mesh.NetworkID) error {
 		slices.SortFunc(next.Fixed, netip.Addr.Compare)
 		return []mesh.Record{mesh.EndpointRecord(next)}, nil
 	})
-	return err
 }
 
 // disconnect takes an endpoint of this node off a network that it was connected to, and returns

@@ -127,10 +127,12 @@ func TestConnectIsUndone(t *testing.T) {
 	a.machine.failOn("net0")
 	_, err = a.connect("web.1", &sluicev1.Connection{Network: "yard", Addresses: []string{"172.30.0.7"}, Interface: "net0"})
 	refused(t, err, NotUsable, codes.FailedPrecondition)
-	eventually(t, "the endpoint is as it was", func() bool {
-		now := a.endpoint("web.1")
-		return on(now) == on(before) && strings.Join(now.GetFixed(), " ") == "172.31.0.9"
-	})
+	if now := a.endpoint("web.1"); on(now) != on(before) || strings.Join(now.GetFixed(), " ") != "172.31.0.9" {
+		t.Errorf("the endpoint was on %s and is on %s with %v", on(before), on(now), now.GetFixed())
+	}
+	if text := a.machine.plan().Text(); strings.Contains(text, "net0") {
+		t.Error("the interface is still planned")
+	}
 	a.machine.failOn("")
 	if e, err := a.connect("web.1", &sluicev1.Connection{Network: "yard", Interface: "net0"}); err != nil || on(e) != "ingress* shed yard" {
 		t.Errorf("the endpoint is on %s, %v", on(e), err)

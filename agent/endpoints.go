@@ -112,10 +112,21 @@ func (e *endpoints) attach(ctx context.Context, w wish) (mesh.EndpointID, error)
 		err = e.status.endpoint(id)
 	}
 	if err != nil {
-		return "", errors.Join(err, e.remove(id))
+		return "", errors.Join(err, e.undone(ctx, func() (uint64, error) { return e.drop(id) }))
 	}
 	e.detachAfter(id, ended)
 	return id, nil
+}
+
+// undone takes back what a refused call wrote and returns once nothing of it is in the kernel
+// either: who is told the reason may look, or try again, at once. A caller who has gone is not
+// waited for.
+func (e *endpoints) undone(ctx context.Context, takeBack func() (uint64, error)) error {
+	rev, err := takeBack()
+	if err != nil || ctx.Err() != nil {
+		return err
+	}
+	return e.loop.wait(ctx, rev)
 }
 
 // record pins the namespace and then writes the endpoint, as one step for the

@@ -154,3 +154,25 @@ func TestRoutedIsOpenAlone(t *testing.T) {
 	}
 	t.Error("an endpoint of the routed network may have any source")
 }
+
+// Datagrams of what is open to a draining endpoint go on, to the port that was led to or, of a
+// range, to any; those to a ready one need nobody's word.
+func TestDrainingFinishes(t *testing.T) {
+	span := scene.OwnPort(9000, 9000, mesh.UDP)
+	span.Last = 9100
+	w := scene.New(t, 1)
+	w.DefaultBridge()
+	web := w.Service("web", nil, scene.OwnPort(8080, 80, mesh.TCP), scene.OwnPort(5353, 53, mesh.UDP), span)
+	ready := w.Endpoint(web, "web.1", 1)
+	if flows := compile(w, mesh.Local{}).Host().Flows; len(flows) > 0 {
+		t.Errorf("a ready endpoint: %v", flows)
+	}
+	next := *w.State.Snapshot().EndpointNamed(ready.Name)
+	next.State = mesh.Draining
+	w.Write(next.Node, mesh.EndpointRecord(&next))
+	at := next.Attached[0]
+	want := []plan.Flow{{Addr: at.V4}, {Addr: at.V4, Port: 53}, {Addr: at.V6}, {Addr: at.V6, Port: 53}}
+	if flows := compile(w, mesh.Local{}).Host().Flows; !slices.Equal(flows, want) {
+		t.Errorf("a draining endpoint: %v, want %v", flows, want)
+	}
+}

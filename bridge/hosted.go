@@ -62,6 +62,33 @@ func (b *builder) hosted() {
 		}
 		b.open(f)
 	}
+	b.finishing()
+}
+
+// finishing lets datagrams of flows to draining endpoints go on, which no map leads to any more:
+// the kernel forgets those that nobody vouches for. Streams go on by themselves.
+func (b *builder) finishing() {
+	flows := map[plan.Flow]bool{}
+	for _, e := range b.snap.Local(b.local.ID) {
+		at, reached := b.snap.Gateway(e)
+		service := b.snap.Service(e.Service)
+		if e.State != mesh.Draining || !reached || service == nil {
+			continue
+		}
+		for _, p := range service.Publish {
+			if p.Mode != mesh.Hosted || p.Proto != mesh.UDP {
+				continue
+			}
+			to := p.Target
+			if p.Last != 0 {
+				to = 0 // whatever was dialled
+			}
+			flows[plan.Flow{Addr: at.V4, Port: to}], flows[plan.Flow{Addr: at.V6, Port: to}] = true, true
+		}
+	}
+	for f := range flows { // sorted with the plan
+		b.host.Flows = append(b.host.Flows, f)
+	}
 }
 
 func object(f mesh.HostedFront) string {
@@ -82,9 +109,6 @@ func (b *builder) open(f mesh.HostedFront) {
 	n := b.snap.Network(f.At.Network)
 	if n == nil || n.Bridged() && b.built[plan.BridgeLink(string(n.ID))] != n {
 		return // whose bridge has its name has been told
-	}
-	if f.Endpoint.State == mesh.Draining {
-		return // nothing new; what is open goes on
 	}
 	ports := plan.Ports{Addr: f.Port.Addr, Proto: string(f.Port.Proto), First: f.Port.Published, Last: f.Port.Last}
 	for _, at := range []netip.Addr{f.At.V4, f.At.V6} {

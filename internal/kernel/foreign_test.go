@@ -11,12 +11,12 @@ import (
 )
 
 func wanted() []plan.Passage {
-	return []plan.Passage{{Device: "sl-ingress", Direction: plan.In}, {Device: "sl-o*", Direction: plan.Out}}
+	return []plan.Passage{{Device: "sl-ingress", Direction: plan.In}, {Device: "sl-o*", Direction: plan.Out}, {Device: "sl-b*", Direction: plan.Out}}
 }
 
 // Where in other programs' rules ours come to stand; "" for nowhere.
 func TestPlaces(t *testing.T) {
-	const ours = "-A FORWARD -i sl-ingress -m comment --comment sluice -j ACCEPT\n-A FORWARD -o sl-o+ -m comment --comment sluice -j ACCEPT\n"
+	const ours = "-A FORWARD -i sl-ingress -m comment --comment sluice -j ACCEPT\n-A FORWARD -o sl-o+ -m comment --comment sluice -j ACCEPT\n-A FORWARD -o sl-b+ -m comment --comment sluice -j ACCEPT\n"
 	for _, c := range []struct{ name, rules, want string }{
 		{"lets through", "-P FORWARD ACCEPT\n-A FORWARD -s 10.0.0.0/8 -j DROP", ""},
 		{"policy", "-P FORWARD DROP", "FORWARD 0"},
@@ -30,7 +30,7 @@ func TestPlaces(t *testing.T) {
 		{"goto leaves", "-P FORWARD DROP\n-N rest\n-A FORWARD -g rest\n-A FORWARD -j ACCEPT", "FORWARD 2"},
 		{"logs first", "-P FORWARD DROP\n-A FORWARD -j LOG --log-prefix \"no \"", "FORWARD 1"},
 		{"jumps in a circle", "-P FORWARD DROP\n-N a\n-N b\n-A FORWARD -j a\n-A a -j b\n-A b -j a", "FORWARD 1"},
-		{"ours are there", "-P FORWARD DROP\n" + ours, "FORWARD 2"},
+		{"ours are there", "-P FORWARD DROP\n" + ours, "FORWARD 3"},
 		{"input alone", "-P INPUT DROP\n-P FORWARD ACCEPT", ""},
 	} {
 		table := &foreignTable{chains: parseIPTables(c.rules)}
@@ -89,7 +89,7 @@ func TestPlaceMoves(t *testing.T) {
 	for _, e := range table.edits(wanted()) {
 		table.carry(e)
 	}
-	if len(c.rules) != 3 || c.rules[0].ours != (plan.Passage{}) {
+	if len(c.rules) != 1+len(wanted()) || c.rules[0].ours != (plan.Passage{}) {
 		t.Errorf("rules %v, want the appended one first", c.rules)
 	}
 }
@@ -100,6 +100,7 @@ func TestOurRuleInIPTables(t *testing.T) {
 		"-A FORWARD -i sl-ingress -m comment --comment sluice -j ACCEPT":               {Device: "sl-ingress", Direction: plan.In},
 		"-A FORWARD -o sl-o+ -m comment --comment sluice -j ACCEPT":                    {Device: "sl-o*", Direction: plan.Out},
 		`-A FORWARD -o sl-o+ -m comment --comment "sluice" -j ACCEPT`:                  {Device: "sl-o*", Direction: plan.Out},
+		"-A FORWARD -i sl-b+ -m comment --comment sluice -j ACCEPT":                    {Device: "sl-b*", Direction: plan.In},
 		"-A FORWARD -o eth0 -m comment --comment sluice -j ACCEPT":                     {},
 		"-A FORWARD -o sl-o+ -j ACCEPT":                                                {},
 		"-A FORWARD -o sl-o+ -m comment --comment sluice -j DROP":                      {},

@@ -245,8 +245,7 @@ func parseIPTablesRule(words []string) foreignRule {
 // conditional is a rule that asks for a device: ours, where it also is an accept
 // with our comment for a device named as ours are.
 func conditional(p plan.Passage, comment string, v verdict) foreignRule {
-	ours := strings.HasPrefix(p.Device, plan.WayOutHosts) || strings.HasPrefix(p.Device, plan.UplinkHost)
-	if !ours || comment != passComment || v != accepts {
+	if !strings.HasPrefix(p.Device, plan.HostLinks) || comment != passComment || v != accepts {
 		return foreignRule{}
 	}
 	return foreignRule{ours: p}

@@ -74,5 +74,5 @@ func unrouted(dir string, before map[string]string, cards []string) ([]string, e
 // notRouted tells names that stand for no device of the host that others use.
 func notRouted(device string) bool {
 	return device == "all" || device == "default" || device == "lo" ||
-		device == plan.UplinkHost || strings.HasPrefix(device, plan.WayOutHosts)
+		strings.HasPrefix(device, plan.HostLinks)
 }

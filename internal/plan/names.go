@@ -18,17 +18,20 @@ const (
 	RouteProtocol = 83                // rtm_protocol of our routes and ifa_proto's stand-in; 'S'; free in iproute2's rt_protos
 )
 
+// HostLinks begins the names of all our devices in the host and of no other.
+const HostLinks = "sl-"
+
 // Names of sandboxes and of the devices in them.
 const (
 	HostSandbox    = "host"
 	IngressSandbox = "ingress-sbox"
 
-	UplinkHost = "sl-ingress" // host's end of the way into ingress-sbox
-	Uplink     = "uplink"     // ingress-sbox's end of it
-	Tunnel     = "vx"         // the VXLAN device in a sandbox
-	DoorOut    = "door"       // ingress-sbox's veth to this node's own endpoints
-	DoorIn     = "entry"      // the other end, in the sandbox of the ingress network
-	WayOut     = "out"        // a network sandbox's veth to the host
+	UplinkHost = HostLinks + "ingress" // host's end of the way into ingress-sbox
+	Uplink     = "uplink"              // ingress-sbox's end of it
+	Tunnel     = "vx"                  // the VXLAN device in a sandbox
+	DoorOut    = "door"                // ingress-sbox's veth to this node's own endpoints
+	DoorIn     = "entry"               // the other end, in the sandbox of the ingress network
+	WayOut     = "out"                 // a network sandbox's veth to the host
 )
 
 // The sets of the host's inet table that say which ports are captured: what makes a
@@ -100,7 +103,7 @@ const NetworkSandboxes = "sluice-"
 func NetworkSandbox(vni uint32) string { return NetworkSandboxes + strconv.Itoa(int(vni)) }
 
 // WayOutHosts begins the names of all WayOutHost devices and of no other.
-const WayOutHosts = "sl-o"
+const WayOutHosts = HostLinks + "o"
 
 // WayOutHost names the host's end of a network sandbox's way out.
 func WayOutHost(vni uint32) string { return WayOutHosts + strconv.Itoa(int(vni)) }
@@ -129,14 +132,14 @@ func NetworkLink(vni uint32) string { return fmt.Sprintf("sl%x", vni) }
 // InEndpoint tells whether a device is named as those that we put into endpoints,
 // and not as those of a host.
 func InEndpoint(link string) bool {
-	return strings.HasPrefix(link, "sl") && !strings.HasPrefix(link, "sl-")
+	return strings.HasPrefix(link, "sl") && !strings.HasPrefix(link, HostLinks)
 }
 
 // BridgeLinks begins the names of all BridgeLink devices and of no other, and BridgePorts those
 // of all BridgePort devices.
 const (
-	BridgeLinks = "sl-b"
-	BridgePorts = "sl-p"
+	BridgeLinks = HostLinks + "b"
+	BridgePorts = HostLinks + "p"
 )
 
 // The devices in the namespace of a network's bridge, beside the endpoints' ports.
