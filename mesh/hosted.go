@@ -61,36 +61,43 @@ type HostedFront struct {
 	At       Attachment // where the endpoint is reached: on its gateway's network
 }
 
-// Hosted are the ports that a node answers on for its own ready endpoints, the oldest claim first,
-// and those that an endpoint could not have because another has them.
+// Hosted are the ports that a node answers on for its own ready endpoints, the oldest endpoint's
+// first, and those that an endpoint could not have because an older one has them: who comes
+// takes nothing from who is there.
 func (snap *Snapshot) Hosted(node NodeID) (held []HostedFront, lost []HostedFront) {
-	type reached struct {
-		endpoint *Endpoint
-		at       Attachment
-	}
-	local := map[ServiceID][]reached{}
-	for _, e := range snap.Endpoints {
-		if e.Node != node || e.State != Ready {
-			continue
-		}
-		if at, ok := snap.Gateway(e); ok {
-			local[e.Service] = append(local[e.Service], reached{e, at})
+	byService := map[ServiceID][]PublishedPort{}
+	for _, f := range snap.Fronts {
+		if f.Port.Mode == Hosted {
+			byService[f.Service.ID] = append(byService[f.Service.ID], f.Port)
 		}
 	}
 	var ports heldPorts
-	for _, f := range snap.Fronts {
-		if f.Port.Mode != Hosted {
+	for _, e := range snap.hosting(node, byService) {
+		at, ok := snap.Gateway(e)
+		if !ok {
 			continue
 		}
-		for _, r := range local[f.Service.ID] {
-			h := HostedFront{f.Service, r.endpoint, f.Port, r.at}
-			if _, taken := ports.overlapped(h.Port); taken {
+		for _, p := range byService[e.Service] {
+			h := HostedFront{snap.services[e.Service], e, p, at}
+			if _, taken := ports.overlapped(p); taken {
 				lost = append(lost, h)
 				continue
 			}
-			ports.add(h.Port, len(held))
+			ports.add(p, len(held))
 			held = append(held, h)
 		}
 	}
 	return held, lost
+}
+
+// hosting are the node's ready endpoints of services that have such ports, the oldest first.
+func (snap *Snapshot) hosting(node NodeID, byService map[ServiceID][]PublishedPort) []*Endpoint {
+	var local []*Endpoint
+	for _, e := range snap.Endpoints {
+		if e.Node == node && e.State == Ready && len(byService[e.Service]) > 0 {
+			local = append(local, e)
+		}
+	}
+	slices.SortStableFunc(local, func(a, b *Endpoint) int { return cmp.Compare(snap.since[a.ID], snap.since[b.ID]) })
+	return local
 }

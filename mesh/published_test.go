@@ -121,21 +121,21 @@ func TestHostedIsOneANode(t *testing.T) {
 		return strings.Join(text, ", ")
 	}
 	held, lost := snap.Hosted(a)
-	if got := told(held); got != "s1 tcp/80-90 e2" {
+	if got := told(held); got != "s2 tcp/85 e1" {
 		t.Errorf("held: %s", got)
 	}
-	if got := told(lost); got != "s1 tcp/80-90 e3, s2 tcp/85 e1" {
+	if got := told(lost); got != "s1 tcp/80-90 e2, s1 tcp/80-90 e3" {
 		t.Errorf("lost: %s", got)
 	}
 	if held, lost = snap.Hosted(testID[NodeID]('a', 2)); told(held) != "s2 tcp/85 e4" || len(lost) != 0 {
 		t.Errorf("node 2 has %s and %s", told(held), told(lost))
 	}
 	// Who leaves gets nothing new, and makes room.
-	e := *snap.EndpointNamed("e2")
+	e := *snap.EndpointNamed("e1")
 	e.State = Draining
 	w.write(e.Node, EndpointRecord(&e))
-	if held, _ = w.state.Snapshot().Hosted(a); told(held) != "s1 tcp/80-90 e3" {
-		t.Errorf("held while e2 drains: %s", told(held))
+	if held, _ = w.state.Snapshot().Hosted(a); told(held) != "s1 tcp/80-90 e2" {
+		t.Errorf("held while e1 drains: %s", told(held))
 	}
 }
 

@@ -118,8 +118,9 @@ type Snapshot struct {
 	networks  map[NetworkID]*Network // without those that lost their VNI or subnet
 	services  map[ServiceID]*Service
 	byService map[ServiceID][]*Endpoint
-	rests     map[rested]resting // addresses that were left lately
-	virtual   [][]Attachment     // by the place in Services
+	rests     map[rested]resting    // addresses that were left lately
+	since     map[EndpointID]uint64 // the claims of endpoints
+	virtual   [][]Attachment        // by the place in Services
 }
 
 // Front is one published port and the service that holds it.
@@ -141,6 +142,7 @@ func (s *State) Snapshot() *Snapshot {
 		services:  map[ServiceID]*Service{},
 		byService: map[ServiceID][]*Endpoint{},
 		rests:     map[rested]resting{},
+		since:     map[EndpointID]uint64{},
 	}
 	live := make([]Record, 0, len(s.records))
 	for _, r := range s.records {
@@ -185,6 +187,7 @@ func (snap *Snapshot) add(r Record) {
 	case KindEndpoint:
 		snap.Endpoints = append(snap.Endpoints, r.Endpoint)
 		snap.byService[r.Endpoint.Service] = append(snap.byService[r.Endpoint.Service], r.Endpoint)
+		snap.since[r.Endpoint.ID] = r.Claim
 	case KindToken:
 		snap.Tokens = append(snap.Tokens, r.Token)
 	case KindRemoval:
