@@ -83,9 +83,13 @@ func (h *herald) close() {
 
 // announce tells of the addresses that the device has, once now and then again.
 func (h *herald) announce(n *namespace, a Announcement) error {
-	link, err := n.link.LinkByName(a.Link)
+	link, err := n.device(a.Link)
 	if err != nil {
-		return fmt.Errorf("find link %s: %w", a.Link, err)
+		return err
+	}
+	mac := link.Attrs().HardwareAddr
+	if len(mac) != len(plan.MAC{}) {
+		return nil // a workload gave it our mark, and it has no neighbours
 	}
 	held, err := retryDump(func() ([]netlink.Addr, error) { return n.link.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
@@ -94,8 +98,11 @@ func (h *herald) announce(n *namespace, a Announcement) error {
 	var frames [][]byte
 	for _, addr := range a.Addrs {
 		if slices.ContainsFunc(held, func(h netlink.Addr) bool { return addrOf(h.IP) == addr }) {
-			frames = append(frames, announcing([6]byte(link.Attrs().HardwareAddr), addr))
+			frames = append(frames, announcing(plan.MAC(mac), addr))
 		}
+	}
+	if len(frames) == 0 {
+		return nil
 	}
 	socket := -1
 	err = n.do(func() (err error) {

@@ -331,11 +331,24 @@ func (n *namespace) indices() (map[int]string, error) {
 	return names, nil
 }
 
-// index finds one of our devices.
-func (n *namespace) index(link string) (int, error) {
-	l, err := n.link.LinkByName(link)
+// device finds one of our devices. Another's with that name is refused: whatever is put on it
+// would be found again by nobody, and the workload in a namespace may make any.
+func (n *namespace) device(name string) (netlink.Link, error) {
+	l, err := n.link.LinkByName(name)
 	if err != nil {
-		return 0, fmt.Errorf("find link %s: %w", link, err)
+		return nil, fmt.Errorf("find link %s: %w", name, err)
+	}
+	if !n.ours(l) {
+		return nil, n.inTheWay(name)
+	}
+	return l, nil
+}
+
+// index is that of one of our devices.
+func (n *namespace) index(link string) (int, error) {
+	l, err := n.device(link)
+	if err != nil {
+		return 0, err
 	}
 	return l.Attrs().Index, nil
 }
