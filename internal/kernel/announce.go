@@ -53,6 +53,16 @@ func diffAddrs(want *plan.Sandbox, have []plan.Addr) []Op {
 	return ops
 }
 
+// addrsOn are the addresses that a device is to have.
+func addrsOn(s *plan.Sandbox, link string) (addrs []netip.Addr) {
+	for _, a := range s.Addrs {
+		if a.Link == link {
+			addrs = append(addrs, a.Prefix.Addr())
+		}
+	}
+	return addrs
+}
+
 // announceAfter is when an announcement is made again: the first may be lost where the
 // device's other end is not yet forwarded from.
 func announceAfter() []time.Duration {

@@ -1,6 +1,7 @@
 package kernel_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -86,4 +87,43 @@ func TestDeviceWithoutMAC(t *testing.T) {
 			mustApply(t, k, &plan.Plan{})
 		})
 	}
+}
+
+// Who gets another MAC address has it told to those who remember the first.
+func TestChangedMACIsAnnounced(t *testing.T) {
+	inHost(t, func() {
+		k, err := kernel.New(runDir(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer k.Close()
+		p := bridged{endpoints: 2, mtu: 1500, device: "eth0"}.plan()
+		pinWorkloads(t, k, p)
+		mustApply(t, k, p)
+		wantReach(t, k, bridged{}, true)
+		mac := plan.MAC{0x02, 0, 0, 0, 0, 0x77}
+		for _, s := range p.Sandboxes {
+			for i := range s.Links {
+				if s.Name == bridgedEndpoint(2) {
+					s.Links[i].MAC = mac
+				}
+				if s.Links[i].Peer.Sandbox == bridgedEndpoint(2) {
+					s.Links[i].Peer.MAC = mac
+				}
+			}
+		}
+		frames := listening(t, k.Path(bridgedEndpoint(1)))
+		mustApply(t, k, p)
+		var told []string
+		for _, f := range frames() {
+			if len(f) >= 42 && slices.Equal(f[6:12], mac[:]) && (f[12] == 8 && f[13] == 6 || len(f) >= 78 && f[54] == 136) {
+				told = append(told, string(f[12:14]))
+			}
+		}
+		slices.Sort(told)
+		if told = slices.Compact(told); len(told) != 2 {
+			t.Errorf("announced by %q, want ARP and IPv6", told)
+		}
+		mustApply(t, k, &plan.Plan{})
+	})
 }

@@ -11,22 +11,27 @@ import (
 )
 
 // diffLinks compares devices. Where the plan leaves the MAC to the kernel, any will do.
-// That a device is to be announced is no part of it.
+// That a device is to be announced is no part of it; but one that gets another MAC while it
+// keeps its addresses is announced after it.
 func diffLinks(want *plan.Sandbox, have []plan.Link) []Op {
 	planned := make(map[string]plan.Link, len(want.Links))
 	for _, w := range want.Links {
 		planned[w.Name] = w
 	}
 	seen := make([]plan.Link, len(have))
+	var told []Op
 	for i, h := range have {
 		w := planned[h.Name]
+		if w.Announced && w.MAC != (plan.MAC{}) && h.MAC != w.MAC {
+			told = append(told, Op{Add, want.Name, Announcement{h.Name, addrsOn(want, h.Name)}})
+		}
 		if w.MAC == (plan.MAC{}) {
 			h.MAC = plan.MAC{}
 		}
 		h.Announced = w.Announced
 		seen[i] = h
 	}
-	return diffKeyed(want.Name, want.Links, seen, func(l plan.Link) string { return l.Name })
+	return append(diffKeyed(want.Name, want.Links, seen, func(l plan.Link) string { return l.Name }), told...)
 }
 
 // list returns the devices of the namespace, again where a dump was interrupted.
