@@ -1,9 +1,12 @@
 package kernel_test
 
 import (
+	"net"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/sluice-mesh/sluice/internal/kernel"
 	"github.com/sluice-mesh/sluice/internal/plan"
@@ -123,6 +126,46 @@ func TestChangedMACIsAnnounced(t *testing.T) {
 		slices.Sort(told)
 		if told = slices.Compact(told); len(told) != 2 {
 			t.Errorf("announced by %q, want ARP and IPv6", told)
+		}
+		mustApply(t, k, &plan.Plan{})
+	})
+}
+
+// A workload is no router of the host, of a sandbox or of another workload, whatever the
+// machine's settings for new devices say: a device of ours is deaf before it is up.
+func TestNewDevicesHeedNoRouter(t *testing.T) {
+	inHost(t, func() {
+		sh(t, "sysctl -qw net.ipv6.conf.default.accept_ra=2 net.ipv6.conf.all.accept_ra=2")
+		k, err := kernel.New(runDir(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer k.Close()
+		p := bridged{endpoints: 1, mtu: 1500, device: "eth0"}.plan()
+		pinWorkloads(t, k, p)
+		heeds := map[string]string{} // when it was up first
+		kernel.SetStages(k, func(string) {
+			links, err := netlink.LinkList()
+			if err != nil {
+				t.Error(err)
+			}
+			for _, l := range links {
+				name := l.Attrs().Name
+				if _, seen := heeds[name]; seen || name == "lo" || l.Attrs().Flags&net.FlagUp == 0 {
+					continue
+				}
+				heeds[name] = strings.TrimSpace(sh(t, "cat /proc/sys/net/ipv6/conf/"+name+"/accept_ra"))
+			}
+		})
+		mustApply(t, k, p)
+		kernel.SetStages(k, nil)
+		if len(heeds) != 2 { // the bridge and its port
+			t.Errorf("devices seen up: %v", heeds)
+		}
+		for device, value := range heeds {
+			if value != "0" {
+				t.Errorf("%s is up with accept_ra %s", device, value)
+			}
 		}
 		mustApply(t, k, &plan.Plan{})
 	})

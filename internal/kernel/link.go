@@ -298,9 +298,27 @@ func (n *namespace) setLink(have netlink.Link, want plan.Link) error {
 		return err
 	}
 	if attrs.Flags&net.FlagUp == 0 {
+		if err := n.heedNoRouter(want.Name); err != nil {
+			return err
+		}
 		if err := n.link.LinkSetUp(have); err != nil {
 			return fmt.Errorf("set up: %w", err)
 		}
+		n.stages.reach("set up")
+	}
+	return nil
+}
+
+// heedNoRouter keeps a device from learning routes from whoever advertises himself at its other
+// end. It is done before the device is up: the machine's default may be to listen, and a route
+// that was learnt stays.
+func (n *namespace) heedNoRouter(link string) error {
+	err := n.do(func() error { return writeSysctl(plan.Sysctl{Key: "net/ipv6/conf/" + link + "/accept_ra", Value: "0"}) })
+	if _, noIPv6 := errors.AsType[*Refusal](err); noIPv6 { // no device has, or one of an MTU below 1280
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("set router advertisements off: %w", err)
 	}
 	return nil
 }
