@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"cmp"
+	"errors"
 	"maps"
 	"net/netip"
 	"slices"
@@ -25,6 +26,11 @@ import (
 type captures struct {
 	maps       map[string][]plan.Element // as last seen, by map; nil: not known
 	gone, came map[capture]bool
+
+	path     string // where gone and came are kept while rules change
+	home     hostID
+	kept     string // the file's text; "": there is none
+	recalled bool   // gone and came are what another process intended
 }
 
 // capture is one element of a map that leads datagrams for ports of the host elsewhere.
@@ -191,19 +197,21 @@ func (k *Kernel) changeHost(op Op) error {
 		k.captures.maps = k.host.heldCaptures(load.Table)
 	}
 	k.loaded = true
+	unkept := k.captures.intend(op, k.stages) // what it costs is a flow gone astray, should this process die now
 	err := k.host.doNFT(op)
 	if err == nil {
 		k.captures.follow(op)
 	}
-	return err
+	return errors.Join(err, unkept)
 }
 
 // forgetDeparted forgets the flows that captures have made which are none any more, but for those to
 // targets that the plan keeps for what is open, and those that came before a capture did.
 func (k *Kernel) forgetDeparted(keep []plan.Flow) error {
 	c := &k.captures
+	c.settle()
 	if len(c.gone)+len(c.came) == 0 {
-		return nil
+		return c.drop()
 	}
 	kept := setOf(keep)
 	gone := func(one capture) bool {
@@ -223,7 +231,7 @@ func (k *Kernel) forgetDeparted(keep []plan.Flow) error {
 	}
 	maps.DeleteFunc(c.gone, func(one capture, _ bool) bool { return gone(one) })
 	clear(c.came)
-	return nil
+	return c.keep(c.gone, c.came, k.stages)
 }
 
 // stale are the flows to be forgotten, by the ports that were dialled.

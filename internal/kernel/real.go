@@ -75,6 +75,7 @@ func New(runDir string) (*Kernel, error) {
 		host.close()
 		return nil, err
 	}
+	k.captures.recall(dir, stored.home)
 	k.herald = newHerald()
 	return k, nil
 }
