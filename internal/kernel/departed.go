@@ -26,6 +26,7 @@ import (
 type captures struct {
 	maps       map[string][]plan.Element // as last seen, by map; nil: not known
 	gone, came map[capture]bool
+	judged     bool // no flow is there whose sender may not dial any more
 
 	path     string // where gone and came are kept while rules change
 	home     hostID
@@ -201,6 +202,7 @@ func (k *Kernel) changeHost(op Op) error {
 	err := k.host.doNFT(op)
 	if err == nil {
 		k.captures.follow(op)
+		k.captures.judged = k.captures.judged && !judging(op)
 	}
 	return errors.Join(err, unkept)
 }
@@ -271,20 +273,16 @@ func (k *Kernel) forgetStale(s *stale) error {
 	if err != nil {
 		return err
 	}
-	local := map[netip.Addr]bool{}
+	local := localCache{k: k, known: map[netip.Addr]bool{}}
 	var forget []tracked
 	for i := range flows {
 		f := &flows[i]
 		if !s.has(f) {
 			continue
 		}
-		at := f.to.Addr()
-		own, known := local[at]
-		if !known {
-			if own, err = k.isLocal(at); err != nil {
-				return err
-			}
-			local[at] = own
+		own, err := local.is(f.to.Addr())
+		if err != nil {
+			return err
 		}
 		if own {
 			forget = append(forget, *f)
