@@ -79,7 +79,7 @@ func TestSourcesReachOpenFlows(t *testing.T) {
 		dial := func(local string) (a asker) {
 			t.Helper()
 			if err := far.Do(func() error {
-				conn, err := (&net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(local)}}).Dial("udp4", "192.0.2.11:9000")
+				conn, err := (&net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(local), 0))}).Dial("udp4", "192.0.2.11:9000")
 				a = asker{conn}
 				return err
 			}); err != nil {

@@ -114,7 +114,8 @@ func (n *namespace) refuseSetting(key string) error {
 	if len(part) != ofDevice || part[2] != "conf" && part[2] != "neigh" {
 		return nil
 	}
-	if n.kind != plan.KindEndpoint && !(n.kind == plan.KindHost && strings.HasPrefix(part[3], plan.HostLinks)) {
+	mayBeOurs := n.kind == plan.KindEndpoint || n.kind == plan.KindHost && strings.HasPrefix(part[3], plan.HostLinks)
+	if !mayBeOurs {
 		return nil
 	}
 	_, err := n.device(part[3])
