@@ -94,8 +94,8 @@ func (f *reader) service(s *mesh.Service) Service {
 func (f *reader) endpoint(e *mesh.Endpoint, s Service) Endpoint {
 	out := Endpoint{Name: e.Name, Service: s.Name, Stack: s.Stack, Ready: e.State == mesh.Ready}
 	for _, at := range e.Attached {
-		if at.Network == mesh.IngressNetwork || f.bridged[at.Network] && e.Node != f.self {
-			continue
+		if at.Network == mesh.IngressNetwork || f.bridged[at.Network] && e.Node != f.self || !f.snap.Reaches(e, at) {
+			continue // on a bridge, another node's is not the asker's
 		}
 		out.Addrs = append(out.Addrs, addrsAt(at)...)
 	}

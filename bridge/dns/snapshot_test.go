@@ -13,23 +13,18 @@ import (
 // village is one overlay, one bridge and one internal bridge, each with endpoints of two nodes.
 func village(t *testing.T) *mesh.Snapshot {
 	t.Helper()
-	var state mesh.State
-	time := uint64(0)
-	put := func(r mesh.Record) {
-		time++
-		r.Version, r.Claim = mesh.Version{Time: time, Writer: "a000000000000001"}, time
-		state.Merge(r)
-	}
+	v := newCluster(t)
+	put := v.put
 	const over, flat, cave = "b000000000000001", "b000000000000002", "b000000000000003"
 	put(mesh.NetworkRecord(mesh.NewIngress(mesh.DefaultIngress(), mesh.DefaultPool(), 0x1234567890)))
 	put(mesh.NetworkRecord(&mesh.Network{
 		ID: over, Name: "over", Subnet4: netip.MustParsePrefix("10.192.0.0/20"), Subnet6: netip.MustParsePrefix("fd01::/48"), Bits4: 26, VNI: 1<<20 + 2,
 	}))
 	put(mesh.NetworkRecord(&mesh.Network{
-		ID: flat, Name: "flat", Driver: mesh.Bridge, Subnet4: netip.MustParsePrefix("172.30.0.0/16"), Subnet6: netip.MustParsePrefix("fd02::/64"),
+		ID: flat, Name: "flat", Driver: mesh.Bridge, Subnet4: netip.MustParsePrefix("172.30.0.0/16"), Subnet6: netip.MustParsePrefix("fd02::/64"), Gateway4: ip("172.30.0.1"), Gateway6: ip("fd02::1"),
 	}))
 	put(mesh.NetworkRecord(&mesh.Network{
-		ID: cave, Name: "cave", Driver: mesh.Bridge, Internal: true, Subnet4: netip.MustParsePrefix("172.31.0.0/16"), Subnet6: netip.MustParsePrefix("fd03::/64"),
+		ID: cave, Name: "cave", Driver: mesh.Bridge, Internal: true, Subnet4: netip.MustParsePrefix("172.31.0.0/16"), Subnet6: netip.MustParsePrefix("fd03::/64"), Gateway4: ip("172.31.0.1"), Gateway6: ip("fd03::1"),
 	}))
 	put(mesh.ServiceRecord(&mesh.Service{
 		ID: "c000000000000001", Name: "web", Stack: "shop", Aliases: []string{"www"}, Networks: []mesh.NetworkID{over, flat}, Scheduler: mesh.RoundRobin,
@@ -55,7 +50,10 @@ func village(t *testing.T) *mesh.Snapshot {
 	endpoint("d000000000000002", "web.2", "c000000000000001", "a000000000000002", on(over, "10.192.0.66", "fd01:0:0:1::2"), on(flat, "172.30.0.2", "fd02::2"))
 	endpoint("d000000000000003", "rr.1", "c000000000000002", "a000000000000002", on(over, "10.192.0.67", "fd01:0:0:1::3"))
 	endpoint("d000000000000004", "deep.1", "c000000000000003", "a000000000000001", on(cave, "172.31.0.3", "fd03::3"))
-	return state.Snapshot()
+	v.node(1, block(over, "10.192.0.0/26", "fd01::/64"))
+	v.node(2, block(over, "10.192.0.64/26", "fd01:0:0:1::/64"))
+	v.node(3)
+	return v.state.Snapshot()
 }
 
 func TestFromSnapshotOfAllKinds(t *testing.T) {
@@ -118,5 +116,31 @@ func TestAskerOf(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// What a record says before its node has settled is nobody's address, or another's: the balancer
+// does not use it, and no name gives it.
+func TestNamesGiveWhatIsReachedAlone(t *testing.T) {
+	v := street(t)
+	bank, shop := v.service(1, "bank"), v.service(2, "shop")
+	v.endpoint(1, "bank.1", bank, 1, "10.9.0.5", "fd09::6")
+	v.endpoint(2, "shop.1", shop, 2, "10.9.0.5", "fd09::6")        // of the block that its node lost
+	v.endpoint(3, "shop.2", shop, 1, "203.0.113.9", "2001:db8::9") // of no network
+	for _, tt := range []struct {
+		name  string
+		qtype uint16
+		want  string
+	}{
+		{"bank", dns.TypeA, "found 10.9.0.5"},
+		{"shop", dns.TypeA, "no data"},
+		{"tasks.shop", dns.TypeAAAA, "no data"},
+		{"shop.1", dns.TypeA, "not ours"},
+		{"shop.2", dns.TypeA, "not ours"},
+		{"5.0.9.10.in-addr.arpa", dns.TypePTR, "found bank.1.back."},
+	} {
+		if got := v.asked(tt.name, tt.qtype); got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+		}
 	}
 }
