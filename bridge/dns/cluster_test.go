@@ -83,6 +83,6 @@ func (v *cluster) endpoint(number int, name string, s *mesh.Service, node int, v
 
 // asked is what node 1 answers an asker who is on back.
 func (v *cluster) asked(name string, qtype uint16) string {
-	z := NewZone(FromSnapshot(v.state.Snapshot(), "a000000000000001"))
+	z := NewZone(FromSnapshot(v.state.Snapshot(), "a000000000000001", nil))
 	return say(z.Lookup(&Asker{Networks: []mesh.NetworkID{back}}, dns.Question{Name: name + ".", Qtype: qtype}, 0))
 }

@@ -9,9 +9,9 @@ import (
 
 // FromSnapshot is the names of a snapshot, as the askers of node self see them: on a bridge
 // there are that node's endpoints only. The ingress network carries no names, but it is a way
-// out.
-func FromSnapshot(snap *mesh.Snapshot, self mesh.NodeID) Names {
-	f := reader{snap: snap, self: self, lost: map[string]bool{}, bridged: map[mesh.NetworkID]bool{}}
+// out. The endpoints of nodes that are gone are not ready, as they are to the balancer.
+func FromSnapshot(snap *mesh.Snapshot, self mesh.NodeID, gone map[mesh.NodeID]bool) Names {
+	f := reader{snap: snap, self: self, gone: gone, lost: map[string]bool{}, bridged: map[mesh.NetworkID]bool{}}
 	for _, c := range snap.Conflicts {
 		if c.Reason == mesh.NameTaken {
 			f.lost[c.ID] = true
@@ -56,6 +56,7 @@ func AskerOf(snap *mesh.Snapshot, e *mesh.Endpoint) Asker {
 type reader struct {
 	snap    *mesh.Snapshot
 	self    mesh.NodeID
+	gone    map[mesh.NodeID]bool
 	lost    map[string]bool // whose name an older claim holds: the winner's name must not give its addresses
 	bridged map[mesh.NetworkID]bool
 }
@@ -92,7 +93,7 @@ func (f *reader) service(s *mesh.Service) Service {
 }
 
 func (f *reader) endpoint(e *mesh.Endpoint, s Service) Endpoint {
-	out := Endpoint{Name: e.Name, Service: s.Name, Stack: s.Stack, Ready: e.State == mesh.Ready}
+	out := Endpoint{Name: e.Name, Service: s.Name, Stack: s.Stack, Ready: e.State == mesh.Ready && !f.gone[e.Node]}
 	for _, at := range e.Attached {
 		if at.Network == mesh.IngressNetwork || f.bridged[at.Network] && e.Node != f.self || !f.snap.Reaches(e, at) {
 			continue // on a bridge, another node's is not the asker's

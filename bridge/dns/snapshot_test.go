@@ -59,8 +59,8 @@ func village(t *testing.T) *mesh.Snapshot {
 func TestFromSnapshotOfAllKinds(t *testing.T) {
 	snap := village(t)
 	const over, flat, cave = mesh.NetworkID("b000000000000001"), mesh.NetworkID("b000000000000002"), mesh.NetworkID("b000000000000003")
-	first := NewZone(FromSnapshot(snap, "a000000000000001"))
-	third := NewZone(FromSnapshot(snap, "a000000000000003")) // has no endpoint
+	first := NewZone(FromSnapshot(snap, "a000000000000001", nil))
+	third := NewZone(FromSnapshot(snap, "a000000000000003", nil)) // has no endpoint
 	onOver, onFlat := Asker{Networks: []mesh.NetworkID{over}, Stack: "shop"}, Asker{Networks: []mesh.NetworkID{flat}, Stack: "shop"}
 	onBoth, other := Asker{Networks: []mesh.NetworkID{over, flat}, Stack: "shop"}, Asker{Networks: []mesh.NetworkID{over}, Stack: "blog"}
 	for _, tt := range []struct {
@@ -141,6 +141,19 @@ func TestNamesGiveWhatIsReachedAlone(t *testing.T) {
 	} {
 		if got := v.asked(tt.name, tt.qtype); got != tt.want {
 			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestServiceNamesLeaveOutNodesThatAreGone(t *testing.T) {
+	snap := village(t)
+	z := NewZone(FromSnapshot(snap, "a000000000000001", map[mesh.NodeID]bool{"a000000000000002": true}))
+	for name, want := range map[string]string{
+		"rr": "no data", "tasks.web": "found 10.192.0.2", "web": "found 10.192.14.1", "web.2": "found 10.192.0.66",
+	} {
+		a := Asker{Networks: []mesh.NetworkID{"b000000000000001"}, Stack: "shop"}
+		if got := say(z.Lookup(&a, dns.Question{Name: name + ".", Qtype: dns.TypeA}, 0)); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
 		}
 	}
 }

@@ -320,7 +320,7 @@ func TestFromSnapshot(t *testing.T) {
 	v.put(mesh.EndpointRecord(second))
 	v.endpoint(3, "web.3", younger, 1, "10.9.0.4", "fd09::5")
 	snap := v.state.Snapshot()
-	z := NewZone(FromSnapshot(snap, "a000000000000001"))
+	z := NewZone(FromSnapshot(snap, "a000000000000001", nil))
 	a := Asker{Networks: []mesh.NetworkID{mesh.IngressNetwork, back}}
 	got := map[string]string{}
 	for _, q := range []dns.Question{
