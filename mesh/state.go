@@ -168,7 +168,7 @@ func (s *State) Snapshot() *Snapshot {
 	snap.settleNames(live)
 	snap.settleNetworks(live)
 	snap.settlePorts(live)
-	snap.settleNodes()
+	snap.settleNodes(live)
 	snap.settleVirtual(live)
 	return snap
 }
@@ -221,7 +221,7 @@ func (snap *Snapshot) settleNames(byAge []Record) {
 		}
 		k := Key{r.Kind, name}
 		if winner, taken := holder[k]; taken {
-			snap.Conflicts = append(snap.Conflicts, Conflict{r.Kind, r.ID, `name "` + name + `"`, winner, NameTaken})
+			snap.Conflicts = append(snap.Conflicts, Conflict{Kind: r.Kind, ID: r.ID, Claim: `name "` + name + `"`, Winner: winner, Reason: NameTaken})
 			continue
 		}
 		holder[k] = r.ID
@@ -246,7 +246,7 @@ func (snap *Snapshot) settlePorts(byAge []Record) {
 				}
 			}
 			if taken {
-				snap.Conflicts = append(snap.Conflicts, Conflict{r.Kind, r.ID, "port " + p.Front(), string(snap.Fronts[winner].Service.ID), PortTaken})
+				snap.Conflicts = append(snap.Conflicts, Conflict{Kind: r.Kind, ID: r.ID, Claim: "port " + p.Front(), Winner: string(snap.Fronts[winner].Service.ID), Reason: PortTaken})
 				continue
 			}
 			mine.add(p, len(snap.Fronts))
