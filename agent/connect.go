@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/netip"
@@ -57,7 +58,7 @@ func (c connection) propose(snap *mesh.Snapshot, have *mesh.Endpoint, now uint64
 	if err := next.Validate(); err != nil {
 		return nil, err
 	}
-	return next, snap.CheckFixed(next, now)
+	return next, cmp.Or(snap.CheckFixed(next, now), checkMACs(snap, next))
 }
 
 // undo takes an endpoint off a network again, and what it asked for there.

@@ -154,23 +154,25 @@ func TestConnectionRefused(t *testing.T) {
 		reason   mesh.Reason
 		code     codes.Code
 	}{
-		"no network":       {"web.1", nil, mesh.NotFound, codes.NotFound},
-		"unknown network":  {"web.1", &sluicev1.Connection{Network: "red"}, mesh.NotFound, codes.NotFound},
-		"unknown endpoint": {"web.2", &sluicev1.Connection{Network: "yard"}, mesh.NotFound, codes.NotFound},
-		"ingress network":  {"local.1", &sluicev1.Connection{Network: "ingress"}, mesh.BadValue, codes.InvalidArgument},
-		"no address":       {"web.1", &sluicev1.Connection{Network: "yard", Addresses: []string{"x"}}, mesh.BadAddress, codes.InvalidArgument},
-		"another subnet's": {"web.1", &sluicev1.Connection{Network: "yard", Addresses: []string{"172.31.0.1"}}, mesh.BadAddress, codes.InvalidArgument},
-		"the gateway's":    {"web.1", &sluicev1.Connection{Network: "yard", Addresses: []string{"172.30.0.1"}}, mesh.BadAddress, codes.InvalidArgument},
-		"no MAC":           {"web.1", &sluicev1.Connection{Network: "yard", Mac: "02:00"}, mesh.BadAddress, codes.InvalidArgument},
-		"MAC of zeros":     {"web.1", &sluicev1.Connection{Network: "yard", Mac: "00:00:00:00:00:00"}, mesh.BadAddress, codes.InvalidArgument},
-		"MAC of a group":   {"web.1", &sluicev1.Connection{Network: "yard", Mac: "01:00:5e:00:00:01"}, mesh.BadAddress, codes.InvalidArgument},
-		"interface lo":     {"web.1", &sluicev1.Connection{Network: "yard", Interface: "lo"}, mesh.BadName, codes.InvalidArgument},
-		"long interface":   {"web.1", &sluicev1.Connection{Network: "yard", Interface: "abcdefghijklmnop"}, mesh.BadName, codes.InvalidArgument},
-		"bad alias":        {"web.1", &sluicev1.Connection{Network: "yard", Aliases: []string{"a b"}}, mesh.BadName, codes.InvalidArgument},
-		"sysctl of a host": {"web.1", &sluicev1.Connection{Network: "yard", Sysctls: []string{"net.ipv4.ip_forward=1"}}, mesh.BadValue, codes.InvalidArgument},
-		"sysctl by name":   {"web.1", &sluicev1.Connection{Network: "yard", Sysctls: []string{"net.ipv4.conf.eth0.rp_filter=1"}}, mesh.BadValue, codes.InvalidArgument},
-		"sysctl of no one": {"web.1", &sluicev1.Connection{Network: "yard", Sysctls: []string{"net.core.conf.IFNAME.x=1"}}, mesh.BadValue, codes.InvalidArgument},
-		"sysctl bare":      {"web.1", &sluicev1.Connection{Network: "yard", Sysctls: []string{"net.ipv4.conf.IFNAME.rp_filter"}}, mesh.BadValue, codes.InvalidArgument},
+		"no network":        {"web.1", nil, mesh.NotFound, codes.NotFound},
+		"unknown network":   {"web.1", &sluicev1.Connection{Network: "red"}, mesh.NotFound, codes.NotFound},
+		"unknown endpoint":  {"web.2", &sluicev1.Connection{Network: "yard"}, mesh.NotFound, codes.NotFound},
+		"ingress network":   {"local.1", &sluicev1.Connection{Network: "ingress"}, mesh.BadValue, codes.InvalidArgument},
+		"no address":        {"web.1", &sluicev1.Connection{Network: "yard", Addresses: []string{"x"}}, mesh.BadAddress, codes.InvalidArgument},
+		"another subnet's":  {"web.1", &sluicev1.Connection{Network: "yard", Addresses: []string{"172.31.0.1"}}, mesh.BadAddress, codes.InvalidArgument},
+		"the gateway's":     {"web.1", &sluicev1.Connection{Network: "yard", Addresses: []string{"172.30.0.1"}}, mesh.BadAddress, codes.InvalidArgument},
+		"no MAC":            {"web.1", &sluicev1.Connection{Network: "yard", Mac: "02:00"}, mesh.BadAddress, codes.InvalidArgument},
+		"MAC of zeros":      {"web.1", &sluicev1.Connection{Network: "yard", Mac: "00:00:00:00:00:00"}, mesh.BadAddress, codes.InvalidArgument},
+		"the gateway's MAC": {"web.1", &sluicev1.Connection{Network: "yard", Mac: "02:53:ac:1e:00:01"}, mesh.AddressTaken, codes.AlreadyExists},
+		"MAC of an address": {"web.1", &sluicev1.Connection{Network: "yard", Mac: "02:53:ac:1e:00:09"}, mesh.AddressTaken, codes.AlreadyExists},
+		"MAC of a group":    {"web.1", &sluicev1.Connection{Network: "yard", Mac: "01:00:5e:00:00:01"}, mesh.BadAddress, codes.InvalidArgument},
+		"interface lo":      {"web.1", &sluicev1.Connection{Network: "yard", Interface: "lo"}, mesh.BadName, codes.InvalidArgument},
+		"long interface":    {"web.1", &sluicev1.Connection{Network: "yard", Interface: "abcdefghijklmnop"}, mesh.BadName, codes.InvalidArgument},
+		"bad alias":         {"web.1", &sluicev1.Connection{Network: "yard", Aliases: []string{"a b"}}, mesh.BadName, codes.InvalidArgument},
+		"sysctl of a host":  {"web.1", &sluicev1.Connection{Network: "yard", Sysctls: []string{"net.ipv4.ip_forward=1"}}, mesh.BadValue, codes.InvalidArgument},
+		"sysctl by name":    {"web.1", &sluicev1.Connection{Network: "yard", Sysctls: []string{"net.ipv4.conf.eth0.rp_filter=1"}}, mesh.BadValue, codes.InvalidArgument},
+		"sysctl of no one":  {"web.1", &sluicev1.Connection{Network: "yard", Sysctls: []string{"net.core.conf.IFNAME.x=1"}}, mesh.BadValue, codes.InvalidArgument},
+		"sysctl bare":       {"web.1", &sluicev1.Connection{Network: "yard", Sysctls: []string{"net.ipv4.conf.IFNAME.rp_filter"}}, mesh.BadValue, codes.InvalidArgument},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := a.status().GetRevision()
@@ -210,6 +212,13 @@ func TestAttachWithNetworks(t *testing.T) {
 		t.Errorf("the endpoint has %v", at)
 	}
 	_, err = attach("bare.2", &sluicev1.Connection{Network: "yard", Addresses: []string{"172.30.0.9"}})
+	refused(t, err, mesh.AddressTaken, codes.AlreadyExists)
+	_, err = attach("bare.2", &sluicev1.Connection{Network: "yard", Mac: "02:53:ac:1e:00:09"})
+	refused(t, err, mesh.AddressTaken, codes.AlreadyExists)
+	if _, err = attach("bare.2", &sluicev1.Connection{Network: "yard", Mac: "02:00:00:00:00:09"}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = attach("bare.3", &sluicev1.Connection{Network: "yard", Mac: "02:00:00:00:00:09"})
 	refused(t, err, mesh.AddressTaken, codes.AlreadyExists)
 	if _, err := a.services.UpdateService(t.Context(), &sluicev1.UpdateServiceRequest{Service: "bare", Networks: names("yard")}); err != nil {
 		t.Fatal(err)

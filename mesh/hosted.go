@@ -98,6 +98,10 @@ func (snap *Snapshot) hosting(node NodeID, byService map[ServiceID][]PublishedPo
 			local = append(local, e)
 		}
 	}
-	slices.SortStableFunc(local, func(a, b *Endpoint) int { return cmp.Compare(snap.since[a.ID], snap.since[b.ID]) })
+	slices.SortStableFunc(local, func(a, b *Endpoint) int { return cmp.Compare(snap.Since(a.ID), snap.Since(b.ID)) })
 	return local
 }
+
+// Since is when an endpoint was first written: of two that want one thing here the older has it. It
+// is 0 where there is none.
+func (snap *Snapshot) Since(id EndpointID) uint64 { return snap.since[id] }
