@@ -111,7 +111,7 @@ func parts(snap *mesh.Snapshot, e *mesh.Endpoint, of mesh.NetworkID, name string
 		return mesh.Refuse(mesh.InUse, "take it off the service with sluice service update, or detach the endpoint",
 			"endpoint %q is on network %q by its service %q", e.Name, name, service.Name)
 	}
-	if _, joined := e.JoinedTo(of); joined {
+	if j, joined := e.JoinedTo(of); joined && !j.ByService {
 		return nil
 	}
 	if snap.Network(of) == nil {

@@ -227,3 +227,40 @@ func TestAttachWithNetworks(t *testing.T) {
 		t.Errorf("on a network that its service uses too the endpoint has %v", e.GetAttachments())
 	}
 }
+
+// What was asked of a service's network is over when the service leaves it, as the endpoint is off
+// the network then; a connection of the endpoint's own stays.
+func TestServiceLeavesNetwork(t *testing.T) {
+	agents, _ := newTestCluster(t, 1)
+	a := agents[0]
+	for name, subnet := range map[string]string{"yard": "172.30.0.0/24", "shed": "172.31.0.0/24", "attic": "172.29.0.0/24"} {
+		a.bridge(name, subnet)
+	}
+	a.on("web", "yard", "shed")
+	_, err := a.endpoints.AttachEndpoint(t.Context(), &sluicev1.AttachEndpointRequest{
+		Service: "web", Name: "web.1", Namespace: &sluicev1.AttachEndpointRequest_Netns{Netns: a.netns("x")},
+		Networks: []*sluicev1.Connection{{Network: "yard", Aliases: []string{"db"}, Addresses: []string{"172.30.0.7"}}, {Network: "attic"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	update := func(networks ...string) string {
+		t.Helper()
+		if _, err := a.services.UpdateService(t.Context(), &sluicev1.UpdateServiceRequest{Service: "web", Networks: names(networks...)}); err != nil {
+			t.Fatal(err)
+		}
+		return on(a.endpoint("web.1"))
+	}
+	if got := update("shed"); got != "attic* shed" {
+		t.Errorf("its service is on shed alone, the endpoint is on %s", got)
+	}
+	if _, err := a.connect("web.1", &sluicev1.Connection{Network: "yard"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := update("shed", "yard"); got != "attic* shed yard" {
+		t.Errorf("its service is on shed and yard, the endpoint is on %s", got)
+	}
+	if got := update("shed"); got != "attic* shed yard" {
+		t.Errorf("it was connected to yard, and is on %s", got)
+	}
+}

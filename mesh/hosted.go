@@ -16,7 +16,9 @@ const DefaultBridgeName = "sluice0"
 func (e *Endpoint) Networks(s *Service) []NetworkID {
 	all := slices.Clone(s.Uses())
 	for _, j := range e.Joined {
-		all = append(all, j.Network)
+		if !j.ByService {
+			all = append(all, j.Network)
+		}
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
