@@ -59,4 +59,3 @@ func (v *virtualClaims) read(snap *Snapshot) {
 		}
 	}
 }
-

@@ -157,3 +157,20 @@ func TestServiceNamesLeaveOutNodesThatAreGone(t *testing.T) {
 		}
 	}
 }
+
+// DNS does not tell cases apart, so names that differ in nothing else are one, the older claim's.
+func TestNamesInOneCase(t *testing.T) {
+	v := street(t)
+	bank, other := v.service(1, "bank"), v.service(2, "Bank")
+	v.endpoint(1, "x.1", bank, 1, "10.9.0.5", "fd09::6")
+	v.endpoint(2, "X.1", other, 1, "10.9.0.6", "fd09::7")
+	snap := v.state.Snapshot()
+	if snap.ServiceNamed("BANK").ID != bank.ID || snap.EndpointNamed("X.1").Service != bank.ID {
+		t.Errorf("BANK is %v, conflicts are %v", snap.ServiceNamed("BANK"), snap.Conflicts)
+	}
+	for _, name := range []string{"bank", "Bank", "tasks.BANK", "x.1", "X.1"} {
+		if got := v.asked(name, dns.TypeA); got != "found 10.9.0.5" {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+}
