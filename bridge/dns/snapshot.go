@@ -11,10 +11,10 @@ import (
 // there are that node's endpoints only. The ingress network carries no names, but it is a way
 // out. The endpoints of nodes that are gone are not ready, as they are to the balancer.
 func FromSnapshot(snap *mesh.Snapshot, self mesh.NodeID, gone map[mesh.NodeID]bool) Names {
-	f := reader{snap: snap, self: self, gone: gone, lost: map[string]bool{}, bridged: map[mesh.NetworkID]bool{}}
+	f := reader{snap: snap, self: self, gone: gone, lost: map[mesh.Key]bool{}, bridged: map[mesh.NetworkID]bool{}}
 	for _, c := range snap.Conflicts {
 		if c.Reason == mesh.NameTaken {
-			f.lost[c.ID] = true
+			f.lost[mesh.Key{Kind: c.Kind, ID: c.ID}] = true
 		}
 	}
 	names := Names{TTL: DefaultTTL}
@@ -24,7 +24,7 @@ func FromSnapshot(snap *mesh.Snapshot, self mesh.NodeID, gone map[mesh.NodeID]bo
 	}
 	byID := make(map[mesh.ServiceID]Service, len(snap.Services))
 	for _, s := range snap.Services {
-		if f.lost[string(s.ID)] {
+		if f.lost[mesh.Key{Kind: mesh.KindService, ID: string(s.ID)}] {
 			byID[s.ID] = Service{Stack: s.Stack} // which its endpoints' own names are in
 			continue
 		}
@@ -33,9 +33,7 @@ func FromSnapshot(snap *mesh.Snapshot, self mesh.NodeID, gone map[mesh.NodeID]bo
 		names.Services = append(names.Services, service)
 	}
 	for _, e := range snap.Endpoints {
-		if !f.lost[string(e.ID)] {
-			names.Endpoints = append(names.Endpoints, f.endpoint(e, byID[e.Service]))
-		}
+		names.Endpoints = append(names.Endpoints, f.endpoint(e, byID[e.Service]))
 	}
 	return names
 }
@@ -57,7 +55,7 @@ type reader struct {
 	snap    *mesh.Snapshot
 	self    mesh.NodeID
 	gone    map[mesh.NodeID]bool
-	lost    map[string]bool // whose name an older claim holds: the winner's name must not give its addresses
+	lost    map[mesh.Key]bool // whose name an older claim holds: the winner's name must not give its addresses
 	bridged map[mesh.NetworkID]bool
 }
 
@@ -67,7 +65,7 @@ func (f *reader) network(n *mesh.Network) Network {
 		return network
 	}
 	network.Subnets = n.Subnets()
-	if !f.lost[string(n.ID)] {
+	if !f.lost[mesh.Key{Kind: mesh.KindNetwork, ID: string(n.ID)}] {
 		network.Name = n.Name
 	}
 	return network
@@ -94,6 +92,9 @@ func (f *reader) service(s *mesh.Service) Service {
 
 func (f *reader) endpoint(e *mesh.Endpoint, s Service) Endpoint {
 	out := Endpoint{Name: e.Name, Service: s.Name, Stack: s.Stack, Ready: e.State == mesh.Ready && !f.gone[e.Node]}
+	if f.lost[mesh.Key{Kind: mesh.KindEndpoint, ID: string(e.ID)}] {
+		out.Name = "" // the balancer has it all the same
+	}
 	for _, at := range e.Attached {
 		if at.Network == mesh.IngressNetwork || f.bridged[at.Network] && e.Node != f.self || !f.snap.Reaches(e, at) {
 			continue // on a bridge, another node's is not the asker's

@@ -174,3 +174,22 @@ func TestNamesInOneCase(t *testing.T) {
 		}
 	}
 }
+
+// Who lost a name is no less behind the name of its service, and what has the ID of another kind's
+// loser lost nothing.
+func TestNamesOfLosers(t *testing.T) {
+	v := street(t)
+	bank := v.service(1, "bank")
+	v.endpoint(1, "x", bank, 1, "10.9.0.5", "fd09::6")
+	v.endpoint(2, "x", bank, 1, "10.9.0.6", "fd09::7")
+	namesake := &mesh.Endpoint{ID: mesh.EndpointID(bank.ID), Name: "x", Service: bank.ID, Node: "a000000000000002", State: mesh.Ready, Weight: 1}
+	v.put(mesh.EndpointRecord(namesake))
+	for name, want := range map[string]string{"bank": "found 10.9.0.5 10.9.0.6", "x": "found 10.9.0.5"} {
+		if got := v.asked(name, dns.TypeA); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+	if got := v.asked("6.0.9.10.in-addr.arpa", dns.TypePTR); got != "no name" {
+		t.Errorf("the loser's address is %s", got)
+	}
+}
