@@ -73,7 +73,7 @@ func (b *builder) raise(n *mesh.Network) bool {
 	return true
 }
 
-// span plans the bridge itself, in a namespace of its own that has no rules, and the host's
+// span plans the bridge itself, in a namespace of its own with rules for frames alone, and the host's
 // interface on it. In the host's namespace its frames would be put to the host's rules as
 // packets where br_netfilter is on (as Docker has it): translated on the bridge, an answer to
 // ::1 is lost, and isolated ports keep endpoints from their own published port.
@@ -90,6 +90,7 @@ func (b *builder) span(n *mesh.Network, name string) {
 			Peer: plan.Peer{Sandbox: b.host.Name, Link: name, MAC: mac},
 		},
 	)
+	frames(s.Table("bridge"))
 	b.host.Links = append(b.host.Links, plan.Link{
 		Name: name, Kind: plan.LinkVeth, MAC: mac, MTU: b.mtu(n),
 		Peer: plan.Peer{Sandbox: s.Name, Link: plan.BridgeHost},
@@ -138,6 +139,7 @@ func (b *builder) attach(e *mesh.Endpoint, a mesh.Attachment, n *mesh.Network) {
 			plan.Route{Kind: plan.RouteVia, Dst: netip.PrefixFrom(netip.IPv6Unspecified(), 0), Via: n.Gateway6, Link: inside},
 		)
 	}
+	speaks(s.Table("bridge"), port, mac, a.V4, a.V6)
 	b.table.Set("bridge_sources4").Add(link, a.V4.String())
 	b.table.Set("bridge_sources6").Add(link, a.V6.String())
 	if !n.Routed {
