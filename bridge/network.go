@@ -61,6 +61,8 @@ func (b *builder) raise(n *mesh.Network) bool {
 		plan.Sysctl{Key: "net/ipv6/conf/" + name + "/accept_ra", Value: "0"}, // a workload is no router
 	)
 	b.table.Set("own_bridges").Add(name)
+	b.table.Set("gateways4").Add(n.Gateway4.String())
+	b.table.Set("gateways6").Add(n.Gateway6.String())
 	if !n.Apart {
 		b.table.Set("together").Add(name, name)
 	}
