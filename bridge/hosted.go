@@ -111,6 +111,11 @@ func (b *builder) open(f mesh.HostedFront) {
 	if n == nil || n.Bridged() && b.built[plan.BridgeLink(string(n.ID))] != n {
 		return // whose bridge has its name has been told
 	}
+	if self := b.snap.Node(b.local.ID); !n.Bridged() && (self.Slot == 0 || len(self.BlocksOf(n.ID)) == 0) {
+		// Without a block there is no sandbox (package overlay), and the address may be another node's.
+		b.plan.Leave(plan.NotSettled, object(f), "this node has no block of network "+n.Name+" yet")
+		return
+	}
 	ports := plan.Ports{Addr: f.Port.Addr, Proto: string(f.Port.Proto), First: f.Port.Published, Last: f.Port.Last}
 	for _, at := range []netip.Addr{f.At.V4, f.At.V6} {
 		if !ports.Has(plan.FamilyOf(at)) {
