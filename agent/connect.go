@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/netip"
@@ -57,7 +58,7 @@ func (c connection) propose(snap *mesh.Snapshot, have *mesh.Endpoint, now uint64
 	if err := next.Validate(); err != nil {
 		return nil, err
 	}
-	return next, snap.CheckFixed(next, now)
+	return next, cmp.Or(snap.CheckFixed(next, now), checkMACs(snap, next))
 }
 
 // undo takes an endpoint off a network again, and what it asked for there.
@@ -110,7 +111,7 @@ func parts(snap *mesh.Snapshot, e *mesh.Endpoint, of mesh.NetworkID, name string
 		return mesh.Refuse(mesh.InUse, "take it off the service with sluice service update, or detach the endpoint",
 			"endpoint %q is on network %q by its service %q", e.Name, name, service.Name)
 	}
-	if _, joined := e.JoinedTo(of); joined {
+	if j, joined := e.JoinedTo(of); joined && !j.ByService {
 		return nil
 	}
 	if snap.Network(of) == nil {

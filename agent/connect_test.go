@@ -154,23 +154,25 @@ func TestConnectionRefused(t *testing.T) {
 		reason   mesh.Reason
 		code     codes.Code
 	}{
-		"no network":       {"web.1", nil, mesh.NotFound, codes.NotFound},
-		"unknown network":  {"web.1", &sluicev1.Connection{Network: "red"}, mesh.NotFound, codes.NotFound},
-		"unknown endpoint": {"web.2", &sluicev1.Connection{Network: "yard"}, mesh.NotFound, codes.NotFound},
-		"ingress network":  {"local.1", &sluicev1.Connection{Network: "ingress"}, mesh.BadValue, codes.InvalidArgument},
-		"no address":       {"web.1", &sluicev1.Connection{Network: "yard", Addresses: []string{"x"}}, mesh.BadAddress, codes.InvalidArgument},
-		"another subnet's": {"web.1", &sluicev1.Connection{Network: "yard", Addresses: []string{"172.31.0.1"}}, mesh.BadAddress, codes.InvalidArgument},
-		"the gateway's":    {"web.1", &sluicev1.Connection{Network: "yard", Addresses: []string{"172.30.0.1"}}, mesh.BadAddress, codes.InvalidArgument},
-		"no MAC":           {"web.1", &sluicev1.Connection{Network: "yard", Mac: "02:00"}, mesh.BadAddress, codes.InvalidArgument},
-		"MAC of zeros":     {"web.1", &sluicev1.Connection{Network: "yard", Mac: "00:00:00:00:00:00"}, mesh.BadAddress, codes.InvalidArgument},
-		"MAC of a group":   {"web.1", &sluicev1.Connection{Network: "yard", Mac: "01:00:5e:00:00:01"}, mesh.BadAddress, codes.InvalidArgument},
-		"interface lo":     {"web.1", &sluicev1.Connection{Network: "yard", Interface: "lo"}, mesh.BadName, codes.InvalidArgument},
-		"long interface":   {"web.1", &sluicev1.Connection{Network: "yard", Interface: "abcdefghijklmnop"}, mesh.BadName, codes.InvalidArgument},
-		"bad alias":        {"web.1", &sluicev1.Connection{Network: "yard", Aliases: []string{"a b"}}, mesh.BadName, codes.InvalidArgument},
-		"sysctl of a host": {"web.1", &sluicev1.Connection{Network: "yard", Sysctls: []string{"net.ipv4.ip_forward=1"}}, mesh.BadValue, codes.InvalidArgument},
-		"sysctl by name":   {"web.1", &sluicev1.Connection{Network: "yard", Sysctls: []string{"net.ipv4.conf.eth0.rp_filter=1"}}, mesh.BadValue, codes.InvalidArgument},
-		"sysctl of no one": {"web.1", &sluicev1.Connection{Network: "yard", Sysctls: []string{"net.core.conf.IFNAME.x=1"}}, mesh.BadValue, codes.InvalidArgument},
-		"sysctl bare":      {"web.1", &sluicev1.Connection{Network: "yard", Sysctls: []string{"net.ipv4.conf.IFNAME.rp_filter"}}, mesh.BadValue, codes.InvalidArgument},
+		"no network":        {"web.1", nil, mesh.NotFound, codes.NotFound},
+		"unknown network":   {"web.1", &sluicev1.Connection{Network: "red"}, mesh.NotFound, codes.NotFound},
+		"unknown endpoint":  {"web.2", &sluicev1.Connection{Network: "yard"}, mesh.NotFound, codes.NotFound},
+		"ingress network":   {"local.1", &sluicev1.Connection{Network: "ingress"}, mesh.BadValue, codes.InvalidArgument},
+		"no address":        {"web.1", &sluicev1.Connection{Network: "yard", Addresses: []string{"x"}}, mesh.BadAddress, codes.InvalidArgument},
+		"another subnet's":  {"web.1", &sluicev1.Connection{Network: "yard", Addresses: []string{"172.31.0.1"}}, mesh.BadAddress, codes.InvalidArgument},
+		"the gateway's":     {"web.1", &sluicev1.Connection{Network: "yard", Addresses: []string{"172.30.0.1"}}, mesh.BadAddress, codes.InvalidArgument},
+		"no MAC":            {"web.1", &sluicev1.Connection{Network: "yard", Mac: "02:00"}, mesh.BadAddress, codes.InvalidArgument},
+		"MAC of zeros":      {"web.1", &sluicev1.Connection{Network: "yard", Mac: "00:00:00:00:00:00"}, mesh.BadAddress, codes.InvalidArgument},
+		"the gateway's MAC": {"web.1", &sluicev1.Connection{Network: "yard", Mac: "02:53:ac:1e:00:01"}, mesh.AddressTaken, codes.AlreadyExists},
+		"MAC of an address": {"web.1", &sluicev1.Connection{Network: "yard", Mac: "02:53:ac:1e:00:09"}, mesh.AddressTaken, codes.AlreadyExists},
+		"MAC of a group":    {"web.1", &sluicev1.Connection{Network: "yard", Mac: "01:00:5e:00:00:01"}, mesh.BadAddress, codes.InvalidArgument},
+		"interface lo":      {"web.1", &sluicev1.Connection{Network: "yard", Interface: "lo"}, mesh.BadName, codes.InvalidArgument},
+		"long interface":    {"web.1", &sluicev1.Connection{Network: "yard", Interface: "abcdefghijklmnop"}, mesh.BadName, codes.InvalidArgument},
+		"bad alias":         {"web.1", &sluicev1.Connection{Network: "yard", Aliases: []string{"a b"}}, mesh.BadName, codes.InvalidArgument},
+		"sysctl of a host":  {"web.1", &sluicev1.Connection{Network: "yard", Sysctls: []string{"net.ipv4.ip_forward=1"}}, mesh.BadValue, codes.InvalidArgument},
+		"sysctl by name":    {"web.1", &sluicev1.Connection{Network: "yard", Sysctls: []string{"net.ipv4.conf.eth0.rp_filter=1"}}, mesh.BadValue, codes.InvalidArgument},
+		"sysctl of no one":  {"web.1", &sluicev1.Connection{Network: "yard", Sysctls: []string{"net.core.conf.IFNAME.x=1"}}, mesh.BadValue, codes.InvalidArgument},
+		"sysctl bare":       {"web.1", &sluicev1.Connection{Network: "yard", Sysctls: []string{"net.ipv4.conf.IFNAME.rp_filter"}}, mesh.BadValue, codes.InvalidArgument},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := a.status().GetRevision()
@@ -211,10 +213,54 @@ func TestAttachWithNetworks(t *testing.T) {
 	}
 	_, err = attach("bare.2", &sluicev1.Connection{Network: "yard", Addresses: []string{"172.30.0.9"}})
 	refused(t, err, mesh.AddressTaken, codes.AlreadyExists)
+	_, err = attach("bare.2", &sluicev1.Connection{Network: "yard", Mac: "02:53:ac:1e:00:09"})
+	refused(t, err, mesh.AddressTaken, codes.AlreadyExists)
+	if _, err = attach("bare.2", &sluicev1.Connection{Network: "yard", Mac: "02:00:00:00:00:09"}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = attach("bare.3", &sluicev1.Connection{Network: "yard", Mac: "02:00:00:00:00:09"})
+	refused(t, err, mesh.AddressTaken, codes.AlreadyExists)
 	if _, err := a.services.UpdateService(t.Context(), &sluicev1.UpdateServiceRequest{Service: "bare", Networks: names("yard")}); err != nil {
 		t.Fatal(err)
 	}
 	if e := a.endpoint("bare.1"); on(e) != "yard*" || e.GetAttachments()[0].GetConnected() {
 		t.Errorf("on a network that its service uses too the endpoint has %v", e.GetAttachments())
+	}
+}
+
+// What was asked of a service's network is over when the service leaves it, as the endpoint is off
+// the network then; a connection of the endpoint's own stays.
+func TestServiceLeavesNetwork(t *testing.T) {
+	agents, _ := newTestCluster(t, 1)
+	a := agents[0]
+	for name, subnet := range map[string]string{"yard": "172.30.0.0/24", "shed": "172.31.0.0/24", "attic": "172.29.0.0/24"} {
+		a.bridge(name, subnet)
+	}
+	a.on("web", "yard", "shed")
+	_, err := a.endpoints.AttachEndpoint(t.Context(), &sluicev1.AttachEndpointRequest{
+		Service: "web", Name: "web.1", Namespace: &sluicev1.AttachEndpointRequest_Netns{Netns: a.netns("x")},
+		Networks: []*sluicev1.Connection{{Network: "yard", Aliases: []string{"db"}, Addresses: []string{"172.30.0.7"}}, {Network: "attic"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	update := func(networks ...string) string {
+		t.Helper()
+		if _, err := a.services.UpdateService(t.Context(), &sluicev1.UpdateServiceRequest{Service: "web", Networks: names(networks...)}); err != nil {
+			t.Fatal(err)
+		}
+		return on(a.endpoint("web.1"))
+	}
+	if got := update("shed"); got != "attic* shed" {
+		t.Errorf("its service is on shed alone, the endpoint is on %s", got)
+	}
+	if _, err := a.connect("web.1", &sluicev1.Connection{Network: "yard"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := update("shed", "yard"); got != "attic* shed yard" {
+		t.Errorf("its service is on shed and yard, the endpoint is on %s", got)
+	}
+	if got := update("shed"); got != "attic* shed yard" {
+		t.Errorf("it was connected to yard, and is on %s", got)
 	}
 }

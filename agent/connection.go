@@ -94,10 +94,11 @@ func (c connection) connect(snap *mesh.Snapshot, e *mesh.Endpoint, service *mesh
 	if n == nil {
 		return nil, noNetwork(c.network)
 	}
-	if n.Ingress() && !slices.Contains(service.Uses(), n.ID) {
+	used := slices.Contains(service.Uses(), n.ID)
+	if n.Ingress() && !used {
 		return nil, mesh.Refuse(mesh.BadValue, "publish a port of the service: that puts its endpoints on it", "the ingress network is not one to connect to")
 	}
-	if _, twice := e.JoinedTo(n.ID); twice {
+	if j, twice := e.JoinedTo(n.ID); twice && (used || !j.ByService) {
 		return nil, mesh.Refuse(mesh.BadValue, "name each network once", "network %q is named twice", n.Name)
 	}
 	for _, a := range c.fixed {
@@ -106,11 +107,14 @@ func (c connection) connect(snap *mesh.Snapshot, e *mesh.Endpoint, service *mesh
 		}
 	}
 	next := *e
+	if _, over := e.JoinedTo(n.ID); over { // what it was there while its service was
+		next = *disconnected(e, n.ID, n)
+	}
 	asks := c.asks
-	asks.Network = n.ID
-	next.Joined = append(slices.Clone(e.Joined), asks)
+	asks.Network, asks.ByService = n.ID, used
+	next.Joined = append(slices.Clone(next.Joined), asks)
 	slices.SortFunc(next.Joined, func(a, b mesh.Joined) int { return cmp.Compare(a.Network, b.Network) })
-	next.Fixed = append(slices.Clone(e.Fixed), c.fixed...)
+	next.Fixed = append(slices.Clone(next.Fixed), c.fixed...)
 	slices.SortFunc(next.Fixed, netip.Addr.Compare)
 	next.Fixed = slices.Compact(next.Fixed)
 	return &next, nil

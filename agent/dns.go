@@ -29,7 +29,8 @@ type naming struct {
 
 	mu       sync.Mutex
 	snap     *mesh.Snapshot
-	short    bool // the host's resolv.conf sets ndots
+	gone     map[mesh.NodeID]bool // whose endpoints the balancer does not use
+	short    bool                 // the host's resolv.conf sets ndots
 	servers  map[mesh.EndpointID]*nameServer
 	operator *nameServer // nil where no operator asks
 	unlinked error       // why not every resolv.conf is as it should be
@@ -52,19 +53,20 @@ func newNames(ctx context.Context, cfg Config, c *cluster, m Machine, files reso
 	if cfg.DNS.IsValid() {
 		n.operator = n.serve("names at "+cfg.DNS.String(), dns.Asker{Everything: true, LocalOnly: true}, func() (net.PacketConn, net.Listener, error) { return listenAt(cfg.DNS) })
 	}
-	n.follow(c.snapshot(), m.Path)
+	n.follow(c.snapshot(), nil, m.Path)
 	return n
 }
 
-// follow tells the names of snap from now on, to the endpoints that this node has in it.
-// It returns once every server that can answer does.
-func (n *naming) follow(snap *mesh.Snapshot, path func(sandbox string) string) {
+// follow tells the names of snap from now on, to the endpoints that this node has in it; those of
+// nodes that are gone are not ready. It returns once every server that can answer does. The caller
+// does not change gone afterwards.
+func (n *naming) follow(snap *mesh.Snapshot, gone map[mesh.NodeID]bool, path func(sandbox string) string) {
 	if n == nil {
 		return
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if snap == n.snap {
+	if snap == n.snap && maps.Equal(gone, n.gone) {
 		return
 	}
 	local := map[mesh.EndpointID]*mesh.Endpoint{}
@@ -73,11 +75,11 @@ func (n *naming) follow(snap *mesh.Snapshot, path func(sandbox string) string) {
 	}
 	moved := n.end(func(id mesh.EndpointID) bool { return local[id] == nil })
 	if len(local) > 0 || n.operator != nil {
-		n.tell.SetZone(dns.NewZone(dns.FromSnapshot(snap, n.own)))
+		n.tell.SetZone(dns.NewZone(dns.FromSnapshot(snap, n.own, gone)))
 	} else {
 		n.tell.SetZone(dns.NewZone(dns.Names{}))
 	}
-	n.snap = snap
+	n.snap, n.gone = snap, gone
 	for _, id := range slices.Sorted(maps.Keys(local)) {
 		if s := n.servers[id]; s != nil {
 			s.server.SetAsker(n.asker(local[id]))

@@ -330,3 +330,42 @@ func TestNamedNamespacesGetResolvConf(t *testing.T) {
 		t.Errorf("what somebody wrote is gone: %v", err)
 	}
 }
+
+// A node that is gone takes its endpoints out of their service's names, and comes back with them:
+// no record changes by that.
+func TestNamesLeaveOutGoneNode(t *testing.T) {
+	agents, _ := newTestCluster(t, 2)
+	a, b := agents[0], agents[1]
+	a.network("back")
+	web := &sluicev1.CreateServiceRequest{Name: "web", Networks: []string{"back"}, Publish: []string{"8080:80"}, EndpointMode: string(mesh.RoundRobinDNS)}
+	if _, err := a.services.CreateService(t.Context(), web); err != nil {
+		t.Fatal(err)
+	}
+	first := a.attachTo("web", "web.1")
+	eventually(t, "n2 knows web", func() bool {
+		_, err := b.services.GetService(t.Context(), &sluicev1.GetServiceRequest{Service: "web"})
+		return err == nil
+	})
+	addrs := map[string]netip.Addr{}
+	for _, at := range b.attachTo("web", "web.2").GetAttachments() {
+		addrs[at.GetNetwork()] = netip.MustParseAddr(at.GetAddresses()[0])
+	}
+	block, err := addrs["ingress"].Prefix(27)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := func() string { return askName(t, "udp", a.server(first)[0], "web") }
+	own := told()
+	second := addrs["back"].String()
+	both := []string{own, second}
+	slices.Sort(both)
+	eventually(t, "n1 tells both", func() bool { return told() == strings.Join(both, " ") })
+	b.stop()
+	a.machine.echo.setMute(block.Addr()) // n2's sandbox
+	eventually(t, "n1 tells its own alone", func() bool { return told() == own })
+	if got := a.ask(first, "web.2"); got != second {
+		t.Errorf("web.2 is %s, want %s", got, second)
+	}
+	a.machine.echo.setMute()
+	eventually(t, "n1 tells both again", func() bool { return told() == strings.Join(both, " ") })
+}

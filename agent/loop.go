@@ -142,7 +142,7 @@ func (l *loop) round(ctx context.Context, heard []kernel.Drift) ended {
 	if ctx.Err() != nil {
 		return ended{} // cut off in the middle: the report says nothing
 	}
-	l.names.follow(snap, l.machine.Path)
+	l.names.follow(snap, l.local.Gone, l.machine.Path)
 	err := errors.Join(settling, looking, l.cluster.flush())
 	if err != nil {
 		l.log.Error("a round was not complete", "revision", snap.Rev, "err", err)

@@ -165,7 +165,7 @@ func unused(snap *mesh.Snapshot, n *mesh.Network) error {
 		return mesh.Refuse(mesh.InUse, "remove the service first", "network %q is used by service %q", n.Name, users[0].Name)
 	}
 	for _, e := range snap.Endpoints {
-		if _, joined := e.JoinedTo(n.ID); joined {
+		if j, joined := e.JoinedTo(n.ID); joined && !j.ByService {
 			return mesh.Refuse(mesh.InUse, "disconnect the endpoint on its node first", "endpoint %q is connected to network %q", e.Name, n.Name)
 		}
 	}

@@ -13,9 +13,10 @@ import (
 // endpoints' interfaces there.
 func (b *builder) networks() {
 	b.declare()
+	owners := b.cards()
 	for _, e := range b.snap.Local(b.local.ID) {
 		for _, a := range e.Attached {
-			if n := b.snap.Network(a.Network); n != nil && n.Bridged() && b.raise(n) {
+			if n := b.snap.Network(a.Network); n != nil && n.Bridged() && b.raise(n) && b.ownCard(e, a, n, owners) {
 				b.attach(e, a, n)
 			}
 		}

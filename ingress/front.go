@@ -78,7 +78,7 @@ func (b *builder) backends(s *mesh.Service, on *mesh.Network) []Backend {
 		if b.gone[e.Node] {
 			continue // leaveGone says so once for the node
 		}
-		if !routed(b.snap.Node(e.Node), a) {
+		if !b.snap.Reaches(e, a) {
 			b.plan.Leave(plan.NodeUnknown, "endpoint "+e.Name, "its node has not claimed the block of its address")
 			continue
 		}
@@ -107,18 +107,6 @@ func (b *builder) leaveGone() {
 			b.plan.Leave(plan.NodeGone, "node "+n.Name, "neither its agent nor its kernel answers: its endpoints are not used from here")
 		}
 	}
-}
-
-func routed(n *mesh.Node, a mesh.Attachment) bool {
-	if n == nil || n.Slot == 0 {
-		return false
-	}
-	for i := range n.Blocks {
-		if b := &n.Blocks[i]; b.Network == a.Network && b.V4.Contains(a.V4) && b.V6.Contains(a.V6) {
-			return true
-		}
-	}
-	return false
 }
 
 // The top bit says "reply" (plan.ReplyMark), and 0 is no mark.

@@ -61,7 +61,7 @@ func (snap *Snapshot) settleNetworks(live []Record) {
 		}
 		s := n.More[c.further]
 		if winner, taken := held.ranges.overlapped(s.Prefix); taken {
-			snap.Conflicts = append(snap.Conflicts, Conflict{KindNetwork, string(n.ID), "subnet " + s.Prefix.String(), string(winner), SubnetTaken})
+			snap.Conflicts = append(snap.Conflicts, Conflict{Kind: KindNetwork, ID: string(n.ID), Claim: "subnet " + s.Prefix.String(), Winner: string(winner), Reason: SubnetTaken})
 			continue
 		}
 		held.ranges.add(s.Prefix, n.ID)
@@ -147,19 +147,20 @@ func nodeClaims(nodes []*Node) []nodeClaim {
 }
 
 // settleNodes leaves each node the slot and the blocks that no older claim has and that
-// are blocks of a network: a slot or block that two nodes had would lead one's
+// are blocks of a network, without an address that a service had before: a slot or block that two nodes had would lead one's
 // packets to the other, and a block of any size all packets to whoever claims it.
-func (snap *Snapshot) settleNodes() {
+func (snap *Snapshot) settleNodes(byAge []Record) {
 	type part struct {
 		network NetworkID
 		prefix  netip.Prefix
 	}
 	slots, blocks := map[Slot]NodeID{}, map[part]NodeID{}
 	lost := map[NodeID][]int{}
+	virtual := virtualClaims{byAge: byAge}
 	lose := func(c nodeClaim, what string, winner NodeID, reason Reason) {
 		lost[c.node.ID] = append(lost[c.node.ID], c.block)
 		if winner != "" && winner != c.node.ID {
-			snap.Conflicts = append(snap.Conflicts, Conflict{KindNode, string(c.node.ID), what, string(winner), reason})
+			snap.Conflicts = append(snap.Conflicts, Conflict{Kind: KindNode, ID: string(c.node.ID), Claim: what, Winner: string(winner), Reason: reason})
 		}
 	}
 	for _, c := range nodeClaims(snap.Nodes) {
@@ -173,6 +174,11 @@ func (snap *Snapshot) settleNodes() {
 		}
 		b := c.node.Blocks[c.block]
 		four, six := part{b.Network, b.V4}, part{b.Network, b.V6}
+		if s := virtual.before(snap, c); s != "" {
+			lost[c.node.ID] = append(lost[c.node.ID], c.block)
+			snap.Conflicts = append(snap.Conflicts, Conflict{Kind: KindNode, ID: string(c.node.ID), Claim: "block " + b.V4.String(), Winner: string(s), Reason: BlockTaken, By: KindService})
+			continue
+		}
 		winner := cmp.Or(blocks[four], blocks[six])
 		if n := snap.networks[b.Network]; n == nil || !n.has(b) || winner != "" {
 			lose(c, "block "+b.V4.String(), winner, BlockTaken)

@@ -1,22 +1,29 @@
 package mesh
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
 // Conflict is a claim that lost against an older one and waits for it to end.
 type Conflict struct {
 	Kind   Kind
 	ID     string
 	Claim  string // what was claimed: `name "web"`, "port tcp/8080", "slot 9"
-	Winner string // the ID of the noun that holds it, which is of the same kind
+	Winner string // the ID of the noun that holds it, of whatever kind WinnerKind says
 	Reason Reason
+	By     Kind // of the winner; empty: the same kind
 }
+
+// WinnerKind is what kind of noun holds what was claimed.
+func (c Conflict) WinnerKind() Kind { return cmp.Or(c.By, c.Kind) }
 
 // Explain is a sentence about a conflict of this snapshot. The winner's ID is in it
 // beside the name, since the name may be what both claim.
 func (snap *Snapshot) Explain(c Conflict) string {
-	winner := string(c.Kind) + " " + c.Winner
-	if name := snap.nameOf(c.Kind, c.Winner); name != "" {
-		winner = string(c.Kind) + ` "` + name + `" (` + c.Winner + ")"
+	winner := string(c.WinnerKind()) + " " + c.Winner
+	if name := snap.nameOf(c.WinnerKind(), c.Winner); name != "" {
+		winner = string(c.WinnerKind()) + ` "` + name + `" (` + c.Winner + ")"
 	}
 	return c.Claim + " is held by the older claim of " + winner
 }

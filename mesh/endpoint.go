@@ -29,9 +29,10 @@ type Endpoint struct {
 }
 
 // Joined is what an endpoint asks of one network. Where its service does not use the network,
-// the endpoint is on it all the same.
+// the endpoint is on it all the same, unless it asked for what is ByService.
 type Joined struct {
 	Network   NetworkID
+	ByService bool    // the network was its service's: the endpoint is on it as long as it is that
 	MAC       [6]byte // zero: made from the address
 	Interface string  // the device's name in the endpoint's namespace; empty: made from the network
 	Aliases   []string

@@ -16,7 +16,9 @@ const DefaultBridgeName = "sluice0"
 func (e *Endpoint) Networks(s *Service) []NetworkID {
 	all := slices.Clone(s.Uses())
 	for _, j := range e.Joined {
-		all = append(all, j.Network)
+		if !j.ByService {
+			all = append(all, j.Network)
+		}
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
@@ -98,6 +100,10 @@ func (snap *Snapshot) hosting(node NodeID, byService map[ServiceID][]PublishedPo
 			local = append(local, e)
 		}
 	}
-	slices.SortStableFunc(local, func(a, b *Endpoint) int { return cmp.Compare(snap.since[a.ID], snap.since[b.ID]) })
+	slices.SortStableFunc(local, func(a, b *Endpoint) int { return cmp.Compare(snap.Since(a.ID), snap.Since(b.ID)) })
 	return local
 }
+
+// Since is when an endpoint was first written: of two that want one thing here the older has it. It
+// is 0 where there is none.
+func (snap *Snapshot) Since(id EndpointID) uint64 { return snap.since[id] }

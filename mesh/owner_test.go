@@ -241,7 +241,7 @@ func TestWinnersAreOlder(t *testing.T) {
 		s := merged(drawRecords(t)...)
 		for _, c := range s.Snapshot().Conflicts {
 			loser, ok := s.Get(Key{c.Kind, c.ID})
-			winner, there := s.Get(Key{c.Kind, c.Winner})
+			winner, there := s.Get(Key{c.WinnerKind(), c.Winner})
 			if !ok || !there || loser.Deleted || winner.Deleted {
 				t.Fatalf("%+v", c)
 			}

@@ -199,8 +199,8 @@ func TestSettleGivesUpTheYoungerClaim(t *testing.T) {
 	}
 	loser, winner := string(testID[NodeID]('a', 1)), string(testID[NodeID]('a', 2))
 	want := []Conflict{
-		{KindNode, loser, "slot 9", winner, SlotTaken},
-		{KindNode, loser, "block " + block.V4.String(), winner, BlockTaken},
+		{Kind: KindNode, ID: loser, Claim: "slot 9", Winner: winner, Reason: SlotTaken},
+		{Kind: KindNode, ID: loser, Claim: "block " + block.V4.String(), Winner: winner, Reason: BlockTaken},
 	}
 	if diff := cmp.Diff(want, w.state.Snapshot().Conflicts); diff != "" {
 		t.Error(diff)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // State is the merged set of records. The zero value is empty and ready. It is
@@ -168,7 +169,7 @@ func (s *State) Snapshot() *Snapshot {
 	snap.settleNames(live)
 	snap.settleNetworks(live)
 	snap.settlePorts(live)
-	snap.settleNodes()
+	snap.settleNodes(live)
 	snap.settleVirtual(live)
 	return snap
 }
@@ -213,15 +214,15 @@ func (r Record) name() string {
 }
 
 func (snap *Snapshot) settleNames(byAge []Record) {
-	holder := map[Key]string{} // Key.ID is the name here
+	holder := map[Key]string{} // Key.ID is the name here, as a name server reads it: in one case
 	for _, r := range byAge {
 		name := r.name()
 		if name == "" {
 			continue
 		}
-		k := Key{r.Kind, name}
+		k := Key{r.Kind, strings.ToLower(name)}
 		if winner, taken := holder[k]; taken {
-			snap.Conflicts = append(snap.Conflicts, Conflict{r.Kind, r.ID, `name "` + name + `"`, winner, NameTaken})
+			snap.Conflicts = append(snap.Conflicts, Conflict{Kind: r.Kind, ID: r.ID, Claim: `name "` + name + `"`, Winner: winner, Reason: NameTaken})
 			continue
 		}
 		holder[k] = r.ID
@@ -246,7 +247,7 @@ func (snap *Snapshot) settlePorts(byAge []Record) {
 				}
 			}
 			if taken {
-				snap.Conflicts = append(snap.Conflicts, Conflict{r.Kind, r.ID, "port " + p.Front(), string(snap.Fronts[winner].Service.ID), PortTaken})
+				snap.Conflicts = append(snap.Conflicts, Conflict{Kind: r.Kind, ID: r.ID, Claim: "port " + p.Front(), Winner: string(snap.Fronts[winner].Service.ID), Reason: PortTaken})
 				continue
 			}
 			mine.add(p, len(snap.Fronts))
@@ -279,8 +280,8 @@ func (snap *Snapshot) Local(id NodeID) []*Endpoint {
 	return local
 }
 
-// NetworkNamed finds the network that has the ID, or else holds the name; nil
-// where there is none. ServiceNamed and EndpointNamed do the same.
+// NetworkNamed finds the network that has the ID, or else holds the name, in
+// whatever case; nil where there is none. ServiceNamed and EndpointNamed do the same.
 func (snap *Snapshot) NetworkNamed(name string) *Network {
 	return find(snap, snap.Networks, KindNetwork, func(n *Network) (string, string) { return string(n.ID), n.Name }, name)
 }
@@ -302,7 +303,7 @@ func find[T any](snap *Snapshot, all []*T, kind Kind, label func(*T) (id, name s
 		if id == want { // before a name that looks like it
 			return x
 		}
-		if name == want && !snap.lost(kind, id, name) {
+		if strings.EqualFold(name, want) && !snap.lost(kind, id, name) {
 			named = x
 		}
 	}

@@ -141,7 +141,7 @@ func TestOldestClaimHoldsPort(t *testing.T) {
 	if len(snap.Fronts) != 1 || snap.Fronts[0].Service.Name != "s2" {
 		t.Fatalf("fronts %+v", snap.Fronts)
 	}
-	want := []Conflict{{KindService, younger.ID, "port tcp/80", older.ID, PortTaken}}
+	want := []Conflict{{Kind: KindService, ID: younger.ID, Claim: "port tcp/80", Winner: older.ID, Reason: PortTaken}}
 	if diff := cmp.Diff(want, snap.Conflicts); diff != "" {
 		t.Error(diff)
 	}

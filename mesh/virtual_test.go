@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -202,6 +203,43 @@ func TestVirtualOutsideOldBlocks(t *testing.T) {
 	}
 	if err := w.serve(16, n.ID); ReasonOf(err) != PoolExhausted {
 		t.Errorf("16th service: %v", err)
+	}
+}
+
+// A node of before there were virtual addresses, or one that takes what it likes, gets no block with
+// a service's address in it, and is told whose it is. An older claim of the block stands.
+func TestVirtualAgainstYoungerBlock(t *testing.T) {
+	for _, older := range []bool{false, true} {
+		w, n := virtualWorld(t, 12)
+		var id ServiceID
+		var before Attachment
+		for i := range 12 { // no node claims the last block
+			id = testID[ServiceID]('c', i+1)
+			if before, _ = w.state.Snapshot().Virtual(id, n.ID); before.V4.Less(netip.MustParseAddr("10.0.0.240")) {
+				break
+			}
+		}
+		node := w.state.Snapshot().Node(testID[NodeID]('a', 2)).clone()
+		b := Block{Network: n.ID, V4: netip.PrefixFrom(before.V4, n.Bits4).Masked(), V6: nth6(n.Subnet6, 5), Claim: w.time + 1}
+		if older {
+			b.Claim = 1
+		}
+		w.time++
+		node.Blocks = []Block{b}
+		w.write(node.ID, NodeRecord(node))
+		snap := w.state.Snapshot()
+		onlyOneVirtual(t, snap, n)
+		after, _ := snap.Virtual(id, n.ID)
+		held := len(snap.Node(node.ID).Blocks) == 1
+		if held != older || (after == before) == older || (len(snap.Conflicts) == 0) != older {
+			t.Fatalf("block older %v: held %v, the service had %s and has %s, %v", older, held, before.V4, after.V4, snap.Conflicts)
+		}
+		if older {
+			continue
+		}
+		if got := snap.Explain(snap.Conflicts[0]); !strings.Contains(got, `block `+b.V4.String()+` is held by the older claim of service "s`) {
+			t.Error(got)
+		}
 	}
 }
 

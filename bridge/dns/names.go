@@ -51,7 +51,7 @@ type Service struct {
 // Endpoint is an endpoint as far as names go. Its name answers as long as it has an address;
 // its service's name gives it only while it is ready.
 type Endpoint struct {
-	Name    string
+	Name    string // empty: it is one of its service, and has no name of its own
 	Service string // with Stack the service that it belongs to; empty: none
 	Stack   string
 	Aliases []Alias

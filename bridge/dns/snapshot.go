@@ -9,12 +9,12 @@ import (
 
 // FromSnapshot is the names of a snapshot, as the askers of node self see them: on a bridge
 // there are that node's endpoints only. The ingress network carries no names, but it is a way
-// out.
-func FromSnapshot(snap *mesh.Snapshot, self mesh.NodeID) Names {
-	f := reader{snap: snap, self: self, lost: map[string]bool{}, bridged: map[mesh.NetworkID]bool{}}
+// out. The endpoints of nodes that are gone are not ready, as they are to the balancer.
+func FromSnapshot(snap *mesh.Snapshot, self mesh.NodeID, gone map[mesh.NodeID]bool) Names {
+	f := reader{snap: snap, self: self, gone: gone, lost: map[mesh.Key]bool{}, bridged: map[mesh.NetworkID]bool{}}
 	for _, c := range snap.Conflicts {
 		if c.Reason == mesh.NameTaken {
-			f.lost[c.ID] = true
+			f.lost[mesh.Key{Kind: c.Kind, ID: c.ID}] = true
 		}
 	}
 	names := Names{TTL: DefaultTTL}
@@ -24,7 +24,7 @@ func FromSnapshot(snap *mesh.Snapshot, self mesh.NodeID) Names {
 	}
 	byID := make(map[mesh.ServiceID]Service, len(snap.Services))
 	for _, s := range snap.Services {
-		if f.lost[string(s.ID)] {
+		if f.lost[mesh.Key{Kind: mesh.KindService, ID: string(s.ID)}] {
 			byID[s.ID] = Service{Stack: s.Stack} // which its endpoints' own names are in
 			continue
 		}
@@ -33,9 +33,7 @@ func FromSnapshot(snap *mesh.Snapshot, self mesh.NodeID) Names {
 		names.Services = append(names.Services, service)
 	}
 	for _, e := range snap.Endpoints {
-		if !f.lost[string(e.ID)] {
-			names.Endpoints = append(names.Endpoints, f.endpoint(e, byID[e.Service]))
-		}
+		names.Endpoints = append(names.Endpoints, f.endpoint(e, byID[e.Service]))
 	}
 	return names
 }
@@ -56,7 +54,8 @@ func AskerOf(snap *mesh.Snapshot, e *mesh.Endpoint) Asker {
 type reader struct {
 	snap    *mesh.Snapshot
 	self    mesh.NodeID
-	lost    map[string]bool // whose name an older claim holds: the winner's name must not give its addresses
+	gone    map[mesh.NodeID]bool
+	lost    map[mesh.Key]bool // whose name an older claim holds: the winner's name must not give its addresses
 	bridged map[mesh.NetworkID]bool
 }
 
@@ -66,7 +65,7 @@ func (f *reader) network(n *mesh.Network) Network {
 		return network
 	}
 	network.Subnets = n.Subnets()
-	if !f.lost[string(n.ID)] {
+	if !f.lost[mesh.Key{Kind: mesh.KindNetwork, ID: string(n.ID)}] {
 		network.Name = n.Name
 	}
 	return network
@@ -92,10 +91,13 @@ func (f *reader) service(s *mesh.Service) Service {
 }
 
 func (f *reader) endpoint(e *mesh.Endpoint, s Service) Endpoint {
-	out := Endpoint{Name: e.Name, Service: s.Name, Stack: s.Stack, Ready: e.State == mesh.Ready}
+	out := Endpoint{Name: e.Name, Service: s.Name, Stack: s.Stack, Ready: e.State == mesh.Ready && !f.gone[e.Node]}
+	if f.lost[mesh.Key{Kind: mesh.KindEndpoint, ID: string(e.ID)}] {
+		out.Name = "" // the balancer has it all the same
+	}
 	for _, at := range e.Attached {
-		if at.Network == mesh.IngressNetwork || f.bridged[at.Network] && e.Node != f.self {
-			continue
+		if at.Network == mesh.IngressNetwork || f.bridged[at.Network] && e.Node != f.self || !f.snap.Reaches(e, at) {
+			continue // on a bridge, another node's is not the asker's
 		}
 		out.Addrs = append(out.Addrs, addrsAt(at)...)
 	}

@@ -13,23 +13,18 @@ import (
 // village is one overlay, one bridge and one internal bridge, each with endpoints of two nodes.
 func village(t *testing.T) *mesh.Snapshot {
 	t.Helper()
-	var state mesh.State
-	time := uint64(0)
-	put := func(r mesh.Record) {
-		time++
-		r.Version, r.Claim = mesh.Version{Time: time, Writer: "a000000000000001"}, time
-		state.Merge(r)
-	}
+	v := newCluster(t)
+	put := v.put
 	const over, flat, cave = "b000000000000001", "b000000000000002", "b000000000000003"
 	put(mesh.NetworkRecord(mesh.NewIngress(mesh.DefaultIngress(), mesh.DefaultPool(), 0x1234567890)))
 	put(mesh.NetworkRecord(&mesh.Network{
 		ID: over, Name: "over", Subnet4: netip.MustParsePrefix("10.192.0.0/20"), Subnet6: netip.MustParsePrefix("fd01::/48"), Bits4: 26, VNI: 1<<20 + 2,
 	}))
 	put(mesh.NetworkRecord(&mesh.Network{
-		ID: flat, Name: "flat", Driver: mesh.Bridge, Subnet4: netip.MustParsePrefix("172.30.0.0/16"), Subnet6: netip.MustParsePrefix("fd02::/64"),
+		ID: flat, Name: "flat", Driver: mesh.Bridge, Subnet4: netip.MustParsePrefix("172.30.0.0/16"), Subnet6: netip.MustParsePrefix("fd02::/64"), Gateway4: ip("172.30.0.1"), Gateway6: ip("fd02::1"),
 	}))
 	put(mesh.NetworkRecord(&mesh.Network{
-		ID: cave, Name: "cave", Driver: mesh.Bridge, Internal: true, Subnet4: netip.MustParsePrefix("172.31.0.0/16"), Subnet6: netip.MustParsePrefix("fd03::/64"),
+		ID: cave, Name: "cave", Driver: mesh.Bridge, Internal: true, Subnet4: netip.MustParsePrefix("172.31.0.0/16"), Subnet6: netip.MustParsePrefix("fd03::/64"), Gateway4: ip("172.31.0.1"), Gateway6: ip("fd03::1"),
 	}))
 	put(mesh.ServiceRecord(&mesh.Service{
 		ID: "c000000000000001", Name: "web", Stack: "shop", Aliases: []string{"www"}, Networks: []mesh.NetworkID{over, flat}, Scheduler: mesh.RoundRobin,
@@ -55,14 +50,17 @@ func village(t *testing.T) *mesh.Snapshot {
 	endpoint("d000000000000002", "web.2", "c000000000000001", "a000000000000002", on(over, "10.192.0.66", "fd01:0:0:1::2"), on(flat, "172.30.0.2", "fd02::2"))
 	endpoint("d000000000000003", "rr.1", "c000000000000002", "a000000000000002", on(over, "10.192.0.67", "fd01:0:0:1::3"))
 	endpoint("d000000000000004", "deep.1", "c000000000000003", "a000000000000001", on(cave, "172.31.0.3", "fd03::3"))
-	return state.Snapshot()
+	v.node(1, block(over, "10.192.0.0/26", "fd01::/64"))
+	v.node(2, block(over, "10.192.0.64/26", "fd01:0:0:1::/64"))
+	v.node(3)
+	return v.state.Snapshot()
 }
 
 func TestFromSnapshotOfAllKinds(t *testing.T) {
 	snap := village(t)
 	const over, flat, cave = mesh.NetworkID("b000000000000001"), mesh.NetworkID("b000000000000002"), mesh.NetworkID("b000000000000003")
-	first := NewZone(FromSnapshot(snap, "a000000000000001"))
-	third := NewZone(FromSnapshot(snap, "a000000000000003")) // has no endpoint
+	first := NewZone(FromSnapshot(snap, "a000000000000001", nil))
+	third := NewZone(FromSnapshot(snap, "a000000000000003", nil)) // has no endpoint
 	onOver, onFlat := Asker{Networks: []mesh.NetworkID{over}, Stack: "shop"}, Asker{Networks: []mesh.NetworkID{flat}, Stack: "shop"}
 	onBoth, other := Asker{Networks: []mesh.NetworkID{over, flat}, Stack: "shop"}, Asker{Networks: []mesh.NetworkID{over}, Stack: "blog"}
 	for _, tt := range []struct {
@@ -118,5 +116,80 @@ func TestAskerOf(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// What a record says before its node has settled is nobody's address, or another's: the balancer
+// does not use it, and no name gives it.
+func TestNamesGiveWhatIsReachedAlone(t *testing.T) {
+	v := street(t)
+	bank, shop := v.service(1, "bank"), v.service(2, "shop")
+	v.endpoint(1, "bank.1", bank, 1, "10.9.0.5", "fd09::6")
+	v.endpoint(2, "shop.1", shop, 2, "10.9.0.5", "fd09::6")        // of the block that its node lost
+	v.endpoint(3, "shop.2", shop, 1, "203.0.113.9", "2001:db8::9") // of no network
+	for _, tt := range []struct {
+		name  string
+		qtype uint16
+		want  string
+	}{
+		{"bank", dns.TypeA, "found 10.9.0.5"},
+		{"shop", dns.TypeA, "no data"},
+		{"tasks.shop", dns.TypeAAAA, "no data"},
+		{"shop.1", dns.TypeA, "not ours"},
+		{"shop.2", dns.TypeA, "not ours"},
+		{"5.0.9.10.in-addr.arpa", dns.TypePTR, "found bank.1.back."},
+	} {
+		if got := v.asked(tt.name, tt.qtype); got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestServiceNamesLeaveOutNodesThatAreGone(t *testing.T) {
+	snap := village(t)
+	z := NewZone(FromSnapshot(snap, "a000000000000001", map[mesh.NodeID]bool{"a000000000000002": true}))
+	for name, want := range map[string]string{
+		"rr": "no data", "tasks.web": "found 10.192.0.2", "web": "found 10.192.14.1", "web.2": "found 10.192.0.66",
+	} {
+		a := Asker{Networks: []mesh.NetworkID{"b000000000000001"}, Stack: "shop"}
+		if got := say(z.Lookup(&a, dns.Question{Name: name + ".", Qtype: dns.TypeA}, 0)); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}
+
+// DNS does not tell cases apart, so names that differ in nothing else are one, the older claim's.
+func TestNamesInOneCase(t *testing.T) {
+	v := street(t)
+	bank, other := v.service(1, "bank"), v.service(2, "Bank")
+	v.endpoint(1, "x.1", bank, 1, "10.9.0.5", "fd09::6")
+	v.endpoint(2, "X.1", other, 1, "10.9.0.6", "fd09::7")
+	snap := v.state.Snapshot()
+	if snap.ServiceNamed("BANK").ID != bank.ID || snap.EndpointNamed("X.1").Service != bank.ID {
+		t.Errorf("BANK is %v, conflicts are %v", snap.ServiceNamed("BANK"), snap.Conflicts)
+	}
+	for _, name := range []string{"bank", "Bank", "tasks.BANK", "x.1", "X.1"} {
+		if got := v.asked(name, dns.TypeA); got != "found 10.9.0.5" {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+}
+
+// Who lost a name is no less behind the name of its service, and what has the ID of another kind's
+// loser lost nothing.
+func TestNamesOfLosers(t *testing.T) {
+	v := street(t)
+	bank := v.service(1, "bank")
+	v.endpoint(1, "x", bank, 1, "10.9.0.5", "fd09::6")
+	v.endpoint(2, "x", bank, 1, "10.9.0.6", "fd09::7")
+	namesake := &mesh.Endpoint{ID: mesh.EndpointID(bank.ID), Name: "x", Service: bank.ID, Node: "a000000000000002", State: mesh.Ready, Weight: 1}
+	v.put(mesh.EndpointRecord(namesake))
+	for name, want := range map[string]string{"bank": "found 10.9.0.5 10.9.0.6", "x": "found 10.9.0.5"} {
+		if got := v.asked(name, dns.TypeA); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+	if got := v.asked("6.0.9.10.in-addr.arpa", dns.TypePTR); got != "no name" {
+		t.Errorf("the loser's address is %s", got)
 	}
 }

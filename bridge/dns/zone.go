@@ -109,7 +109,9 @@ func (z *Zone) addEndpoint(e Endpoint) *host {
 	for _, alias := range e.Aliases {
 		z.bear(h, alias.Name, alias.Network, endpointAlias)
 	}
-	z.point(h, e.Addrs, endpointName)
+	if e.Name != "" {
+		z.point(h, e.Addrs, endpointName)
+	}
 	return h
 }
 
@@ -119,7 +121,9 @@ func (z *Zone) addService(s Service, members []*host, ready map[*host]bool) {
 	for _, m := range members {
 		tasks.exist(m.on...)
 		if ready[m] {
-			tasks.targets = append(tasks.targets, m)
+			if m.name != "" {
+				tasks.targets = append(tasks.targets, m)
+			}
 			tasks.join(m.groups)
 		}
 	}

@@ -306,24 +306,22 @@ func TestLookupProperties(t *testing.T) {
 }
 
 func TestFromSnapshot(t *testing.T) {
-	snap := &mesh.Snapshot{
-		Networks: []*mesh.Network{
-			{ID: mesh.IngressNetwork, Name: "ingress"},
-			{ID: "n", Name: "back", Subnet4: netip.MustParsePrefix("10.9.0.0/20"), Subnet6: netip.MustParsePrefix("fd09::/48"), More: []mesh.Subnet{{Prefix: netip.MustParsePrefix("10.77.0.0/24")}}},
-		},
-		Services: []*mesh.Service{
-			{ID: "s1", Name: "web", Networks: []mesh.NetworkID{"n"}, Publish: []mesh.PublishedPort{{Proto: mesh.TCP, Published: 8080, Target: 80}, {Proto: mesh.TCP, Published: 8081, Target: 80}}},
-			{ID: "s2", Name: "web", Networks: []mesh.NetworkID{"n"}},
-		},
-		Endpoints: []*mesh.Endpoint{
-			{ID: "e1", Name: "web.1", Service: "s1", State: mesh.Ready, Attached: []mesh.Attachment{{Network: mesh.IngressNetwork, V4: ip("10.255.0.1")}, {Network: "n", V4: ip("10.9.0.1"), V6: ip("fd09::1")}}},
-			{ID: "e2", Name: "web.2", Service: "s1", State: mesh.Draining, Attached: []mesh.Attachment{{Network: "n", V4: ip("10.9.0.2")}}},
-			{ID: "e3", Name: "web.3", Service: "s2", State: mesh.Ready, Attached: []mesh.Attachment{{Network: "n", V4: ip("10.9.0.3")}}},
-		},
-		Conflicts: []mesh.Conflict{{Kind: mesh.KindService, ID: "s2", Claim: `name "web"`, Winner: "s1", Reason: mesh.NameTaken}},
-	}
-	z := NewZone(FromSnapshot(snap, "here"))
-	a := Asker{Networks: []mesh.NetworkID{mesh.IngressNetwork, "n"}}
+	v := street(t)
+	v.node(1, block(back, "10.9.0.0/26", "fd09::/64"), block(mesh.IngressNetwork, "198.18.0.0/27", "fd12:3456:7890::/64"))
+	web := v.service(1, "web")
+	web.Publish = []mesh.PublishedPort{{Proto: mesh.TCP, Published: 8080, Target: 80}, {Proto: mesh.TCP, Published: 8081, Target: 80}}
+	v.put(mesh.ServiceRecord(web))
+	younger := v.service(2, "web")
+	first := v.endpoint(1, "web.1", web, 1, "10.9.0.2", "fd09::3")
+	first.Attached = append([]mesh.Attachment{{Network: mesh.IngressNetwork, V4: ip("198.18.0.2"), V6: ip("fd12:3456:7890::3")}}, first.Attached...)
+	v.put(mesh.EndpointRecord(first))
+	second := v.endpoint(2, "web.2", web, 1, "10.9.0.3", "fd09::4")
+	second.State = mesh.Draining
+	v.put(mesh.EndpointRecord(second))
+	v.endpoint(3, "web.3", younger, 1, "10.9.0.4", "fd09::5")
+	snap := v.state.Snapshot()
+	z := NewZone(FromSnapshot(snap, "a000000000000001", nil))
+	a := Asker{Networks: []mesh.NetworkID{mesh.IngressNetwork, back}}
 	got := map[string]string{}
 	for _, q := range []dns.Question{
 		{Name: "web.", Qtype: dns.TypeA},
@@ -331,17 +329,17 @@ func TestFromSnapshot(t *testing.T) {
 		{Name: "web.2.", Qtype: dns.TypeA},
 		{Name: "web.3.", Qtype: dns.TypeA},
 		{Name: "_80._tcp.web.", Qtype: dns.TypeSRV},
-		{Name: "1.0.255.10.in-addr.arpa.", Qtype: dns.TypePTR},
-		{Name: "1.0.9.10.in-addr.arpa.", Qtype: dns.TypePTR},
+		{Name: "2.0.18.198.in-addr.arpa.", Qtype: dns.TypePTR},
+		{Name: "2.0.9.10.in-addr.arpa.", Qtype: dns.TypePTR},
 		{Name: "99.0.9.10.in-addr.arpa.", Qtype: dns.TypePTR},
 		{Name: "99.0.77.10.in-addr.arpa.", Qtype: dns.TypePTR},
 	} {
 		got[q.Name+" "+dns.TypeToString[q.Qtype]] = say(z.Lookup(&a, q, 0))
 	}
 	want := map[string]string{
-		"web. A": "found 10.9.0.1", "web. AAAA": "found fd09::1", "web.2. A": "found 10.9.0.2", "web.3. A": "found 10.9.0.3",
-		"_80._tcp.web. SRV": "found web.1.:80", "1.0.255.10.in-addr.arpa. PTR": "not ours",
-		"1.0.9.10.in-addr.arpa. PTR": "found web.1.back.", "99.0.9.10.in-addr.arpa. PTR": "no name",
+		"web. A": "found 10.9.0.2", "web. AAAA": "found fd09::3", "web.2. A": "found 10.9.0.3", "web.3. A": "found 10.9.0.4",
+		"_80._tcp.web. SRV": "found web.1.:80", "2.0.18.198.in-addr.arpa. PTR": "not ours",
+		"2.0.9.10.in-addr.arpa. PTR": "found web.1.back.", "99.0.9.10.in-addr.arpa. PTR": "no name",
 		"99.0.77.10.in-addr.arpa. PTR": "no name",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

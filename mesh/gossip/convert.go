@@ -84,14 +84,14 @@ func (w wireRecord) record() mesh.Record {
 
 func toWireJoined(j mesh.Joined) wireJoined {
 	return wireJoined{
-		Network: j.Network, MAC: j.MAC, Interface: j.Interface, Aliases: j.Aliases, Gateway: j.Gateway,
+		Network: j.Network, ByService: j.ByService, MAC: j.MAC, Interface: j.Interface, Aliases: j.Aliases, Gateway: j.Gateway,
 		Sysctls: each(j.Sysctls, func(s mesh.InterfaceSysctl) wireSysctl { return wireSysctl(s) }),
 	}
 }
 
 func (w wireJoined) joined() mesh.Joined {
 	return mesh.Joined{
-		Network: w.Network, MAC: w.MAC, Interface: w.Interface, Aliases: w.Aliases, Gateway: w.Gateway,
+		Network: w.Network, ByService: w.ByService, MAC: w.MAC, Interface: w.Interface, Aliases: w.Aliases, Gateway: w.Gateway,
 		Sysctls: each(w.Sysctls, func(s wireSysctl) mesh.InterfaceSysctl { return mesh.InterfaceSysctl(s) }),
 	}
 }

@@ -302,6 +302,7 @@ type (
 	}
 	wireJoined struct {
 		Network   mesh.NetworkID `json:"n"`
+		ByService bool           `json:"s,omitempty"`
 		MAC       [6]byte        `json:"m,omitzero"`
 		Interface string         `json:"if,omitempty"`
 		Aliases   []string       `json:"al,omitempty"`

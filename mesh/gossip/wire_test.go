@@ -120,7 +120,7 @@ func records() *rapid.Generator[mesh.Record] {
 			}
 			if rapid.Bool().Draw(t, "joined") {
 				e.Joined = []mesh.Joined{{
-					Network: hexID[mesh.NetworkID]().Draw(t, "joined network"), MAC: [6]byte{2, rapid.Byte().Draw(t, "mac")}, Interface: "eth0",
+					Network: hexID[mesh.NetworkID]().Draw(t, "joined network"), ByService: rapid.Bool().Draw(t, "by service"), MAC: [6]byte{2, rapid.Byte().Draw(t, "mac")}, Interface: "eth0",
 					Aliases: []string{"db"}, Gateway: rapid.IntRange(-9, 9).Draw(t, "gateway"),
 					Sysctls: []mesh.InterfaceSysctl{{Family: "ipv4", Table: "conf", Key: "forwarding", Value: "1"}},
 				}}
