@@ -42,6 +42,7 @@ type builder struct {
 	table *plan.Table              // the host's
 	built map[string]*mesh.Network // by the name of its bridge
 	seen  map[string]bool          // what needs to be said only once
+	spans plan.Spans               // what endpoints on overlays answer on, as ranges
 }
 
 // settings are those of the whole host.

@@ -176,3 +176,26 @@ func TestDrainingFinishes(t *testing.T) {
 		t.Errorf("a draining endpoint: %v, want %v", flows, want)
 	}
 }
+
+// A node that lost its block of an overlay, or has none yet, leads nobody to an address of it.
+func TestNoBlockIsNotCaptured(t *testing.T) {
+	w := scene.New(t, 1)
+	w.Endpoint(w.Service("web", []mesh.NetworkID{w.Network("blue")}, scene.OwnPort(8080, 80, mesh.TCP)), "web.1", 1)
+	if n := len(elements(compile(w, mesh.Local{}), plan.Hosted4)); n != 1 {
+		t.Fatalf("%d ports answer, want 1", n)
+	}
+	node := *w.State.Snapshot().Node(scene.NodeID(1))
+	node.Blocks = nil
+	w.Write(node.ID, mesh.NodeRecord(&node))
+	p := compile(w, mesh.Local{})
+	for _, set := range []string{plan.Hosted4, plan.Hosted6, "entered4", "entered6"} {
+		if len(elements(p, set)) > 0 {
+			t.Errorf("%s: %v", set, elements(p, set))
+		}
+	}
+	if !slices.ContainsFunc(p.Left, func(l plan.Left) bool {
+		return l.Reason == plan.NotSettled && l.Object == "endpoint web.1 port tcp/8080"
+	}) {
+		t.Errorf("left out %v", p.Left)
+	}
+}

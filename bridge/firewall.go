@@ -135,6 +135,7 @@ func (b *builder) ports() {
 // masquerade gives what leaves an endpoint's network the host's address, and what comes from
 // the host's loopback addresses, which mean nothing elsewhere.
 func (b *builder) masquerade() {
+	gateways4, gateways6 := b.table.Set("gateways4", plan.FieldIPv4), b.table.Set("gateways6", plan.FieldIPv6)
 	chain := b.table.Chain("postrouting", "type nat hook postrouting priority srcnat; policy accept;")
 	chain.Rule(
 		fmt.Sprintf("iifname %s masquerade", waysOut),
@@ -146,6 +147,10 @@ func (b *builder) masquerade() {
 		chain.Rule(
 			fmt.Sprintf("oifname %s ip saddr %s masquerade", devices, netip.MustParsePrefix("127.0.0.0/8")),
 			fmt.Sprintf("oifname %s ip6 saddr %s masquerade", devices, netip.IPv6Loopback()),
+			// A process that dials a port at a bridge's address has this for its own: on
+			// another network the answer would come by another device than that address is for.
+			fmt.Sprintf("oifname %s ip saddr @%s %s masquerade", devices, gateways4.Name, translated),
+			fmt.Sprintf("oifname %s ip6 saddr @%s %s masquerade", devices, gateways6.Name, translated),
 		)
 	}
 }

@@ -62,6 +62,7 @@ func (b *builder) hosted() {
 		}
 		b.open(f)
 	}
+	b.entries()
 	b.finishing()
 }
 
@@ -110,11 +111,17 @@ func (b *builder) open(f mesh.HostedFront) {
 	if n == nil || n.Bridged() && b.built[plan.BridgeLink(string(n.ID))] != n {
 		return // whose bridge has its name has been told
 	}
+	if self := b.snap.Node(b.local.ID); !n.Bridged() && (self.Slot == 0 || len(self.BlocksOf(n.ID)) == 0) {
+		// Without a block there is no sandbox (package overlay), and the address may be another node's.
+		b.plan.Leave(plan.NotSettled, object(f), "this node has no block of network "+n.Name+" yet")
+		return
+	}
 	ports := plan.Ports{Addr: f.Port.Addr, Proto: string(f.Port.Proto), First: f.Port.Published, Last: f.Port.Last}
 	for _, at := range []netip.Addr{f.At.V4, f.At.V6} {
-		if ports.Has(plan.FamilyOf(at)) {
-			b.capture(f.Port, ports, at)
+		if !ports.Has(plan.FamilyOf(at)) {
+			continue
 		}
+		b.capture(f.Port, ports, at)
 		if !n.Bridged() {
 			b.enter(f.Port, at)
 		}
@@ -140,18 +147,33 @@ func (b *builder) capture(p mesh.PublishedPort, dialled plan.Ports, at netip.Add
 	b.table.Set(mapFor(plan.FamilyOf(at), p)).Put(to, key...)
 }
 
-// enter lets a port be reached by the way out of the network that its endpoint is on.
+// enter lets a port be reached by the way out of the network that its endpoint is on. Ports that
+// are dialled at different addresses may lead to one target, and ranges of them overlap there.
 func (b *builder) enter(p mesh.PublishedPort, at netip.Addr) {
-	set := "entered"
 	if p.Last != 0 {
-		set = "entered_range"
+		b.spans.Add(plan.Ports{Addr: at, Proto: string(p.Proto), First: p.Target, Last: p.Last})
+		return
 	}
-	suffix := map[bool]string{true: "4", false: "6"}[at.Is4()]
-	key := plan.Join(at.String(), string(p.Proto), plan.Ports{First: p.Target, Last: p.Last}.Text())
-	if entered := b.table.Set(set + suffix); !b.seen[set+suffix+key] {
-		b.seen[set+suffix+key] = true // two ports may lead to one target
-		entered.Add(key)
+	set := b.table.Set("entered" + suffix(at))
+	if key := plan.Join(at.String(), string(p.Proto), strconv.Itoa(int(p.Target))); !b.seen[set.Name+key] {
+		b.seen[set.Name+key] = true
+		set.Add(key)
 	}
+}
+
+// entries puts the ranges of enter into their sets.
+func (b *builder) entries() {
+	for _, p := range b.spans.All() {
+		b.table.Set("entered_range"+suffix(p.Addr)).Add(p.Addr.String(), p.Proto, p.Text())
+	}
+}
+
+// suffix is how sets are called by family.
+func suffix(a netip.Addr) string {
+	if a.Is4() {
+		return "4"
+	}
+	return "6"
 }
 
 // localAlso lets what a process dialled at a loopback address be answered by a bridge: chain

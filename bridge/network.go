@@ -62,6 +62,8 @@ func (b *builder) raise(n *mesh.Network) bool {
 		plan.Sysctl{Key: "net/ipv6/conf/" + name + "/accept_ra", Value: "0"}, // a workload is no router
 	)
 	b.table.Set("own_bridges").Add(name)
+	b.table.Set("gateways4").Add(n.Gateway4.String())
+	b.table.Set("gateways6").Add(n.Gateway6.String())
 	if !n.Apart {
 		b.table.Set("together").Add(name, name)
 	}
@@ -74,7 +76,7 @@ func (b *builder) raise(n *mesh.Network) bool {
 	return true
 }
 
-// span plans the bridge itself, in a namespace of its own that has no rules, and the host's
+// span plans the bridge itself, in a namespace of its own with rules for frames alone, and the host's
 // interface on it. In the host's namespace its frames would be put to the host's rules as
 // packets where br_netfilter is on (as Docker has it): translated on the bridge, an answer to
 // ::1 is lost, and isolated ports keep endpoints from their own published port.
@@ -91,6 +93,7 @@ func (b *builder) span(n *mesh.Network, name string) {
 			Peer: plan.Peer{Sandbox: b.host.Name, Link: name, MAC: mac},
 		},
 	)
+	frames(s.Table("bridge"))
 	b.host.Links = append(b.host.Links, plan.Link{
 		Name: name, Kind: plan.LinkVeth, MAC: mac, MTU: b.mtu(n),
 		Peer: plan.Peer{Sandbox: s.Name, Link: plan.BridgeHost},
@@ -139,6 +142,7 @@ func (b *builder) attach(e *mesh.Endpoint, a mesh.Attachment, n *mesh.Network) {
 			plan.Route{Kind: plan.RouteVia, Dst: netip.PrefixFrom(netip.IPv6Unspecified(), 0), Via: n.Gateway6, Link: inside},
 		)
 	}
+	speaks(s.Table("bridge"), port, mac, a.V4, a.V6)
 	b.table.Set("bridge_sources4").Add(link, a.V4.String())
 	b.table.Set("bridge_sources6").Add(link, a.V6.String())
 	if !n.Routed {

@@ -101,40 +101,51 @@ func (b *builder) guards(table *plan.Table) {
 	b.tunnels(table)
 }
 
-// tunnels lets frames of the mesh in from the cluster's nodes only.
+// tunnels lets frames of the mesh in from the cluster's nodes only, and only to the address that
+// the nodes send them to: the kernel's tunnels listen on all, and what a node lets its endpoints
+// send to others of ours leaves by masquerade as if the node had sent it.
 func (b *builder) tunnels(table *plan.Table) {
-	frame := b.frame()
-	table.Chain("tunnels", "type filter hook input priority filter; policy accept;").Rule(
-		frame+" meta nfproto ipv4 ip saddr != @peers4 counter drop",
-		frame+" meta nfproto ipv6 ip6 saddr != @peers6 counter drop",
-	)
+	frame := fmt.Sprintf("udp dport %d %s", b.self.VXLANPort, ourVNI)
 	// A frame is one connection with those of its flow in the same direction, as the
 	// source port is the flow's hash: two more entries on either node for each
 	// flow, which nothing asks for.
-	from, to := "ip saddr @peers4 ip daddr", "ip daddr @peers4 ip saddr"
+	from, to, here := "ip saddr @peers4 ip daddr", "ip daddr @peers4 ip saddr", "ip daddr"
 	if b.self.Addr.Is6() {
-		from, to = "ip6 saddr @peers6 ip6 daddr", "ip6 daddr @peers6 ip6 saddr"
+		from, to, here = "ip6 saddr @peers6 ip6 daddr", "ip6 daddr @peers6 ip6 saddr", "ip6 daddr"
 	}
+	table.Chain("tunnels", "type filter hook input priority filter; policy accept;").Rule(
+		frame+" meta nfproto ipv4 ip saddr != @peers4 counter drop",
+		frame+" meta nfproto ipv6 ip6 saddr != @peers6 counter drop",
+		fmt.Sprintf("%s %s != %s counter drop", frame, here, b.self.Addr),
+	)
 	table.Chain("fence", "").Rule(fmt.Sprintf("%s %s %s notrack", frame, from, b.self.Addr))
 	table.Chain("untracked", "type filter hook output priority raw; policy accept;").Rule(
 		fmt.Sprintf("%s %s %s notrack", frame, to, b.self.Addr))
 	b.noForgery(table)
 }
 
-// frame matches the mesh's frames. Our VNIs begin at 2^20 (24 bits, 96 bits into UDP): another
-// program's tunnels on the same port are not ours to judge.
-func (b *builder) frame() string {
-	return fmt.Sprintf("udp dport %d @th,96,24 >= 0x100000", b.self.VXLANPort)
-}
+// ourVNI matches our VNIs in a VXLAN frame, which begin at 2^20 (24 bits, 96 bits into UDP):
+// another program's tunnels on the same port are not ours to judge.
+const ourVNI = "@th,96,24 >= 0x100000"
 
 // noForgery keeps everybody but the kernel's own tunnels from speaking to a peer's
 // tunnel port with this node's address: what leaves by masquerade or from a
 // process here would pass there for ours, inner addresses and all. Packets of a
-// tunnel device have no socket with an owner.
+// tunnel device have no socket with an owner. What endpoints send is dropped wherever it goes,
+// since a peer has more addresses than the one that is known here.
 func (b *builder) noForgery(table *plan.Table) {
-	frame := b.frame()
+	ports := table.Set("tunnel_ports", plan.FieldPort)
+	seen := map[uint16]bool{}
+	for _, node := range b.snap.Nodes {
+		if !seen[node.VXLANPort] {
+			seen[node.VXLANPort] = true
+			ports.Add(strconv.Itoa(int(node.VXLANPort)))
+		}
+	}
+	frame := fmt.Sprintf("udp dport @%s %s", ports.Name, ourVNI)
 	table.Chain("forged", "").Rule(
 		fmt.Sprintf(`iifname "%s*" %s counter drop`, plan.WayOutHosts, frame),
+		fmt.Sprintf(`iifname "%s*" %s counter drop`, plan.BridgeLinks, frame),
 		fmt.Sprintf(`iifname @own_bridges ip daddr @peers4 %s counter drop`, frame),
 		fmt.Sprintf(`iifname @own_bridges ip6 daddr @peers6 %s counter drop`, frame),
 	)

@@ -16,20 +16,50 @@ func (c *compiler) enter(f mesh.HostedFront) {
 		return
 	}
 	c.localAlso(plan.WayOutHost(uint32(n.VNI)))
-	table := c.plan.Sandbox(plan.NetworkSandbox(uint32(n.VNI)), plan.KindNetwork).Table("inet")
-	name := "hosted"
-	if f.Port.Last != 0 {
-		name = "hosted_range"
-	}
-	port := plan.Ports{First: f.Port.Target, Last: f.Port.Last}.Text()
-	put := func(name string, a netip.Addr) {
-		if key := plan.Join(a.String(), string(f.Port.Proto), port); !c.seen[name+key] {
-			c.seen[name+key] = true // two ports may lead to one target
-			table.Set(name).Add(key)
+	name := plan.NetworkSandbox(uint32(n.VNI))
+	dialled := plan.Ports{Addr: f.Port.Addr}
+	for _, at := range []netip.Addr{f.At.V4, f.At.V6} {
+		if !dialled.Has(plan.FamilyOf(at)) {
+			continue
+		}
+		// Several ports may lead to one target, and ranges of them overlap there.
+		to := plan.Ports{Addr: at, Proto: string(f.Port.Proto), First: f.Port.Target, Last: f.Port.Last}
+		if to.Last != 0 {
+			c.spansOf(name).Add(to)
+			continue
+		}
+		if key := plan.Join(at.String(), to.Proto, to.Text()); !c.seen[name+key] {
+			c.seen[name+key] = true
+			c.hostedIn(name, "hosted", at).Add(key)
 		}
 	}
-	put(name+"4", f.At.V4)
-	put(name+"6", f.At.V6)
+}
+
+// spansOf are the ranges that endpoints of one sandbox answer on.
+func (c *compiler) spansOf(sandbox string) *plan.Spans {
+	if c.spans[sandbox] == nil {
+		c.spans[sandbox] = &plan.Spans{}
+	}
+	return c.spans[sandbox]
+}
+
+// entries puts those ranges into their sets.
+func (c *compiler) entries() {
+	for sandbox, spans := range c.spans { // the plan is sorted afterwards
+		for _, p := range spans.All() {
+			c.hostedIn(sandbox, "hosted_range", p.Addr).Add(p.Addr.String(), p.Proto, p.Text())
+		}
+	}
+}
+
+// hostedIn is the set of ports of one family in a network's sandbox.
+func (c *compiler) hostedIn(sandbox, set string, at netip.Addr) *plan.Set {
+	if at.Is4() {
+		set += "4"
+	} else {
+		set += "6"
+	}
+	return c.plan.Sandbox(sandbox, plan.KindNetwork).Table("inet").Set(set)
 }
 
 // localAlso gives the host's end of a way out what it takes for the node's own processes and

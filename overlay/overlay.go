@@ -27,7 +27,7 @@ func Compile(local mesh.Local, snap *mesh.Snapshot, p *plan.Plan) {
 	if self == nil || self.Slot == 0 {
 		return
 	}
-	c := compiler{self: self, snap: snap, plan: p, mtu: mesh.OverlayMTU(snap.Nodes), seen: map[string]bool{}}
+	c := compiler{self: self, snap: snap, plan: p, mtu: mesh.OverlayMTU(snap.Nodes), seen: map[string]bool{}, spans: map[string]*plan.Spans{}}
 	for _, e := range snap.Local(local.ID) {
 		if !c.endpoint(e) {
 			p.Leave(plan.NotSettled, "endpoint "+e.Name, "it has no address on any network yet")
@@ -37,6 +37,7 @@ func Compile(local mesh.Local, snap *mesh.Snapshot, p *plan.Plan) {
 	for _, f := range held {
 		c.enter(f)
 	}
+	c.entries()
 }
 
 // compiler makes the node's overlays.
@@ -46,6 +47,8 @@ type compiler struct {
 	plan *plan.Plan
 	mtu  int             // what fits between all nodes
 	seen map[string]bool // elements of sets that several ports lead to
+
+	spans map[string]*plan.Spans // by sandbox
 }
 
 // mtuOf is what was asked for, as far as it fits.

@@ -12,9 +12,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sluice-mesh/sluice/agent"
 	"github.com/sluice-mesh/sluice/internal/kernel"
+	"github.com/sluice-mesh/sluice/internal/lab/scene"
 	"github.com/sluice-mesh/sluice/internal/lab/space"
 	"github.com/sluice-mesh/sluice/internal/plan"
+	"github.com/sluice-mesh/sluice/mesh"
 )
 
 // hostedPlan is a bridge whose host leads what is dialled at it elsewhere, by two maps.
@@ -270,5 +273,40 @@ func TestLoopbackByManyDevices(t *testing.T) {
 			t.Errorf("by bridge 3, when 2 is gone: %v", err)
 		}
 		mustApply(t, k, &plan.Plan{})
+	})
+}
+
+// A process of the host reaches a port of the node's own at whichever of the host's addresses it
+// dials, also at that of another bridge than the one that the endpoint answers by.
+func TestHostedAtAnotherGateway(t *testing.T) {
+	w := scene.New(t, 1)
+	blue, red := w.Bridge("blue", mesh.NetworkWish{}), w.Bridge("red", mesh.NetworkWish{})
+	web := w.Service("web", []mesh.NetworkID{blue, red}, scene.OwnPort(8080, 80, mesh.UDP))
+	w.Endpoint(web, "web.1", 1)
+	w.Endpoint(w.Service("overlaid", []mesh.NetworkID{w.Network("green")}, scene.OwnPort(8081, 80, mesh.UDP)), "overlaid.1", 1)
+	snap := w.State.Snapshot()
+	p := holdable(agent.Compile(mesh.Local{ID: scene.NodeID(1)}, snap))
+	inHost(t, func() {
+		ip(t, "link set lo up")
+		k := newKernel(t)
+		defer k.Close()
+		defer func() { mustApply(t, k, &plan.Plan{}) }()
+		for _, workload := range pinWorkloads(t, k, p) {
+			answering(t, workload, 80, "here")
+		}
+		mustApply(t, k, p)
+		for _, n := range []mesh.NetworkID{blue, red} {
+			for _, port := range []string{"8080", "8081"} {
+				at := net.JoinHostPort(snap.Network(n).Gateway4.String(), port)
+				conn, err := net.Dial("udp4", at)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := (asker{conn}).answer(t); got != "here" {
+					t.Errorf("%s answers %q", at, got)
+				}
+				conn.Close()
+			}
+		}
 	})
 }

@@ -333,6 +333,8 @@ func familyOf(name string) (nftables.TableFamily, error) {
 		return nftables.TableFamilyINet, nil
 	case "netdev":
 		return nftables.TableFamilyNetdev, nil
+	case "bridge":
+		return nftables.TableFamilyBridge, nil
 	case "ip":
 		return nftables.TableFamilyIPv4, nil
 	case "ip6":

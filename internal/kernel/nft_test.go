@@ -216,7 +216,7 @@ func TestElementChangeIsAtomic(t *testing.T) {
 	for name, op := range map[string]Op{
 		"absent element": change("tcp . 1", "tcp . 2"),
 		"bad text":       change("tcp . http", ""),
-		"no such family": {Replace, "s", ElementChange{Family: "bridge"}},
+		"no such family": {Replace, "s", ElementChange{Family: "arp"}},
 		"no such table":  {Replace, "s", ElementChange{Family: "ip", Sets: []SetChange{{Set: set, Come: []plan.Element{{Key: "tcp . 1"}}}}}},
 		"another object": {Add, "s", plan.Addr{}},
 		"bad element":    {Replace, "s", TableLoad{&plan.Table{Family: "inet", Sets: []*plan.Set{{Name: "x", Key: []plan.Field{plan.FieldIface}, Elements: []plan.Element{{Key: `x" }; flush ruleset; #`}}}}}}},

@@ -3,6 +3,7 @@ package kernel
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -43,6 +44,8 @@ func codecOf(f plan.Field) (fieldCodec, error) {
 		return fieldCodec{4, encodeMark, decodeMark}, nil
 	case plan.FieldIface:
 		return fieldCodec{unix.IFNAMSIZ, encodeIface, decodeIface}, nil
+	case plan.FieldTarget:
+		return fieldCodec{16, encodeTarget, decodeTarget}, nil
 	case plan.FieldZone:
 		return fieldCodec{2, encodeZone, decodeZone}, nil
 	default:
@@ -171,6 +174,15 @@ func encodeZone(s string) ([]byte, error) {
 
 func decodeZone(b []byte) (string, error) {
 	return strconv.Itoa(int(binary.NativeEndian.Uint16(b))), nil
+}
+
+func encodeTarget(s string) ([]byte, error) {
+	digits, _ := strings.CutPrefix(s, "0x")
+	return hex.DecodeString(digits)
+}
+
+func decodeTarget(b []byte) (string, error) {
+	return plan.TargetText(netip.AddrFrom16([16]byte(b))), nil
 }
 
 func encodeIface(s string) ([]byte, error) {

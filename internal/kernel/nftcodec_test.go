@@ -20,6 +20,8 @@ func fieldText(t *rapid.T, f plan.Field) string {
 		return netip.AddrFrom4([4]byte(raw(4))).String()
 	case plan.FieldIPv6:
 		return netip.AddrFrom16([16]byte(raw(16))).String()
+	case plan.FieldTarget:
+		return plan.TargetText(netip.AddrFrom16([16]byte(raw(16))))
 	case plan.FieldMAC:
 		return fmt.Sprintf("02:%02x:%02x:%02x:%02x:%02x", raw(1), raw(1), raw(1), raw(1), raw(1))
 	case plan.FieldProto:
@@ -36,7 +38,7 @@ func fieldText(t *rapid.T, f plan.Field) string {
 func allFields() []plan.Field {
 	return []plan.Field{
 		plan.FieldIPv4, plan.FieldIPv6, plan.FieldMAC, plan.FieldProto,
-		plan.FieldPort, plan.FieldMark, plan.FieldIface, plan.FieldZone,
+		plan.FieldPort, plan.FieldMark, plan.FieldIface, plan.FieldZone, plan.FieldTarget,
 	}
 }
 
@@ -124,6 +126,9 @@ func TestFieldsRefused(t *testing.T) {
 		{plan.FieldMark, "257"},
 		{plan.FieldMark, "0x00000101"},
 		{plan.FieldZone, "-1"},
+		{plan.FieldTarget, "fd00::1"},
+		{plan.FieldTarget, "0xfd00"},
+		{plan.FieldTarget, "fd000000000000000000000000000001"},
 		{plan.FieldIface, ""},
 		{plan.FieldIface, "name-too-long-16"},
 		{plan.FieldIface, "ep*"},

@@ -209,6 +209,10 @@ func parseFields(t *testing.T, text string) []plan.Field {
 			fields = append(fields, plan.FieldMAC)
 		case "@nh,64,32":
 			fields = append(fields, plan.FieldWord)
+		case "iifname":
+			fields = append(fields, plan.FieldIface)
+		case "@th,64,128":
+			fields = append(fields, plan.FieldTarget)
 		case "meta mark":
 			fields = append(fields, plan.FieldMark)
 		default:

@@ -173,7 +173,7 @@ func (n *namespace) readTables(want []*plan.Table) ([]loadedTable, error) {
 
 // familyName is the inverse of familyOf; "" for one that we do not use.
 func familyName(f nftables.TableFamily) string {
-	for _, name := range []string{"inet", "netdev", "ip", "ip6"} {
+	for _, name := range []string{"inet", "netdev", "bridge", "ip", "ip6"} {
 		if have, err := familyOf(name); err == nil && have == f {
 			return name
 		}

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -12,7 +13,7 @@ import (
 // map, which the kernel package sends by netlink. Its key is Family (all our
 // tables have the one name TableName).
 type Table struct {
-	Family string // inet or netdev
+	Family string // inet, netdev or bridge
 	Sets   []*Set
 	Chains []*Chain
 }
@@ -37,7 +38,9 @@ const (
 	FieldMark  Field = "mark"         // 0x80000001
 	FieldIface Field = "ifname"       // uplink
 	FieldZone  Field = "zone"         // 1: a conntrack zone; nft has no name for the type
-	FieldWord  Field = "word"         // 32 bits, of which only learned sets have any: no text form, and no name in nft
+	// The target of an IPv6 neighbour advertisement: TargetText. nft 1.0.6 has no name for it.
+	FieldTarget Field = "target"
+	FieldWord   Field = "word" // 32 bits, of which only learned sets have any: no text form, and no name in nft
 )
 
 // Set is a named set, or a map where Value is not empty. Its key is Name.
@@ -184,7 +187,7 @@ func (s *Set) declaration() string {
 		word = "map"
 	}
 	by, name := "type", func(f Field) string { return string(f) }
-	if s.has(FieldZone) || s.has(FieldWord) {
+	if s.has(FieldZone) || s.has(FieldWord) || s.has(FieldTarget) {
 		by, name = "typeof", expression
 	}
 	text := by + " " + join(s.Key, name)
@@ -202,6 +205,9 @@ func (s *Set) declaration() string {
 	}
 	return fmt.Sprintf("%s %s { %s;", word, s.Name, text)
 }
+
+// TargetText is an IPv6 address as the text of a FieldTarget.
+func TargetText(a netip.Addr) string { return fmt.Sprintf("0x%x", a.As16()) }
 
 func (s *Set) has(f Field) bool {
 	return slices.Contains(s.Key, f) || slices.Contains(s.Value, f)
@@ -223,6 +229,10 @@ func expression(f Field) string {
 		return "ct original zone"
 	case FieldMAC:
 		return "ether saddr"
+	case FieldIface:
+		return "iifname"
+	case FieldTarget:
+		return "@th,64,128"
 	case FieldMark:
 		return "meta mark"
 	case FieldWord:

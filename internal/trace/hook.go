@@ -78,7 +78,12 @@ func wholeHook() span { return span{math.MinInt, math.MaxInt} }
 func (w *walk) hook(name string, p *packet) error { return w.hookSpan(name, p, wholeHook()) }
 
 func (w *walk) hookSpan(name string, p *packet, part span) error {
-	chains, err := w.chains("inet", name)
+	return w.pass("inet", name, p, part)
+}
+
+// pass runs the packet through a part of a hook of one family.
+func (w *walk) pass(family, name string, p *packet, part span) error {
+	chains, err := w.chains(family, name)
 	if err != nil {
 		return err
 	}
@@ -132,7 +137,7 @@ func (w *walk) egress(p *packet) (string, error) {
 func (w *walk) chains(family, hook string) ([]baseChain, error) {
 	var found []baseChain
 	for _, t := range w.sandbox.Tables {
-		if t.Family != "inet" && t.Family != "netdev" {
+		if t.Family != "inet" && t.Family != "netdev" && t.Family != "bridge" {
 			return nil, fmt.Errorf("sandbox %s: tables of family %s are not known", w.sandbox.Name, t.Family)
 		}
 		if t.Family != family {

@@ -110,9 +110,9 @@ func (w *walk) answer(request *packet) error {
 	return w.deliver(&p)
 }
 
-// overBridge is the device by which a packet to next leaves the namespace of the bridge that the
+// overBridge is the device by which a packet to next, sent by l, leaves the namespace of the bridge that the
 // other end of l is a port of, and the walk is there; where that is no port, l itself.
-func (w *walk) overBridge(l plan.Link, next netip.Addr) (plan.Link, error) {
+func (w *walk) overBridge(p *packet, l plan.Link, next netip.Addr) (plan.Link, error) {
 	far, bridged := w.portBehind(l)
 	if !bridged {
 		return l, nil
@@ -125,6 +125,12 @@ func (w *walk) overBridge(l plan.Link, next netip.Addr) (plan.Link, error) {
 	}
 	w.note(w.object(far))
 	if _, err := w.link(far.Master); err != nil {
+		return l, err
+	}
+	frame := *p
+	frame.arrive(far.Name)
+	frame.etherSrc = l.MAC
+	if err := w.pass("bridge", "prerouting", &frame, wholeHook()); err != nil {
 		return l, err
 	}
 	for _, port := range w.sandbox.Links {

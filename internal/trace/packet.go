@@ -44,6 +44,8 @@ func (w *walk) field(p *packet, name string) (string, bool) {
 		return p.iif, true
 	case "oifname":
 		return p.oif, true
+	case "ether type":
+		return map[bool]string{true: "ip", false: "ip6"}[four], true
 	case "ether saddr":
 		return p.etherSrc.String(), p.etherSrc != plan.MAC{}
 	case "ether daddr":
@@ -138,9 +140,11 @@ func (w *walk) metadata(p *packet, name string) (string, bool) {
 // fields lists what may stand in a rule.
 func fields() []string {
 	return []string{
-		"iifname", "oifname", "ether saddr", "ether daddr", "ip saddr", "ip daddr", "ip6 saddr", "ip6 daddr",
+		"iifname", "oifname", "ether type", "ether saddr", "ether daddr", "ip saddr", "ip daddr", "ip6 saddr", "ip6 daddr",
 		"th dport", "udp dport", "tcp flags", "@th,96,24", "@nh,64,32", "@nh,96,32", "meta l4proto", "meta nfproto", "meta mark", "meta skuid",
 		"ct state", "ct status", "ct mark", "ct original zone", "ct direction", "ct original ip daddr", "ct original ip6 daddr", "fib saddr type", "fib daddr type",
+		// What no packet that is walked has.
+		"arp saddr ether", "arp saddr ip", "icmpv6 type", "@th,64,10", "@th,64,128",
 	}
 }
 

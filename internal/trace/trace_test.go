@@ -218,9 +218,9 @@ func TestUnknownShapes(t *testing.T) {
 		}
 	}
 	nodes := cluster(t, "two services")
-	nodes[0].Plan.Host().Table("bridge")
+	nodes[0].Plan.Host().Table("arp")
 	if _, err := trace.Walk(ask(nodes, 1, "tcp", 8080)); err == nil {
-		t.Error("a table of family bridge was understood")
+		t.Error("a table of family arp was understood")
 	}
 	q := ask(cluster(t, "two services"), 1, "tcp", 8080)
 	q.From = netip.IPv6Loopback()

@@ -145,7 +145,7 @@ func (w *walk) link(name string) (plan.Link, error) {
 func (w *walk) send(p *packet, r route) error {
 	l, err := w.link(r.link)
 	if err == nil {
-		l, err = w.overBridge(l, r.next)
+		l, err = w.overBridge(p, l, r.next)
 	}
 	if err != nil {
 		return err

@@ -142,6 +142,8 @@ func other(field plan.Field, text string) string {
 		if a, err := netip.ParseAddr(text); err == nil {
 			return a.Prev().String()
 		}
+	case plan.FieldTarget:
+		return plan.TargetText(netip.IPv6Loopback())
 	case plan.FieldMAC:
 		return "02:53:ff:ff:ff:ff"
 	case plan.FieldProto:

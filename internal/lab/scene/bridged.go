@@ -106,6 +106,13 @@ func bridged() map[string]func(w *World) {
 			span.Last = 9010
 			w.Endpoint(w.Service("web", []mesh.NetworkID{net}, OwnPort(8080, 80, mesh.TCP), OwnPort(8081, 80, mesh.TCP), span), "web.1", 1)
 		},
+		"hosted on two addresses": func(w *World) {
+			one := OwnPort(9000, 9000, mesh.UDP)
+			one.Last, one.Addr = 9010, netip.MustParseAddr("192.0.2.11")
+			two := OwnPort(9005, 9005, mesh.UDP)
+			two.Last, two.Addr = 9020, netip.MustParseAddr("192.0.2.21")
+			w.Endpoint(w.Service("web", []mesh.NetworkID{w.Network("blue")}, one, two), "web.1", 1)
+		},
 		"hosted twice": func(w *World) {
 			w.DefaultBridge()
 			s := w.Service("web", nil, OwnPort(8080, 80, mesh.TCP))
