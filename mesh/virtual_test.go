@@ -182,6 +182,9 @@ func TestVirtualExhausted(t *testing.T) {
 	if a, ok := w.state.Snapshot().Virtual(testID[ServiceID]('c', 31), n.ID); ok {
 		t.Errorf("31st service has %v", a)
 	}
+	if err := w.serve(31, n.ID); err != nil { // it is there, and may be changed in other ways
+		t.Errorf("31st service again: %v", err)
+	}
 }
 
 // A block that a node claimed when the part for virtual addresses was one block stays its, and no
