@@ -51,7 +51,7 @@ demo: go ## three nodes, one service, every client and node: prints the table
 
 .PHONY: test
 test: deps build runner ## everything: static checks, all tests here, and in a VM those that need one
-	@go run ./internal/lab/cmd/runtests -check 'make static' -beside 'make fuzz T=20s' -beside 'make sim-fresh' -runner '$(CURDIR)/$(RUNNER) -t 1500' -steady '$(CURDIR)/$(RUNNER) -1 -t 2400' ./...
+	@go run ./internal/lab/cmd/runtests -check 'make static' -beside 'make fuzz T=20s' -beside 'make sim-fresh' -runner '$(CURDIR)/$(RUNNER) -t 2700' -steady '$(CURDIR)/$(RUNNER) -1 -t 2400' ./...
 
 .PHONY: check
 check: deps build static ## static checks and the tests that this kernel can carry

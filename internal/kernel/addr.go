@@ -58,11 +58,10 @@ func (n *namespace) observeAddrs() ([]plan.Addr, error) {
 }
 
 func (n *namespace) doAddr(verb Verb, a plan.Addr) error {
-	index, err := n.index(a.Link)
+	link, err := n.device(a.Link)
 	if err != nil {
 		return orAbsent(verb, err)
 	}
-	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index, Name: a.Link}}
 	addr := &netlink.Addr{IPNet: ipNet(a.Prefix)}
 	if verb == Delete {
 		return orAbsent(verb, n.link.AddrDel(link, addr))
@@ -79,6 +78,9 @@ func orAbsent(verb Verb, err error) error {
 		return err
 	}
 	if _, noLink := errors.AsType[netlink.LinkNotFoundError](err); noLink {
+		return nil
+	}
+	if _, refused := errors.AsType[*Refusal](err); refused { // ours is gone, another's has its name
 		return nil
 	}
 	for _, absent := range []syscall.Errno{syscall.ENOENT, syscall.ESRCH, syscall.EADDRNOTAVAIL, syscall.ENODEV} {

@@ -53,6 +53,16 @@ func diffAddrs(want *plan.Sandbox, have []plan.Addr) []Op {
 	return ops
 }
 
+// addrsOn are the addresses that a device is to have.
+func addrsOn(s *plan.Sandbox, link string) (addrs []netip.Addr) {
+	for _, a := range s.Addrs {
+		if a.Link == link {
+			addrs = append(addrs, a.Prefix.Addr())
+		}
+	}
+	return addrs
+}
+
 // announceAfter is when an announcement is made again: the first may be lost where the
 // device's other end is not yet forwarded from.
 func announceAfter() []time.Duration {
@@ -83,9 +93,13 @@ func (h *herald) close() {
 
 // announce tells of the addresses that the device has, once now and then again.
 func (h *herald) announce(n *namespace, a Announcement) error {
-	link, err := n.link.LinkByName(a.Link)
+	link, err := n.device(a.Link)
 	if err != nil {
-		return fmt.Errorf("find link %s: %w", a.Link, err)
+		return err
+	}
+	mac := link.Attrs().HardwareAddr
+	if len(mac) != len(plan.MAC{}) {
+		return nil // a workload gave it our mark, and it has no neighbours
 	}
 	held, err := retryDump(func() ([]netlink.Addr, error) { return n.link.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
@@ -94,8 +108,11 @@ func (h *herald) announce(n *namespace, a Announcement) error {
 	var frames [][]byte
 	for _, addr := range a.Addrs {
 		if slices.ContainsFunc(held, func(h netlink.Addr) bool { return addrOf(h.IP) == addr }) {
-			frames = append(frames, announcing([6]byte(link.Attrs().HardwareAddr), addr))
+			frames = append(frames, announcing(plan.MAC(mac), addr))
 		}
+	}
+	if len(frames) == 0 {
+		return nil
 	}
 	socket := -1
 	err = n.do(func() (err error) {

@@ -104,16 +104,23 @@ type round struct {
 	report Report
 	late   []Op // deletions: after everything new is in place, in reverse order
 	lost   map[string]bool
+	bare   map[string]bool // sandboxes whose rules could not be loaded
+}
+
+// newRound is one that has not begun.
+func newRound(ctx context.Context, m machine) *round {
+	return &round{ctx: ctx, m: m, lost: map[string]bool{}, bare: map[string]bool{}}
 }
 
 func apply(ctx context.Context, m machine, want *plan.Plan) Report {
-	r := &round{ctx: ctx, m: m, lost: map[string]bool{}}
+	r := newRound(ctx, m)
 	r.walk(want)
 	return r.report
 }
 
 func diff(ctx context.Context, m machine, want *plan.Plan) ([]Op, error) {
-	r := &round{ctx: ctx, m: m, dry: true, lost: map[string]bool{}}
+	r := newRound(ctx, m)
+	r.dry = true
 	r.walk(want)
 	errs := make([]error, len(r.report.Failed))
 	for i, f := range r.report.Failed {
@@ -172,18 +179,24 @@ func (r *round) hostRules(want *plan.Plan) {
 			if !ok || op.Verb != Add {
 				continue
 			}
-			if !r.readyBehind(want) {
+			whole := r.readyBehind(want)
+			if !whole {
 				load.Table = load.Table.Bare()
 			}
 			r.userFirst(s)
 			r.run(Op{Add, s.Name, load})
+			if whole && r.bare[s.Name] { // what the kernel refused may be an element
+				delete(r.bare, s.Name)
+				r.run(Op{Add, s.Name, TableLoad{load.Table.Bare()}})
+			}
 		}
 	}
 }
 
 // readyBehind tells whether all is there that the host's rules lead to, whose links were seen to.
 func (r *round) readyBehind(want *plan.Plan) bool {
-	look := &round{ctx: r.ctx, m: r.m, dry: true, lost: map[string]bool{}}
+	look := newRound(r.ctx, r.m)
+	look.dry = true
 	for _, s := range want.Sandboxes {
 		for _, step := range laterSteps(s.Kind) {
 			if s.Kind == plan.KindHost && step == stepNFT {
@@ -208,7 +221,7 @@ func (r *round) userFirst(host *plan.Sandbox) {
 
 // step brings one subsystem of one sandbox to what the plan says.
 func (r *round) step(s step, want *plan.Sandbox) {
-	if r.lost[want.Name] || r.ctx.Err() != nil {
+	if r.lost[want.Name] || r.bare[want.Name] || r.ctx.Err() != nil {
 		return
 	}
 	have, err := r.m.observe(s, want)
@@ -285,8 +298,14 @@ func (r *round) run(op Op) {
 		return
 	}
 	r.fail(fmt.Sprintf("%s: %s", op.Sandbox, op.Object), fmt.Errorf("%s: %w", op.Verb, err))
-	if _, ok := op.Object.(Namespace); ok && op.Verb == Add {
+	if op.Verb != Add {
+		return
+	}
+	switch op.Object.(type) {
+	case Namespace:
 		r.lost[op.Sandbox] = true // one failure says it all
+	case TableLoad:
+		r.bare[op.Sandbox] = true // without rules nothing more is wired that would be forwarded
 	}
 }
 

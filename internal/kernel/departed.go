@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"cmp"
+	"errors"
 	"maps"
 	"net/netip"
 	"slices"
@@ -25,6 +26,12 @@ import (
 type captures struct {
 	maps       map[string][]plan.Element // as last seen, by map; nil: not known
 	gone, came map[capture]bool
+	judged     bool // no flow is there whose sender may not dial any more
+
+	path     string // where gone and came are kept while rules change
+	home     hostID
+	kept     string // the file's text; "": there is none
+	recalled bool   // gone and came are what another process intended
 }
 
 // capture is one element of a map that leads datagrams for ports of the host elsewhere.
@@ -191,19 +198,22 @@ func (k *Kernel) changeHost(op Op) error {
 		k.captures.maps = k.host.heldCaptures(load.Table)
 	}
 	k.loaded = true
+	unkept := k.captures.intend(op, k.stages) // what it costs is a flow gone astray, should this process die now
 	err := k.host.doNFT(op)
 	if err == nil {
 		k.captures.follow(op)
+		k.captures.judged = k.captures.judged && !judging(op)
 	}
-	return err
+	return errors.Join(err, unkept)
 }
 
 // forgetDeparted forgets the flows that captures have made which are none any more, but for those to
 // targets that the plan keeps for what is open, and those that came before a capture did.
 func (k *Kernel) forgetDeparted(keep []plan.Flow) error {
 	c := &k.captures
+	c.settle()
 	if len(c.gone)+len(c.came) == 0 {
-		return nil
+		return c.drop()
 	}
 	kept := setOf(keep)
 	gone := func(one capture) bool {
@@ -223,7 +233,7 @@ func (k *Kernel) forgetDeparted(keep []plan.Flow) error {
 	}
 	maps.DeleteFunc(c.gone, func(one capture, _ bool) bool { return gone(one) })
 	clear(c.came)
-	return nil
+	return c.keep(c.gone, c.came, k.stages)
 }
 
 // stale are the flows to be forgotten, by the ports that were dialled.
@@ -263,20 +273,16 @@ func (k *Kernel) forgetStale(s *stale) error {
 	if err != nil {
 		return err
 	}
-	local := map[netip.Addr]bool{}
+	local := localCache{k: k, known: map[netip.Addr]bool{}}
 	var forget []tracked
 	for i := range flows {
 		f := &flows[i]
 		if !s.has(f) {
 			continue
 		}
-		at := f.to.Addr()
-		own, known := local[at]
-		if !known {
-			if own, err = k.isLocal(at); err != nil {
-				return err
-			}
-			local[at] = own
+		own, err := local.is(f.to.Addr())
+		if err != nil {
+			return err
 		}
 		if own {
 			forget = append(forget, *f)

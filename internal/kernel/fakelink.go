@@ -96,11 +96,11 @@ func (f *Fake) makeLink(s *fakeSpace, want plan.Link) error {
 	return nil
 }
 
-// appear adds a device with the settings that the kernel gives a new one.
+// appear adds a device with the settings that a new one of ours has.
 func (s *fakeSpace) appear(l plan.Link) {
 	s.Links = append(s.Links, l)
-	for _, key := range []string{"net/ipv4/conf/%s/rp_filter", "net/ipv6/conf/%s/accept_dad", "net/ipv6/conf/%s/accept_ra"} {
-		s.settings[fmt.Sprintf(key, l.Name)] = "1"
+	for key, value := range map[string]string{"net/ipv4/conf/%s/rp_filter": "1", "net/ipv6/conf/%s/accept_dad": "1", "net/ipv6/conf/%s/accept_ra": "0"} {
+		s.settings[fmt.Sprintf(key, l.Name)] = value
 	}
 }
 

@@ -1,9 +1,12 @@
 package kernel_test
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -158,12 +161,35 @@ func TestFlowsFollowHostedPorts(t *testing.T) {
 		mustApply(t, k, second)
 		ask("changed and flushed", "endpoint 2", "endpoint 2")
 
+		// An agent that ends when the rules are changed and the flows are not.
+		ctx, end := context.WithCancel(t.Context())
+		kernel.SetStages(k, func(stage string) {
+			if strings.HasPrefix(stage, "after ") && strings.Contains(stage, "nft elements") {
+				end()
+			}
+		})
+		k.Apply(ctx, first)
+		if ctx.Err() == nil {
+			t.Fatal("no element was changed")
+		}
+		k.Close()
+		if k, err = kernel.New(dir); err != nil {
+			t.Fatal(err)
+		}
+		mustApply(t, k, first)
+		ask("changed when it ended", "endpoint 1", "endpoint 1")
+		mustApply(t, k, second)
+		ask("changed after it ended", "endpoint 2", "endpoint 2")
+
 		kept := netip.MustParseAddr("172.31.0.3")
 		mustApply(t, k, hostedPlan(nil, nil, plan.Flow{Addr: kept, Port: 7}, plan.Flow{Addr: kept}))
 		ask("left to finish", "endpoint 2", "endpoint 2")
 		mustApply(t, k, hostedPlan(nil, nil))
 		ask("gone", "nobody", "nobody")
 		mustApply(t, k, &plan.Plan{})
+		if _, err := os.Stat(filepath.Join(dir, kernel.CapturesName)); !os.IsNotExist(err) {
+			t.Errorf("%s is left: %v", kernel.CapturesName, err)
+		}
 	})
 }
 

@@ -11,22 +11,27 @@ import (
 )
 
 // diffLinks compares devices. Where the plan leaves the MAC to the kernel, any will do.
-// That a device is to be announced is no part of it.
+// That a device is to be announced is no part of it; but one that gets another MAC while it
+// keeps its addresses is announced after it.
 func diffLinks(want *plan.Sandbox, have []plan.Link) []Op {
 	planned := make(map[string]plan.Link, len(want.Links))
 	for _, w := range want.Links {
 		planned[w.Name] = w
 	}
 	seen := make([]plan.Link, len(have))
+	var told []Op
 	for i, h := range have {
 		w := planned[h.Name]
+		if w.Announced && w.MAC != (plan.MAC{}) && h.MAC != w.MAC {
+			told = append(told, Op{Add, want.Name, Announcement{h.Name, addrsOn(want, h.Name)}})
+		}
 		if w.MAC == (plan.MAC{}) {
 			h.MAC = plan.MAC{}
 		}
 		h.Announced = w.Announced
 		seen[i] = h
 	}
-	return diffKeyed(want.Name, want.Links, seen, func(l plan.Link) string { return l.Name })
+	return append(diffKeyed(want.Name, want.Links, seen, func(l plan.Link) string { return l.Name }), told...)
 }
 
 // list returns the devices of the namespace, again where a dump was interrupted.
@@ -293,9 +298,27 @@ func (n *namespace) setLink(have netlink.Link, want plan.Link) error {
 		return err
 	}
 	if attrs.Flags&net.FlagUp == 0 {
+		if err := n.heedNoRouter(want.Name); err != nil {
+			return err
+		}
 		if err := n.link.LinkSetUp(have); err != nil {
 			return fmt.Errorf("set up: %w", err)
 		}
+		n.stages.reach("set up")
+	}
+	return nil
+}
+
+// heedNoRouter keeps a device from learning routes from whoever advertises himself at its other
+// end. It is done before the device is up: the machine's default may be to listen, and a route
+// that was learnt stays.
+func (n *namespace) heedNoRouter(link string) error {
+	err := n.do(func() error { return writeSysctl(plan.Sysctl{Key: "net/ipv6/conf/" + link + "/accept_ra", Value: "0"}) })
+	if _, noIPv6 := errors.AsType[*Refusal](err); noIPv6 { // no device has, or one of an MTU below 1280
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("set router advertisements off: %w", err)
 	}
 	return nil
 }
@@ -331,11 +354,24 @@ func (n *namespace) indices() (map[int]string, error) {
 	return names, nil
 }
 
-// index finds one of our devices.
-func (n *namespace) index(link string) (int, error) {
-	l, err := n.link.LinkByName(link)
+// device finds one of our devices. Another's with that name is refused: whatever is put on it
+// would be found again by nobody, and the workload in a namespace may make any.
+func (n *namespace) device(name string) (netlink.Link, error) {
+	l, err := n.link.LinkByName(name)
 	if err != nil {
-		return 0, fmt.Errorf("find link %s: %w", link, err)
+		return nil, fmt.Errorf("find link %s: %w", name, err)
+	}
+	if !n.ours(l) {
+		return nil, n.inTheWay(name)
+	}
+	return l, nil
+}
+
+// index is that of one of our devices.
+func (n *namespace) index(link string) (int, error) {
+	l, err := n.device(link)
+	if err != nil {
+		return 0, err
 	}
 	return l.Attrs().Index, nil
 }

@@ -43,21 +43,16 @@ func (k *Kernel) ForgetLost() ([]Sender, error) {
 
 // lostFlows are those that the host sends to ingress-sbox and whose address is not its own.
 func (k *Kernel) lostFlows(flows []tracked) ([]tracked, error) {
-	local := map[netip.Addr]bool{}
+	local := localCache{k: k, known: map[netip.Addr]bool{}}
 	var lost []tracked
 	for i := range flows {
 		f := &flows[i]
 		if !plan.OnUplink(f.source.Addr()) || !f.translated() || plan.OnUplink(f.to.Addr()) {
 			continue
 		}
-		at := f.to.Addr()
-		own, known := local[at]
-		if !known {
-			var err error
-			if own, err = k.isLocal(at); err != nil {
-				return nil, err
-			}
-			local[at] = own
+		own, err := local.is(f.to.Addr())
+		if err != nil {
+			return nil, err
 		}
 		if !own {
 			lost = append(lost, *f)

@@ -2,6 +2,7 @@ package kernel_test
 
 import (
 	"slices"
+	"syscall"
 	"testing"
 
 	"github.com/sluice-mesh/sluice/internal/kernel"
@@ -77,4 +78,63 @@ func TestFlushedHostIsLoadedAtOnce(t *testing.T) {
 			t.Errorf("%s, want the host's tables only", op)
 		}
 	}
+}
+
+// Where a sandbox's rules are refused nothing in it is wired that they would have judged; what
+// was wrong ends with the next round.
+func TestNothingIsWiredWithoutRules(t *testing.T) {
+	p := plans(t)["three networks"]
+	for _, s := range p.Sandboxes {
+		if len(s.Tables) == 0 {
+			continue
+		}
+		f := kernel.NewFake()
+		for _, e := range endpoints(p) {
+			f.Pin(e)
+		}
+		f.Fault = func(op kernel.Op) error {
+			if op.Sandbox == s.Name && is[kernel.TableLoad](op) {
+				return syscall.EEXIST
+			}
+			return nil
+		}
+		wired := func(op kernel.Op) bool {
+			return is[plan.Addr](op) || is[plan.Route](op) || is[plan.Neigh](op) || is[plan.FDBEntry](op)
+		}
+		for range 2 {
+			if i := first(f.Apply(t.Context(), p).Done, s.Name, wired); i >= 0 {
+				t.Errorf("%s is wired without rules", s.Name)
+			}
+		}
+		f.Fault = nil
+		mustApply(t, f, p)
+	}
+}
+
+// A host whose rules were taken away and cannot come back with all their elements gets them without.
+func TestHostIsClosedWithoutElements(t *testing.T) {
+	p := plans(t)["three networks"]
+	host := slices.IndexFunc(p.Sandboxes, func(s *plan.Sandbox) bool { return s.Kind == plan.KindHost })
+	f := kernel.NewFake()
+	for _, e := range endpoints(p) {
+		f.Pin(e)
+	}
+	mustApply(t, f, p)
+	flushed := *p.Sandboxes[host]
+	flushed.Tables = nil
+	without := &plan.Plan{Sandboxes: slices.Clone(p.Sandboxes)}
+	without.Sandboxes[host] = &flushed
+	mustApply(t, f, without)
+	f.Fault = func(op kernel.Op) error {
+		load, ok := op.Object.(kernel.TableLoad)
+		if ok && slices.ContainsFunc(load.Table.Sets, func(s *plan.Set) bool { return len(s.Elements) > 0 }) || is[kernel.ElementChange](op) {
+			return syscall.EEXIST
+		}
+		return nil
+	}
+	if report := f.Apply(t.Context(), p); len(report.Failed) == 0 || first(report.Done, plan.HostSandbox, is[kernel.TableLoad]) < 0 {
+		t.Errorf("the host has no rules: done %v, failed %v", report.Done, report.Failed)
+	}
+	f.Fault = nil
+	mustApply(t, f, p)
 }

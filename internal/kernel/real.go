@@ -75,6 +75,7 @@ func New(runDir string) (*Kernel, error) {
 		host.close()
 		return nil, err
 	}
+	k.captures.recall(dir, stored.home)
 	k.herald = newHerald()
 	return k, nil
 }
@@ -100,7 +101,7 @@ func (k *Kernel) Apply(ctx context.Context, want *plan.Plan) Report {
 	if ctx.Err() != nil {
 		return report
 	}
-	if err := k.forgetDeparted(hostFlows(want)); err != nil {
+	if err := errors.Join(k.forgetDeparted(hostFlows(want)), k.forgetRefused(want)); err != nil {
 		report.Failed = append(report.Failed, Failure{plan.HostSandbox + ": flows", reasonOf(err), err})
 	}
 	if err := k.keepUser(userIn(want)); err != nil {

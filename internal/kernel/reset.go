@@ -33,7 +33,7 @@ type Left struct {
 // OwnFile tells whether a name in the run directory is one that this package uses.
 func OwnFile(name string) bool {
 	name = strings.TrimSuffix(name, making)
-	return name == netnsName || name == SettingsName || name == UserRulesName
+	return name == netnsName || name == SettingsName || name == UserRulesName || name == CapturesName
 }
 
 // Reset undoes all that Apply and Pin ever did on this host: what carries our mark

@@ -87,11 +87,15 @@ func (n *namespace) doRoute(verb Verb, want plan.Route) error {
 		Dst: ipNet(want.Dst), Protocol: plan.RouteProtocol, Table: unix.RT_TABLE_MAIN,
 		Family: family(want.Dst.Addr()), Type: unix.RTN_UNICAST, Scope: netlink.SCOPE_UNIVERSE,
 	}
-	var err error
 	if want.Link != "" {
-		if r.LinkIndex, err = n.index(want.Link); err != nil {
+		link, err := n.device(want.Link)
+		if verb == Delete { // a route with our number may be on any device of the host
+			link, err = n.link.LinkByName(want.Link)
+		}
+		if err != nil {
 			return orAbsent(verb, err)
 		}
+		r.LinkIndex = link.Attrs().Index
 	}
 	switch want.Kind {
 	case plan.RouteVia:

@@ -219,6 +219,9 @@ func (s *settings) forget() error {
 
 // setHostSysctl is setSysctl with what was there remembered first.
 func (k *Kernel) setHostSysctl(o plan.Sysctl) error {
+	if err := k.host.refuseSetting(o.Key); err != nil {
+		return err // before it is remembered
+	}
 	err := k.host.do(func() error {
 		changes, err := changesWith(o)
 		if err != nil {

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -99,7 +100,28 @@ func matching(key string, have map[string]string) []string {
 }
 
 func (n *namespace) setSysctl(s plan.Sysctl) error {
+	if err := n.refuseSetting(s.Key); err != nil {
+		return err
+	}
 	return n.do(func() error { return writeSysctl(s) })
+}
+
+// refuseSetting refuses those of devices that have the name of ours and are not. The host has
+// devices of others whose settings matter to us, under names that ours never have.
+func (n *namespace) refuseSetting(key string) error {
+	const ofDevice = 5 // net, family, table, device, setting
+	part := strings.Split(key, "/")
+	if len(part) != ofDevice || part[2] != "conf" && part[2] != "neigh" {
+		return nil
+	}
+	if n.kind != plan.KindEndpoint && !(n.kind == plan.KindHost && strings.HasPrefix(part[3], plan.HostLinks)) {
+		return nil
+	}
+	_, err := n.device(part[3])
+	if _, refused := errors.AsType[*Refusal](err); refused {
+		return err
+	}
+	return nil // where it is absent writing tells
 }
 
 // writeSysctl sets a setting of the calling thread's namespace.
