@@ -68,7 +68,7 @@ func (e *endpoints) undo(before *mesh.Endpoint, network mesh.NetworkID) (uint64,
 		if have == nil {
 			return nil, nil
 		}
-		next := disconnected(have, network, snap.Network(network))
+		next := disconnected(have, network, snap.Network(network), snap)
 		for _, a := range before.Fixed {
 			if slices.Contains(have.Fixed, a) && !slices.Contains(next.Fixed, a) {
 				next.Fixed = append(next.Fixed, a)
@@ -97,7 +97,11 @@ func (e *endpoints) disconnect(ctx context.Context, name, network string) (mesh.
 		if err := parts(snap, have, of, network); err != nil {
 			return nil, err
 		}
-		return []mesh.Record{mesh.EndpointRecord(disconnected(have, of, n))}, nil
+		next := disconnected(have, of, n, snap)
+		if service := snap.Service(have.Service); service != nil && len(next.Networks(service)) == 0 {
+			return nil, mesh.Refuse(NoInterface, "connect it to another network first, or detach it", "network %q is the only one of endpoint %q", network, have.Name)
+		}
+		return []mesh.Record{mesh.EndpointRecord(next)}, nil
 	})
 	if err != nil {
 		return "", err

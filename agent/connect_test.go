@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -213,6 +214,8 @@ func TestAttachWithNetworks(t *testing.T) {
 	}
 	_, err = attach("bare.2", &sluicev1.Connection{Network: "yard", Addresses: []string{"172.30.0.9"}})
 	refused(t, err, mesh.AddressTaken, codes.AlreadyExists)
+	_, err = a.endpoints.DisconnectEndpoint(t.Context(), &sluicev1.DisconnectEndpointRequest{Endpoint: "bare.1", Network: "yard"})
+	refused(t, err, NoInterface, codes.FailedPrecondition)
 	_, err = attach("bare.2", &sluicev1.Connection{Network: "yard", Mac: "02:53:ac:1e:00:09"})
 	refused(t, err, mesh.AddressTaken, codes.AlreadyExists)
 	if _, err = attach("bare.2", &sluicev1.Connection{Network: "yard", Mac: "02:00:00:00:00:09"}); err != nil {
@@ -262,5 +265,17 @@ func TestServiceLeavesNetwork(t *testing.T) {
 	}
 	if got := update("shed"); got != "attic* shed yard" {
 		t.Errorf("it was connected to yard, and is on %s", got)
+	}
+}
+
+// An address that was asked for on a network whose record is gone goes with the connection: the
+// endpoint would wait for it for good, and get no other on any network.
+func TestDisconnectedFromGoneNetwork(t *testing.T) {
+	yard := &mesh.Network{ID: "b000000000000001", Subnet4: netip.MustParsePrefix("172.30.0.0/24"), Subnet6: netip.MustParsePrefix("fd30::/64")}
+	own, gone := netip.MustParseAddr("172.30.0.7"), netip.MustParseAddr("172.31.0.7")
+	e := &mesh.Endpoint{Fixed: []netip.Addr{own, gone}, Joined: []mesh.Joined{{Network: "b000000000000002"}}}
+	got := disconnected(e, "b000000000000002", nil, &mesh.Snapshot{Networks: []*mesh.Network{yard}})
+	if !slices.Equal(got.Fixed, []netip.Addr{own}) || len(got.Joined) != 0 {
+		t.Errorf("it asks for %v on %v", got.Fixed, got.Joined)
 	}
 }

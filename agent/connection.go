@@ -108,7 +108,7 @@ func (c connection) connect(snap *mesh.Snapshot, e *mesh.Endpoint, service *mesh
 	}
 	next := *e
 	if _, over := e.JoinedTo(n.ID); over { // what it was there while its service was
-		next = *disconnected(e, n.ID, n)
+		next = *disconnected(e, n.ID, n, snap)
 	}
 	asks := c.asks
 	asks.Network, asks.ByService = n.ID, used
@@ -120,13 +120,19 @@ func (c connection) connect(snap *mesh.Snapshot, e *mesh.Endpoint, service *mesh
 	return &next, nil
 }
 
-// disconnected is the endpoint without what it asks of a network. n is nil where the network is gone.
-func disconnected(e *mesh.Endpoint, id mesh.NetworkID, n *mesh.Network) *mesh.Endpoint {
+// disconnected is the endpoint without what it asks of a network. n is nil where the network is gone
+// or not built: then every address that no network has any more is taken to have been for it. One that
+// stayed would be asked for for good, and keep the endpoint from having others.
+func disconnected(e *mesh.Endpoint, id mesh.NetworkID, n *mesh.Network, snap *mesh.Snapshot) *mesh.Endpoint {
 	next := *e
 	next.Joined = slices.DeleteFunc(slices.Clone(e.Joined), func(j mesh.Joined) bool { return j.Network == id })
-	if n != nil {
-		next.Fixed = slices.DeleteFunc(slices.Clone(e.Fixed), n.Contains)
+	theirs := func(a netip.Addr) bool {
+		if n != nil {
+			return n.Contains(a)
+		}
+		return !slices.ContainsFunc(snap.Networks, func(other *mesh.Network) bool { return other.ID != id && other.Contains(a) })
 	}
+	next.Fixed = slices.DeleteFunc(slices.Clone(e.Fixed), theirs)
 	return &next
 }
 

@@ -73,7 +73,8 @@ func (n *naming) follow(snap *mesh.Snapshot, gone map[mesh.NodeID]bool, path fun
 	for _, e := range snap.Local(n.own) {
 		local[e.ID] = e
 	}
-	moved := n.end(func(id mesh.EndpointID) bool { return local[id] == nil })
+	first := n.snap == nil // links of an agent before may be of namespaces that are no more
+	moved := n.end(func(id mesh.EndpointID) bool { return local[id] == nil }) || first
 	if len(local) > 0 || n.operator != nil {
 		n.tell.SetZone(dns.NewZone(dns.FromSnapshot(snap, n.own, gone)))
 	} else {

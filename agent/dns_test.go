@@ -369,3 +369,23 @@ func TestNamesLeaveOutGoneNode(t *testing.T) {
 	a.machine.echo.setMute()
 	eventually(t, "n1 tells both again", func() bool { return told() == strings.Join(both, " ") })
 }
+
+// A link that an agent left which ended with its machine goes with the first look: who makes a
+// namespace of that name later is not to ask a name server that is not there.
+func TestStaleLinkGoes(t *testing.T) {
+	agents, _ := newTestCluster(t, 1)
+	a := agents[0]
+	files := a.system().resolv
+	a.stop()
+	dir := filepath.Join(files.etc, "work")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(managedConf(a.cfg.RunDir), filepath.Join(dir, confName)); err != nil {
+		t.Fatal(err)
+	}
+	a.start()
+	if at, err := os.Readlink(filepath.Join(dir, confName)); err == nil {
+		t.Errorf("the link to %s is still there", at)
+	}
+}

@@ -122,7 +122,7 @@ func defaultBridge(snap *mesh.Snapshot, service *mesh.Service) ([]mesh.Record, e
 	if !slices.Contains(service.Uses(), mesh.DefaultBridge) || snap.Network(mesh.DefaultBridge) != nil {
 		return nil, nil
 	}
-	if snap.NetworkNamed(mesh.DefaultBridgeName) != nil {
+	if other := snap.NetworkNamed(mesh.DefaultBridgeName); other != nil && other.ID != mesh.DefaultBridge {
 		return nil, mesh.Refuse(mesh.NameTaken, "give the service a --network, or remove that network",
 			"ports of mode host put service %q on a network named %s, and there is another one of that name", service.Name, mesh.DefaultBridgeName)
 	}

@@ -38,7 +38,7 @@ func (b *builder) virtual() {
 		if s == nil || n.Ingress() || n.Bridged() || n.Apart || len(b.self.BlocksOf(n.ID)) == 0 {
 			continue
 		}
-		i := inside{builder: b, net: n, at: Site{
+		i := inside{builder: b, net: n, parts: b.parts(n), at: Site{
 			Sandbox: s, Clients: callers(), Backends: fmt.Sprintf(`oifname != "%s"`, plan.WayOut),
 			Tracked: true, KeepsPort: true,
 		}}
@@ -52,15 +52,16 @@ func callers() string { return `"` + plan.EndpointLinks + `*"` }
 // inside makes the virtual addresses of one network on one node.
 type inside struct {
 	*builder
-	net *mesh.Network
-	at  Site
+	net   *mesh.Network
+	parts []netip.Prefix
+	at    Site
 }
 
 func (i *inside) build(services []*mesh.Service) {
 	table := i.at.Sandbox.Table("inet")
 	fronts := i.fronts(services)
 	i.mark(table, fronts)
-	for _, part := range i.parts() {
+	for _, part := range i.parts {
 		// All of them with one route. No device has such an address: it would be chosen as
 		// the source of ICMP errors made here.
 		i.at.Sandbox.Routes = append(i.at.Sandbox.Routes, plan.Route{Kind: plan.RouteLocal, Dst: part, Link: plan.Tunnel})
@@ -109,22 +110,22 @@ func (i *inside) mark(table *plan.Table, fronts []Front) {
 		fmt.Sprintf("iifname %s meta mark set ip daddr map @virtual4", callers()),
 		fmt.Sprintf("iifname %s meta mark set ip6 daddr map @virtual6", callers()),
 	)
-	for _, part := range i.parts() {
+	for _, part := range i.parts {
 		table.Chain("antispoof", "").Rule(fmt.Sprintf("iifname != %s %s counter drop", callers(), towards(part)))
 	}
 }
 
 // parts are what the network keeps for virtual addresses, without the blocks in there that nodes
 // have held since before it was kept.
-func (i *inside) parts() []netip.Prefix {
+func (b *builder) parts(of *mesh.Network) []netip.Prefix {
 	var held []netip.Prefix
-	for _, n := range i.snap.Nodes {
-		for _, b := range n.BlocksOf(i.net.ID) {
-			held = append(held, b.V4, b.V6)
+	for _, n := range b.snap.Nodes {
+		for _, block := range n.BlocksOf(of.ID) {
+			held = append(held, block.V4, block.V6)
 		}
 	}
 	var parts []netip.Prefix
-	for _, part := range i.net.VirtualParts() {
+	for _, part := range of.VirtualParts() {
 		parts = append(parts, without(part, slices.DeleteFunc(slices.Clone(held), func(h netip.Prefix) bool { return !h.Overlaps(part) }))...)
 	}
 	return parts
@@ -157,7 +158,7 @@ func (i *inside) admit(table *plan.Table) {
 	nobody := table.Chain("nobody", "type filter hook input priority -1; policy accept;")
 	last := table.Chain("input", "")
 	last.Rule(input...)
-	for _, part := range i.parts() {
+	for _, part := range i.parts {
 		refused := []string{towards(part) + " meta l4proto tcp counter reject with tcp reset", towards(part) + " counter reject"}
 		for _, rule := range refused {
 			nobody.Rule("meta mark 0 " + rule)

@@ -179,12 +179,17 @@ func (snap *Snapshot) settleNodes(byAge []Record) {
 			snap.Conflicts = append(snap.Conflicts, Conflict{Kind: KindNode, ID: string(c.node.ID), Claim: "block " + b.V4.String(), Winner: string(s), Reason: BlockTaken, By: KindService})
 			continue
 		}
+		if virtual.full(snap, c) {
+			lose(c, "", "", BlockTaken)
+			continue
+		}
 		winner := cmp.Or(blocks[four], blocks[six])
 		if n := snap.networks[b.Network]; n == nil || !n.has(b) || winner != "" {
 			lose(c, "block "+b.V4.String(), winner, BlockTaken)
 			continue
 		}
 		blocks[four], blocks[six] = c.node.ID, c.node.ID
+		virtual.hold(snap, c)
 	}
 	for i, n := range snap.Nodes {
 		if gone, any := lost[n.ID]; any {

@@ -27,7 +27,7 @@ func onNetwork(list []Attachment, id NetworkID) (Attachment, bool) {
 
 // ChooseVirtual is what the writer of a service stores in Service.Virtual: what the service has,
 // or else what is free by hash and probing, on each overlay that it is on and that exists. It
-// refuses (PoolExhausted) where a network has no address left. s need not be written yet.
+// refuses (PoolExhausted) where a network that it is new on has no address left. s need not be written yet.
 func (snap *Snapshot) ChooseVirtual(s *Service) ([]Attachment, error) {
 	if s.Mode == RoundRobinDNS {
 		return nil, nil
@@ -48,7 +48,10 @@ func (snap *Snapshot) ChooseVirtual(s *Service) ([]Attachment, error) {
 		}
 		a, ok := onNetwork(snap.virtualOf(s.ID), id)
 		if !ok {
-			if a, ok = part.next(part.start(s.ID)); !ok {
+			if a, ok = part.next(part.start(s.ID)); !ok && snap.without(s.ID, id) {
+				continue // it goes on without one, by its endpoints
+			}
+			if !ok {
 				return nil, Refuse(PoolExhausted, "use --endpoint-mode dnsrr, or remove a service from the network",
 					"network %q has no virtual address left for service %q: of the %d in %s %d are in use, 0 are free", part.network.Name, s.Name, part.count, part.four, part.given)
 			}
@@ -57,6 +60,12 @@ func (snap *Snapshot) ChooseVirtual(s *Service) ([]Attachment, error) {
 	}
 	slices.SortFunc(chosen, func(a, b Attachment) int { return cmp.Compare(a.Network, b.Network) })
 	return chosen, nil
+}
+
+// without tells whether a service is on a network and should have a virtual address there.
+func (snap *Snapshot) without(service ServiceID, network NetworkID) bool {
+	have := snap.services[service]
+	return have != nil && have.Mode != RoundRobinDNS && slices.Contains(have.Networks, network)
 }
 
 // virtualOf are the virtual addresses that a service has; none where it is not there.

@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -180,6 +182,9 @@ func TestVirtualExhausted(t *testing.T) {
 	if a, ok := w.state.Snapshot().Virtual(testID[ServiceID]('c', 31), n.ID); ok {
 		t.Errorf("31st service has %v", a)
 	}
+	if err := w.serve(31, n.ID); err != nil { // it is there, and may be changed in other ways
+		t.Errorf("31st service again: %v", err)
+	}
 }
 
 // A block that a node claimed when the part for virtual addresses was one block stays its, and no
@@ -241,6 +246,60 @@ func TestVirtualAgainstYoungerBlock(t *testing.T) {
 			t.Error(got)
 		}
 	}
+}
+
+// Whatever somebody writes, to read it costs about what as many honest records cost.
+func TestVirtualIsBounded(t *testing.T) {
+	snapshot := func(state *State) (d time.Duration, allocated uint64) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		began := time.Now()
+		state.Snapshot()
+		d = time.Since(began)
+		runtime.ReadMemStats(&after)
+		return d, after.TotalAlloc - before.TotalAlloc
+	}
+	large := func() (*world, *Network) {
+		w := newWorld(t, 1)
+		n, err := newOverlay(w.state.Snapshot(), testID[NetworkID]('b', 1), "large", netip.MustParsePrefix("10.0.0.0/8"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.write(testID[NodeID]('a', 1), NetworkRecord(n))
+		return w, n
+	}
+	took := map[bool]time.Duration{}
+	for _, same := range []bool{false, true} {
+		w, n := large()
+		for i := range 30_000 {
+			s := testService(i + 1)
+			if s.Networks = []NetworkID{n.ID}; same {
+				s.Virtual = []Attachment{pairOf(n, 0)}
+			}
+			w.write(testID[NodeID]('a', 1), ServiceRecord(s))
+		}
+		took[same], _ = snapshot(&w.state)
+	}
+	if took[true] > 5*took[false] {
+		t.Errorf("services with one address take %s, others %s", took[true], took[false])
+	}
+	w, n := large()
+	s := testService(1)
+	s.Networks = []NetworkID{n.ID}
+	w.write(testID[NodeID]('a', 1), ServiceRecord(s))
+	if _, allocated := snapshot(&w.state); allocated > 64<<10 {
+		t.Errorf("one service on a large network takes %d bytes", allocated)
+	}
+	node := w.state.Snapshot().Node(testID[NodeID]('a', 1)).clone()
+	w.time++
+	for i := range blockLimit {
+		node.Blocks = append(node.Blocks, Block{Network: n.ID, V4: nth4(n.Subnet4, n.Bits4, n.virtualNumber()+2*i), V6: nth6(n.Subnet6, i), Claim: w.time})
+	}
+	w.write(node.ID, NodeRecord(node))
+	if held := len(w.state.Snapshot().Node(node.ID).Blocks); held != oldBlocks {
+		t.Errorf("a node holds %d blocks of what is kept for virtual addresses", held)
+	}
+	onlyOneVirtual(t, w.state.Snapshot(), n)
 }
 
 func TestFixedVirtualIsRefused(t *testing.T) {

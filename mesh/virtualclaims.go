@@ -10,6 +10,33 @@ import (
 type virtualClaims struct {
 	byAge  []Record
 	oldest map[virtualBlock]serviceClaim // nil: not read yet
+	held   map[NetworkID]int             // blocks there by network
+}
+
+// oldBlocks is how many blocks nodes hold at most of what a network keeps for virtual addresses, where
+// no node claims any more: each divides the rest, and is a route and some rules on every node. A
+// network of less than a /17 had no more.
+const oldBlocks = 64
+
+// among tells whether a node's claim is of what a network keeps for virtual addresses.
+func (v *virtualClaims) among(snap *Snapshot, c nodeClaim) bool {
+	b := c.node.Blocks[c.block]
+	n := snap.networks[b.Network]
+	return n != nil && !n.Bridged() && !n.Ingress() && n.virtual4().Contains(b.V4.Addr())
+}
+
+func (v *virtualClaims) full(snap *Snapshot, c nodeClaim) bool {
+	return v.held[c.node.Blocks[c.block].Network] >= oldBlocks && v.among(snap, c)
+}
+
+func (v *virtualClaims) hold(snap *Snapshot, c nodeClaim) {
+	if !v.among(snap, c) {
+		return
+	}
+	if v.held == nil {
+		v.held = map[NetworkID]int{}
+	}
+	v.held[c.node.Blocks[c.block].Network]++
 }
 
 // virtualBlock is the IPv4 part of a block of a network.
@@ -27,8 +54,7 @@ type serviceClaim struct {
 // there is none. What is written counts, not what the service only would have: that makes way.
 func (v *virtualClaims) before(snap *Snapshot, c nodeClaim) ServiceID {
 	b := c.node.Blocks[c.block]
-	n := snap.networks[b.Network]
-	if n == nil || n.Bridged() || n.Ingress() || !n.virtual4().Contains(b.V4.Addr()) || !n.has(b) {
+	if !v.among(snap, c) || !snap.networks[b.Network].has(b) {
 		return ""
 	}
 	if v.oldest == nil {

@@ -13,10 +13,9 @@ type virtualPart struct {
 	network   *Network
 	four, six netip.Prefix
 	count     int
-	taken     []uint64              // a bit for each number; nil: none
-	given     int                   // how many bits are set
+	beyond    map[int]int           // of a number that is a service's: where the next free one may be
+	given     int                   // to how many services
 	blocks    map[netip.Prefix]bool // that nodes hold since before they were for virtual addresses
-	full      bool
 }
 
 // virtualParts are those of all networks that are built and whose services have virtual addresses.
@@ -72,36 +71,61 @@ func (p *virtualPart) has(a Attachment) bool {
 
 // free tells whether a pair of the part is nobody's.
 func (p *virtualPart) free(a Attachment) bool {
-	if p.isTaken(p.number(a)) {
-		return false
-	}
-	return p.blocks == nil || !p.blocks[netip.PrefixFrom(a.V4, p.network.Bits4).Masked()]
+	i := p.number(a)
+	_, taken := p.beyond[i]
+	return !taken && p.blockEnd(i) == i
 }
 
+// give gives a pair that is free.
 func (p *virtualPart) give(a Attachment) {
-	if p.taken == nil {
-		p.taken = make([]uint64, p.count/64+1)
+	if p.beyond == nil {
+		p.beyond = map[int]int{}
 	}
 	i := p.number(a)
-	p.taken[i/64] |= 1 << (i % 64)
+	p.beyond[i] = i + 1
 	p.given++
 }
 
-// isTaken tells whether a service has the pair with that number.
-func (p *virtualPart) isTaken(i int) bool { return p.taken != nil && p.taken[i/64]&(1<<(i%64)) != 0 }
+// blockEnd is the first number after the block of a node that a number is in, or the number itself.
+func (p *virtualPart) blockEnd(i int) int {
+	if len(p.blocks) == 0 {
+		return i
+	}
+	b := netip.PrefixFrom(p.pair(i).V4, p.network.Bits4).Masked()
+	if !p.blocks[b] {
+		return i
+	}
+	return p.number(Attachment{V4: lastOf(b)}) + 1
+}
 
 // next is the first pair that is free, from the one with the number start on.
 func (p *virtualPart) next(start int) (Attachment, bool) {
-	for i := range p.count {
-		if p.full {
-			break
-		}
-		if n := (start + i) % p.count; !p.isTaken(n) {
-			if a := p.pair(n); p.free(a) {
-				return a, true
-			}
+	for _, from := range []int{start, 0} {
+		if i := p.seek(from); i < p.count {
+			return p.pair(i), true
 		}
 	}
-	p.full = true
 	return Attachment{}, false
+}
+
+// seek is the first free number from one on, or one beyond all. What it passes it passes at once
+// the next time: whoever writes many services with one pair is not to cost a walk for each.
+func (p *virtualPart) seek(from int) int {
+	i := from
+	var passed []int
+	for i < p.count {
+		after, taken := p.beyond[i]
+		if !taken {
+			if after = p.blockEnd(i); after == i {
+				break
+			}
+		}
+		passed, i = append(passed, i), after
+	}
+	for _, one := range passed {
+		if _, taken := p.beyond[one]; taken {
+			p.beyond[one] = i
+		}
+	}
+	return i
 }

@@ -26,7 +26,8 @@ func NewNetwork(snap *Snapshot, wish NetworkWish) (*Network, error) {
 	if err := ValidateName("network", wish.Name); err != nil {
 		return nil, err
 	}
-	if snap.NetworkNamed(wish.Name) != nil || snap.Network(wish.ID) != nil {
+	// One that lost its subnets has its name, and may be made anew.
+	if other := snap.NetworkNamed(wish.Name); other != nil && other.ID != wish.ID || snap.Network(wish.ID) != nil {
 		return nil, Refuse(NameTaken, "choose another name, or remove that network", "a network named %q exists", wish.Name)
 	}
 	n := &Network{
@@ -49,7 +50,8 @@ func NewNetwork(snap *Snapshot, wish NetworkWish) (*Network, error) {
 	return n, n.Validate()
 }
 
-// NewDefaultBridge is the network DefaultBridge, for who finds that it is not there.
+// NewDefaultBridge is the network DefaultBridge, for who finds that it is not there: it was not made
+// yet, or an older network has its subnets.
 func NewDefaultBridge(snap *Snapshot) (*Network, error) {
 	return NewNetwork(snap, NetworkWish{ID: DefaultBridge, Name: DefaultBridgeName, Driver: Bridge})
 }

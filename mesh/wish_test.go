@@ -158,3 +158,31 @@ func TestDefaultBridge(t *testing.T) {
 		}
 	}
 }
+
+// The default bridge of one side of a split lost its subnet to the other side's network: the next
+// who needs it makes it anew.
+func TestDefaultBridgeAnew(t *testing.T) {
+	w := newWorld(t, 1)
+	writer := testID[NodeID]('a', 1)
+	bridge, err := NewDefaultBridge(w.state.Snapshot())
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := newOverlay(w.state.Snapshot(), testID[NetworkID]('b', 1), "other", bridge.Subnet4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.write(writer, NetworkRecord(other))
+	w.write(writer, NetworkRecord(bridge))
+	if w.state.Snapshot().Network(DefaultBridge) != nil {
+		t.Fatal("both are built")
+	}
+	anew, err := NewDefaultBridge(w.state.Snapshot())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.write(writer, NetworkRecord(anew))
+	if snap := w.state.Snapshot(); snap.Network(DefaultBridge) == nil || snap.Network(other.ID) == nil || len(snap.Conflicts) != 0 {
+		t.Errorf("%v", snap.Conflicts)
+	}
+}

@@ -2,7 +2,6 @@ package dns
 
 import (
 	"net/netip"
-	"slices"
 
 	"github.com/sluice-mesh/sluice/mesh"
 )
@@ -122,9 +121,11 @@ func addrsAt(at mesh.Attachment) []Addr {
 // portsOf are the ports that the endpoints themselves answer on.
 func portsOf(s *mesh.Service) []Port {
 	var ports []Port
+	met := map[Port]bool{}
 	for _, p := range s.Publish {
 		port := Port{Number: p.Target, Last: p.Last, Proto: p.Proto}
-		if !slices.Contains(ports, port) { // one target may be published twice
+		if !met[port] { // one target may be published twice
+			met[port] = true
 			ports = append(ports, port)
 		}
 	}
