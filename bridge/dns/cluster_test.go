@@ -17,7 +17,10 @@ type cluster struct {
 	time  uint64
 }
 
-func newCluster(t *testing.T) *cluster { return &cluster{t: t, time: 10} }
+func newCluster(t *testing.T) *cluster {
+	t.Helper()
+	return &cluster{t: t, time: 10}
+}
 
 func (v *cluster) put(r mesh.Record) {
 	v.t.Helper()
@@ -51,6 +54,7 @@ func block(id mesh.NetworkID, v4, v6 string) mesh.Block {
 
 // street is one overlay, back, of which two nodes claimed the same block and the first holds it.
 func street(t *testing.T) *cluster {
+	t.Helper()
 	v := newCluster(t)
 	v.put(mesh.NetworkRecord(mesh.NewIngress(mesh.DefaultIngress(), mesh.DefaultPool(), 0x1234567890)))
 	v.put(mesh.NetworkRecord(&mesh.Network{
@@ -72,7 +76,7 @@ func (v *cluster) service(number int, name string) *mesh.Service {
 }
 
 // endpoint is one of a service on a node, with an address on back.
-func (v *cluster) endpoint(number int, name string, s *mesh.Service, node int, v4, v6 string) *mesh.Endpoint {
+func (v *cluster) endpoint(number int, name string, s *mesh.Service, node int, v4, v6 string) *mesh.Endpoint { //nolint:revive // one line a record
 	e := &mesh.Endpoint{
 		ID: mesh.EndpointID(fmt.Sprintf("d%015d", number)), Name: name, Service: s.ID, Node: mesh.NodeID(fmt.Sprintf("a%015d", node)), State: mesh.Ready, Weight: 1,
 		Attached: []mesh.Attachment{{Network: back, V4: ip(v4), V6: ip(v6)}},
