@@ -117,10 +117,33 @@ func (n *namespace) doRoute(verb Verb, want plan.Route) error {
 		return n.link.RouteReplace(r)
 	default:
 		err := n.link.RouteAdd(r)
+		if errors.Is(err, syscall.EEXIST) && n.departing(r) {
+			return n.link.RouteReplace(r)
+		}
 		if errors.Is(err, syscall.EEXIST) {
 			// Not ours, or it had been observed: replacing it would take somebody's way.
 			return &Refusal{plan.KernelRefused, fmt.Sprintf("a route to %s that is not ours is in %s", want.Dst, n.name), "remove that route"}
 		}
 		return err
 	}
+}
+
+// departing tells whether what is in a route's way is the kernel's own for the subnet of an
+// address on a device of ours: the plan has another way to that subnet, so the address goes, but
+// only after what is new was added.
+func (n *namespace) departing(r *netlink.Route) bool {
+	filter := &netlink.Route{Dst: r.Dst, Protocol: unix.RTPROT_KERNEL, Table: unix.RT_TABLE_MAIN}
+	found, err := retryDump(func() ([]netlink.Route, error) {
+		return n.link.RouteListFiltered(netlink.FAMILY_V4, filter, netlink.RT_FILTER_DST|netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	})
+	if err != nil || len(found) == 0 {
+		return false
+	}
+	for _, f := range found {
+		l, err := n.link.LinkByIndex(f.LinkIndex)
+		if err != nil || !n.ours(l) {
+			return false
+		}
+	}
+	return true
 }
