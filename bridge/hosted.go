@@ -179,10 +179,10 @@ func suffix(a netip.Addr) string {
 // localAlso lets what a process dialled at a loopback address be answered by a bridge: chain
 // closed drops everything else to such an address.
 func (b *builder) localAlso(bridge string) {
-	if b.seen[bridge] {
-		return
+	i := slices.Index(b.host.Sysctls, plan.LocalNet(bridge))
+	if i < 0 {
+		return // said already
 	}
-	b.seen[bridge] = true
-	b.host.Sysctls = append(b.host.Sysctls, plan.Sysctl{Key: "net/ipv4/conf/" + bridge + "/route_localnet", Value: "1"})
+	b.host.Sysctls[i].Value = "1"
 	b.host.Routes = append(b.host.Routes, plan.Route{Kind: plan.RouteLocal, Dst: netip.PrefixFrom(netip.IPv6Loopback(), 128), Link: bridge})
 }

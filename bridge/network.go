@@ -59,6 +59,7 @@ func (b *builder) raise(n *mesh.Network) bool {
 	b.host.Sysctls = append(
 		b.host.Sysctls,
 		plan.WithIPv6(name),
+		plan.LocalNet(name),
 		plan.Sysctl{Key: "net/ipv6/conf/" + name + "/accept_ra", Value: "0"}, // a workload is no router
 	)
 	b.table.Set("own_bridges").Add(name)

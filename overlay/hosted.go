@@ -63,18 +63,14 @@ func (c *compiler) hostedIn(sandbox, set string, at netip.Addr) *plan.Set {
 }
 
 // localAlso gives the host's end of a way out what it takes for the node's own processes and
-// its other endpoints to call that way: an address that is masqueraded to, and answers to
-// loopback addresses. (Package bridge drops everything else to such.)
+// its other endpoints to call that way: answers to loopback addresses. (Package bridge drops
+// everything else to such.)
 func (c *compiler) localAlso(link string) {
 	host := c.plan.Host()
-	if slices.ContainsFunc(host.Addrs, func(a plan.Addr) bool { return a.Link == link }) {
-		return
+	i := slices.Index(host.Sysctls, plan.LocalNet(link))
+	if i < 0 {
+		return // said already
 	}
-	host.Addrs = append(
-		host.Addrs,
-		plan.Addr{Link: link, Prefix: single(plan.WayOut4())},
-		plan.Addr{Link: link, Prefix: single(plan.WayOut6())},
-	)
-	host.Sysctls = append(host.Sysctls, plan.Sysctl{Key: "net/ipv4/conf/" + link + "/route_localnet", Value: "1"})
+	host.Sysctls[i].Value = "1"
 	host.Routes = append(host.Routes, plan.Route{Kind: plan.RouteLocal, Dst: single(netip.IPv6Loopback()), Link: link})
 }

@@ -153,7 +153,14 @@ func (b *builder) wayOut(host *plan.Sandbox) {
 	for _, block := range b.self.BlocksOf(b.net.ID) {
 		towardsBlock(host, hostLink, near, block)
 	}
-	host.Sysctls = append(host.Sysctls, plan.WithIPv6(hostLink))
+	// With the last address that goes from a device the kernel takes all its routes: the host's end
+	// always has one, so that ports of mode host can come and go.
+	host.Addrs = append(
+		host.Addrs,
+		plan.Addr{Link: hostLink, Prefix: single(plan.WayOut4())},
+		plan.Addr{Link: hostLink, Prefix: single(plan.WayOut6())},
+	)
+	host.Sysctls = append(host.Sysctls, plan.WithIPv6(hostLink), plan.LocalNet(hostLink))
 }
 
 // towardsBlock leads to a block whose sandbox is behind link at mac.

@@ -153,6 +153,12 @@ func WithIPv6(link string) Sysctl {
 	return Sysctl{Key: "net/ipv6/conf/" + link + "/disable_ipv6", Value: "0"}
 }
 
+// LocalNet keeps packets to 127.0.0.0/8 that come by a device of ours out, as the kernel does by
+// itself: where they are let in, its Value is "1", and when they no longer are it is told so.
+func LocalNet(link string) Sysctl {
+	return Sysctl{Key: "net/ipv4/conf/" + link + "/route_localnet", Value: "0"}
+}
+
 // Dialled is what a client's packet is addressed to when it comes to a balancer.
 type Dialled struct {
 	Proto string // tcp, udp or sctp
