@@ -127,7 +127,7 @@ func (b *builder) open(f mesh.HostedFront) {
 		}
 	}
 	if n.Bridged() {
-		b.localAlso(plan.BridgeLink(string(n.ID)))
+		b.host.LetLocalIn(plan.BridgeLink(string(n.ID))) // chain closed drops all but answers
 	}
 	if from := f.Port.Sources.Prefixes(); len(from) > 0 {
 		b.table.AdmitOnly(ports, from)
@@ -154,7 +154,7 @@ func (b *builder) enter(p mesh.PublishedPort, at netip.Addr) {
 		b.spans.Add(plan.Ports{Addr: at, Proto: string(p.Proto), First: p.Target, Last: p.Last})
 		return
 	}
-	set := b.table.Set("entered" + suffix(at))
+	set := b.table.Set("entered" + plan.Suffix(at))
 	if key := plan.Join(at.String(), string(p.Proto), strconv.Itoa(int(p.Target))); !b.seen[set.Name+key] {
 		b.seen[set.Name+key] = true
 		set.Add(key)
@@ -164,25 +164,6 @@ func (b *builder) enter(p mesh.PublishedPort, at netip.Addr) {
 // entries puts the ranges of enter into their sets.
 func (b *builder) entries() {
 	for _, p := range b.spans.All() {
-		b.table.Set("entered_range"+suffix(p.Addr)).Add(p.Addr.String(), p.Proto, p.Text())
+		b.table.Set("entered_range"+plan.Suffix(p.Addr)).Add(p.Addr.String(), p.Proto, p.Text())
 	}
-}
-
-// suffix is how sets are called by family.
-func suffix(a netip.Addr) string {
-	if a.Is4() {
-		return "4"
-	}
-	return "6"
-}
-
-// localAlso lets what a process dialled at a loopback address be answered by a bridge: chain
-// closed drops everything else to such an address.
-func (b *builder) localAlso(bridge string) {
-	i := slices.Index(b.host.Sysctls, plan.LocalNet(bridge))
-	if i < 0 {
-		return // said already
-	}
-	b.host.Sysctls[i].Value = "1"
-	b.host.Routes = append(b.host.Routes, plan.Route{Kind: plan.RouteLocal, Dst: netip.PrefixFrom(netip.IPv6Loopback(), 128), Link: bridge})
 }

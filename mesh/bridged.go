@@ -17,14 +17,7 @@ func (s *settling) bridged(e *Endpoint, n *Network, asked []at) (Attachment, err
 	if err := s.unheld(e, asked); err != nil {
 		return Attachment{}, err
 	}
-	a := Attachment{Network: n.ID}
-	for _, one := range asked {
-		if one.addr.Is4() {
-			a.V4 = one.addr
-		} else {
-			a.V6 = one.addr
-		}
-	}
+	a := askedPair(n.ID, asked)
 	var err error
 	start := hash("address", string(e.ID))
 	if !a.V4.IsValid() {

@@ -253,6 +253,19 @@ func (snap *Snapshot) Unmet(e *Endpoint) error {
 	return nil
 }
 
+// askedPair is what was asked for; a family that was not has no address.
+func askedPair(id NetworkID, asked []at) Attachment {
+	a := Attachment{Network: id}
+	for _, one := range asked {
+		if one.addr.Is4() {
+			a.V4 = one.addr
+		} else {
+			a.V6 = one.addr
+		}
+	}
+	return a
+}
+
 // fixed gives what was asked for, and the partner in the other family.
 func (s *settling) fixed(e *Endpoint, n *Network, asked []at) (Attachment, error) {
 	if err := s.snap.fits(e, n, asked, s.now); err != nil {
@@ -265,14 +278,7 @@ func (s *settling) fixed(e *Endpoint, n *Network, asked []at) (Attachment, error
 	if err != nil {
 		return Attachment{}, err
 	}
-	a := Attachment{Network: n.ID}
-	for _, one := range asked {
-		if one.addr.Is4() {
-			a.V4 = one.addr
-		} else {
-			a.V6 = one.addr
-		}
-	}
+	a := askedPair(n.ID, asked)
 	switch {
 	case !a.V4.IsValid():
 		a.V4 = s.partner4(e, b, a.V6)

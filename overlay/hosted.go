@@ -2,7 +2,6 @@ package overlay
 
 import (
 	"net/netip"
-	"slices"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
 	"github.com/sluice-mesh/sluice/mesh"
@@ -15,7 +14,8 @@ func (c *compiler) enter(f mesh.HostedFront) {
 	if n == nil || n.Bridged() || len(c.self.BlocksOf(n.ID)) == 0 {
 		return
 	}
-	c.localAlso(plan.WayOutHost(uint32(n.VNI)))
+	// For the node's own processes. Package bridge drops everything but answers.
+	c.plan.Host().LetLocalIn(plan.WayOutHost(uint32(n.VNI)))
 	name := plan.NetworkSandbox(uint32(n.VNI))
 	dialled := plan.Ports{Addr: f.Port.Addr}
 	for _, at := range []netip.Addr{f.At.V4, f.At.V6} {
@@ -54,23 +54,5 @@ func (c *compiler) entries() {
 
 // hostedIn is the set of ports of one family in a network's sandbox.
 func (c *compiler) hostedIn(sandbox, set string, at netip.Addr) *plan.Set {
-	if at.Is4() {
-		set += "4"
-	} else {
-		set += "6"
-	}
-	return c.plan.Sandbox(sandbox, plan.KindNetwork).Table("inet").Set(set)
-}
-
-// localAlso gives the host's end of a way out what it takes for the node's own processes and
-// its other endpoints to call that way: answers to loopback addresses. (Package bridge drops
-// everything else to such.)
-func (c *compiler) localAlso(link string) {
-	host := c.plan.Host()
-	i := slices.Index(host.Sysctls, plan.LocalNet(link))
-	if i < 0 {
-		return // said already
-	}
-	host.Sysctls[i].Value = "1"
-	host.Routes = append(host.Routes, plan.Route{Kind: plan.RouteLocal, Dst: single(netip.IPv6Loopback()), Link: link})
+	return c.plan.Sandbox(sandbox, plan.KindNetwork).Table("inet").Set(set + plan.Suffix(at))
 }

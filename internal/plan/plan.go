@@ -159,6 +159,19 @@ func LocalNet(link string) Sysctl {
 	return Sysctl{Key: "net/ipv4/conf/" + link + "/route_localnet", Value: "0"}
 }
 
+// LetLocalIn turns that round for a device that LocalNet was said of, in both families: what a
+// process here dialled at a loopback address is answered by it. IPv6 has no such switch; there the
+// address is local on the device too. Once is enough.
+func (s *Sandbox) LetLocalIn(link string) {
+	for i := range s.Sysctls {
+		if s.Sysctls[i] == LocalNet(link) {
+			s.Sysctls[i].Value = "1"
+			s.Routes = append(s.Routes, Route{Kind: RouteLocal, Dst: netip.PrefixFrom(netip.IPv6Loopback(), 128), Link: link})
+			return
+		}
+	}
+}
+
 // Dialled is what a client's packet is addressed to when it comes to a balancer.
 type Dialled struct {
 	Proto string // tcp, udp or sctp
@@ -216,6 +229,14 @@ func FamilyOf(a netip.Addr) Family {
 		return IPv4
 	}
 	return IPv6
+}
+
+// Suffix ends the names of sets that there is one of for each family.
+func Suffix(a netip.Addr) string {
+	if a.Is4() {
+		return "4"
+	}
+	return "6"
 }
 
 // Reason is why an object is not programmed. Codes are stable: status, CLI and

@@ -149,6 +149,14 @@ func (w *walk) leave(p *packet) error {
 	if err := w.hook("prerouting", p); err != nil {
 		return err
 	}
+	if err := w.sendUndone(p, w.flow.uplink); err != nil {
+		return err
+	}
+	return w.deliver(p)
+}
+
+// sendUndone forwards a reply whose source the balancer gives back on the way.
+func (w *walk) sendUndone(p *packet, source netip.Addr) error {
 	r := w.route(p.dst)
 	if err := w.out(r, p.dst); err != nil {
 		return err
@@ -162,16 +170,13 @@ func (w *walk) leave(p *packet) error {
 			return err
 		}
 		if hook == "postrouting" || !w.flow.nat {
-			p.src = w.flow.uplink
+			p.src = source
 		}
 		if err := w.hookSpan(hook, p, span{translates, math.MaxInt}); err != nil {
 			return err
 		}
 	}
-	if err := w.send(p, r); err != nil {
-		return err
-	}
-	return w.deliver(p)
+	return w.send(p, r)
 }
 
 // deliver is the host: conntrack gives the reply back its addresses.

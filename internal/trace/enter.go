@@ -125,7 +125,7 @@ func (w *walk) forward(p *packet) error {
 
 // mark is hop 3: what was dialled gets its mark, or nobody is there and it is refused.
 func (w *walk) mark(p *packet) error {
-	w.begin(3, "nft list map inet %s services%s", plan.TableName, suffix(p.dst))
+	w.begin(3, "nft list map inet %s services%s", plan.TableName, plan.Suffix(p.dst))
 	w.what("%s has no mark", target(p))
 	if err := w.hookSpan("prerouting", p, span{math.MinInt, natTranslates}); err != nil {
 		return err
@@ -173,7 +173,7 @@ func (w *walk) choose(p *packet) ([]plan.Backend, error) {
 // drawLots carries the rules out for each lot that may be drawn.
 func (w *walk) drawLots(p *packet) ([]plan.Backend, error) {
 	mark := plan.HexMark(p.mark)
-	w.begin(4, "nft list map inet %s slots%s", plan.TableName, suffix(p.dst))
+	w.begin(4, "nft list map inet %s slots%s", plan.TableName, plan.Suffix(p.dst))
 	w.what("mark %s", mark)
 	var open []plan.Backend
 	w.kept = 0

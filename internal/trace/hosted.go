@@ -31,7 +31,7 @@ func (w *walk) hosted(p *packet) error {
 	}
 	w.what("to %s: by the host to %s in %s; %s", to, p.iif, w.sandbox.Name, source)
 	if w.sandbox.Kind == plan.KindNetwork {
-		w.begin(7, "nft list set inet %s hosted%s", plan.TableName, suffix(p.dst))
+		w.begin(7, "nft list set inet %s hosted%s", plan.TableName, plan.Suffix(p.dst))
 		w.what("%s from the host", target(p))
 		if err := w.hook("prerouting", p); err != nil {
 			return err
@@ -70,14 +70,8 @@ func (w *walk) onward(p *packet, passes func(*packet) error) error {
 func (w *walk) arrived(p *packet, to string) error {
 	w.begin(8, "ip addr show %s", p.iif)
 	w.what("to %s", to)
-	own := w.route(p.dst)
-	if w.noteAll(own.objects); own.kind != routeLocal {
-		return breakf("%s is no address in %s", p.dst, w.sandbox.Name)
-	}
-	for _, hook := range []string{"prerouting", "input"} {
-		if err := w.hook(hook, p); err != nil {
-			return err
-		}
+	if err := w.takenIn(p); err != nil {
+		return err
 	}
 	w.what("by %s in %s; %s sees %s", p.iif, w.sandbox.Name, to, p.src)
 	return nil

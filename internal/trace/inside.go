@@ -1,7 +1,6 @@
 package trace
 
 import (
-	"math"
 	"net/netip"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
@@ -18,10 +17,10 @@ func (w *walk) enterInside() (packet, []plan.Backend, error) {
 		return p, nil, err
 	}
 	if err := w.mark(&p); err != nil {
-		w.command("nft list map inet %s virtual%s", plan.TableName, suffix(p.dst))
+		w.command("nft list map inet %s virtual%s", plan.TableName, plan.Suffix(p.dst))
 		return p, nil, err
 	}
-	w.command("nft list map inet %s virtual%s", plan.TableName, suffix(p.dst))
+	w.command("nft list map inet %s virtual%s", plan.TableName, plan.Suffix(p.dst))
 	choices, err := w.choose(&p)
 	return p, choices, err
 }
@@ -68,20 +67,7 @@ func (w *walk) neighbour(p *packet, r route) error {
 	w.what("to %s by %s", w.called(p.dst, p.dport), r.link)
 	w.begin(8, "ip route get %s", p.dst)
 	w.what("to %s", p.dst)
-	if err := w.send(p, r); err != nil {
-		return err
-	}
-	own := w.route(p.dst)
-	if w.noteAll(own.objects); own.kind != routeLocal {
-		return breakf("%s is no address in %s", p.dst, w.sandbox.Name)
-	}
-	for _, hook := range []string{"prerouting", "input"} {
-		if err := w.hook(hook, p); err != nil {
-			return err
-		}
-	}
-	w.what("by %s to %s in %s; %s sees %s", r.link, p.iif, w.sandbox.Name, w.called(p.dst, p.dport), p.src)
-	return nil
+	return w.handOver(p, r)
 }
 
 // peer is an endpoint of another node.
@@ -98,7 +84,7 @@ func (w *walk) peer(p *packet, l plan.Link, r route) error {
 	if err := w.underlay(p, l.VXLAN.Local, f); err != nil {
 		return err
 	}
-	w.command("nft list set inet %s blocks%s", plan.TableName, suffix(p.dst))
+	w.command("nft list set inet %s blocks%s", plan.TableName, plan.Suffix(p.dst))
 	return w.isolate(p)
 }
 
@@ -174,26 +160,7 @@ func (w *walk) undoInside(p *packet) error {
 	w.what("the reply to %s", p.dst)
 	p.dst = w.flow.client // of a call that landed on the caller the source was another one
 	p.dialled = w.flow.dialled
-	r := w.route(p.dst)
-	if err := w.out(r, p.dst); err != nil {
-		return err
-	}
-	p.oif = r.link
-	if err := w.forwarding(p); err != nil {
-		return err
-	}
-	for _, hook := range []string{"forward", "postrouting"} {
-		if err := w.hookSpan(hook, p, span{math.MinInt, translates}); err != nil {
-			return err
-		}
-		if hook == "postrouting" || !w.flow.nat {
-			p.src = w.flow.dialled
-		}
-		if err := w.hookSpan(hook, p, span{translates, math.MaxInt}); err != nil {
-			return err
-		}
-	}
-	if err := w.send(p, r); err != nil {
+	if err := w.sendUndone(p, w.flow.dialled); err != nil {
 		return err
 	}
 	for _, hook := range []string{"prerouting", "input"} {

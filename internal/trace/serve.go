@@ -50,7 +50,7 @@ func (w *walk) towards(p *packet, b plan.Backend) error {
 			return err
 		}
 		w.what("to %s: by %s, MAC address %s, to %s in %s", w.called(b.Addr, b.Port), l.Name, p.etherDst, p.iif, w.sandbox.Name)
-		w.begin(7, "nft list set inet %s targets%s", plan.TableName, suffix(p.dst))
+		w.begin(7, "nft list set inet %s targets%s", plan.TableName, plan.Suffix(p.dst))
 		return nil
 	}
 	w.command("bridge fdb show dev %s", l.Name)
@@ -72,7 +72,7 @@ func (w *walk) underlay(p *packet, from netip.Addr, f plan.FDBEntry) error {
 		return err
 	}
 	w.node, w.sandbox = far, &plan.Sandbox{Name: plan.HostSandbox, Kind: plan.KindHost}
-	w.begin(6, "nft list set inet %s peers%s", plan.TableName, suffix(from))
+	w.begin(6, "nft list set inet %s peers%s", plan.TableName, plan.Suffix(from))
 	w.what("a tunnel packet from %s", from)
 	if err := w.enterHost(far); err != nil {
 		return err
@@ -85,7 +85,7 @@ func (w *walk) underlay(p *packet, from netip.Addr, f plan.FDBEntry) error {
 	if err != nil {
 		return err
 	}
-	w.begin(7, "nft list set inet %s targets%s", plan.TableName, suffix(p.dst))
+	w.begin(7, "nft list set inet %s targets%s", plan.TableName, plan.Suffix(p.dst))
 	return w.unwrap(p, end)
 }
 
@@ -113,9 +113,23 @@ func (w *walk) isolate(p *packet) error {
 	if err := w.out(r, p.dst); err != nil {
 		return err
 	}
+	return w.handOver(p, r)
+}
+
+// handOver gives the packet to the endpoint that a route leads to.
+func (w *walk) handOver(p *packet, r route) error {
 	if err := w.send(p, r); err != nil {
 		return err
 	}
+	if err := w.takenIn(p); err != nil {
+		return err
+	}
+	w.what("by %s to %s in %s; %s sees %s", r.link, p.iif, w.sandbox.Name, w.called(p.dst, p.dport), p.src)
+	return nil
+}
+
+// takenIn lets the endpoint's namespace, where the packet is, take it for its own.
+func (w *walk) takenIn(p *packet) error {
 	own := w.route(p.dst)
 	if w.noteAll(own.objects); own.kind != routeLocal {
 		return breakf("%s is no address in %s", p.dst, w.sandbox.Name)
@@ -125,6 +139,5 @@ func (w *walk) isolate(p *packet) error {
 			return err
 		}
 	}
-	w.what("by %s to %s in %s; %s sees %s", r.link, p.iif, w.sandbox.Name, w.called(p.dst, p.dport), p.src)
 	return nil
 }

@@ -284,14 +284,6 @@ func (w *walk) called(addr netip.Addr, port uint16) string {
 // target is the destination as the key of an element.
 func target(p *packet) string { return plan.Join(p.dst.String(), p.proto, fmt.Sprint(p.dport)) }
 
-// suffix is how sets are called by family.
-func suffix(a netip.Addr) string {
-	if a.Is4() {
-		return "4"
-	}
-	return "6"
-}
-
 // relyOnRules notes the rules of a chain that hold a text.
 func (w *walk) relyOnRules(chain, holding string) {
 	for _, t := range w.sandbox.Tables {
