@@ -82,6 +82,47 @@ func TestForgedFramesToOtherAddresses(t *testing.T) {
 	})
 }
 
+// The beginnings of frames of ours (VNI 2^20) and of another program's.
+const (
+	ourFrame   = "\x08\x00\x00\x00\x10\x00\x00\x00"
+	theirFrame = "\x08\x00\x00\x00\x00\x10\x00\x00"
+)
+
+// sendTunnelled sends one to a peer's tunnel port, as a process of the host.
+func sendTunnelled(begin string) error {
+	c, err := net.Dial("udp", "192.0.2.12:4789")
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Write([]byte(begin + strings.Repeat("x", 40)))
+	return err
+}
+
+// Where a node's plan lacks the tunnel ports, or has other ones, a forged frame leaves: the
+// set is what stops it.
+func TestForgedFramesMissed(t *testing.T) {
+	for name, elements := range map[string][]plan.Element{"no port": nil, "another port": {{Key: "4788"}}} {
+		p := holdable(plans(t)["one endpoint local"])
+		p.Host().Table("inet").Set("tunnel_ports").Elements = elements
+		inHost(t, func() {
+			k := newKernel(t)
+			defer k.Close()
+			pinWorkloads(t, k, p)
+			defer func() { mustApply(t, k, &plan.Plan{}) }()
+			ip(t, `link add eth0 type veth peer name far
+				addr add 192.0.2.11/24 dev eth0
+				link set eth0 up
+				link set far up
+				neigh add 192.0.2.12 lladdr 02:00:00:00:00:12 dev eth0 nud permanent`)
+			mustApply(t, k, p)
+			if err := sendTunnelled(ourFrame); err != nil {
+				t.Errorf("%s: nothing else stops the frame, and yet: %v", name, err)
+			}
+		})
+	}
+}
+
 // A process of the host and an endpoint cannot speak VXLAN to a peer with the
 // host's address; the kernel's own tunnels can, and others' VNIs are left alone.
 func TestForgedFrames(t *testing.T) {
@@ -97,21 +138,10 @@ func TestForgedFrames(t *testing.T) {
 			link set far up
 			neigh add 192.0.2.12 lladdr 02:00:00:00:00:12 dev eth0 nud permanent`)
 		mustApply(t, k, p)
-		ours := "\x08\x00\x00\x00\x10\x00\x00\x00" // VXLAN, VNI 2^20
-		theirs := "\x08\x00\x00\x00\x00\x10\x00\x00"
-		send := func(frame string) error {
-			c, err := net.Dial("udp", "192.0.2.12:4789")
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			_, err = c.Write([]byte(frame + strings.Repeat("x", 40)))
-			return err
-		}
-		if err := send(ours); err == nil {
+		if err := sendTunnelled(ourFrame); err == nil {
 			t.Error("a process sent a frame of our overlay to a peer")
 		}
-		if err := send(theirs); err != nil {
+		if err := sendTunnelled(theirFrame); err != nil {
 			t.Errorf("another program's tunnel is none of our business: %v", err)
 		}
 		dropped := func() string { return hostRule(t, "forged", `iifname "sl-o*"`) }
