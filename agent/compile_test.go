@@ -26,6 +26,13 @@ func TestCompileGolden(t *testing.T) {
 			golden.Equal(t, Compile(mesh.Local{ID: scene.NodeID(1), Balancer: mesh.BalancerNFT}, w.State.Snapshot()).Text())
 		})
 	}
+	for _, name := range []string{"hosted ranges", "published on one address"} {
+		t.Run("respect "+name, func(t *testing.T) {
+			w := scene.New(t, 3)
+			scene.All()[name](w)
+			golden.Equal(t, Compile(mesh.Local{ID: scene.NodeID(1), Firewall: mesh.FirewallRespect}, w.State.Snapshot()).Text())
+		})
+	}
 }
 
 // Records that arrive in any order, some of them twice, give the same bytes.

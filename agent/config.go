@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -24,6 +25,7 @@ type Config struct {
 	API        netip.AddrPort // none: the API is on the socket alone
 	DNS        netip.AddrPort // none: names are told to endpoints alone
 	Balancer   BalancerChoice // auto
+	Firewall   FirewallChoice // open
 
 	// KeyRotation is after how long gossip gets another key: 12 h; NoKeyRotation: by command alone.
 	// Of nodes that say different times the shortest counts.
@@ -74,6 +76,9 @@ func (c Config) complete() (Config, error) {
 	if c.Balancer == "" {
 		c.Balancer = BalancerAuto
 	}
+	if c.Firewall == "" {
+		c.Firewall = FirewallChoice(mesh.FirewallOpen)
+	}
 	if c.KeyRotation == 0 {
 		c.KeyRotation = DefaultKeyRotation
 	}
@@ -89,7 +94,7 @@ func (c Config) complete() (Config, error) {
 	if err := mesh.ValidateName("node", c.Name); err != nil {
 		return c, fmt.Errorf("read --name: %w", err)
 	}
-	if err := c.Balancer.validate(); err != nil {
+	if err := errors.Join(c.Balancer.validate(), c.Firewall.validate()); err != nil {
 		return c, err
 	}
 	if c.GossipPort == c.VXLANPort {

@@ -67,6 +67,7 @@ func inspection(cfg Config, underlay netip.Addr, snap *mesh.Snapshot) kernel.Ins
 	q := kernel.Inspection{
 		RunDir: cfg.RunDir, DataDir: cfg.DataDir, DataFile: storeName, Advertise: underlay,
 		GossipPort: cfg.GossipPort, VXLANPort: cfg.VXLANPort, Balancer: string(cfg.Balancer),
+		Respects: mesh.Firewall(cfg.Firewall) == mesh.FirewallRespect,
 	}
 	used := map[mesh.Scheduler]bool{mesh.RoundRobin: true} // which a service has that names none
 	for _, s := range snap.Services {

@@ -33,8 +33,9 @@ type loop struct {
 	routes  hostRoutes
 	repair  repair
 
-	picked picked  // set before run
-	names  *naming // the same; nil: nobody is told any
+	picked   picked        // set before run
+	firewall mesh.Firewall // the same
+	names    *naming       // the same; nil: nobody is told any
 }
 
 func newLoop(c *cluster, m Machine, s *status, log *slog.Logger) *loop {
@@ -173,7 +174,7 @@ func (l *loop) compile(snap *mesh.Snapshot) (*plan.Plan, error) {
 	four, six, unknown := l.machine.Unrouted()
 	unseen := l.held.look(l.machine, snap, l.cluster.own.ID)
 	local := mesh.Local{
-		ID: l.cluster.own.ID, Balancer: l.picked.balancer, Advertised: advertised, OwnBridges: l.bridges,
+		ID: l.cluster.own.ID, Balancer: l.picked.balancer, Firewall: l.firewall, Advertised: advertised, OwnBridges: l.bridges,
 		Unrouted4: four, Unrouted6: six, Held: l.held.now, Gone: l.cluster.withGuests(l.pulse.gone(), snap),
 	}
 	// Looking every few seconds at what has not changed is not to cost a plan each time.

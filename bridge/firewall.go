@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
+	"github.com/sluice-mesh/sluice/mesh"
 )
 
 // Devices of ours as rules name them: by the beginning of their names, so that the rules are
@@ -122,14 +123,29 @@ func (b *builder) ports() {
 	)
 	// Only what is meant for this node: traffic passing through to somebody
 	// else's same port has no local destination.
-	b.table.Chain("prerouting", "type nat hook prerouting priority dstnat; policy accept;").Rule(
-		fmt.Sprintf(`iifname != "%s" fib daddr type local jump capture`, plan.UplinkHost),
-	)
+	prerouting := b.table.Chain("prerouting", "type nat hook prerouting priority dstnat; policy accept;")
+	if b.local.Firewall == mesh.FirewallRespect {
+		b.judge(prerouting)
+	} else {
+		prerouting.Rule(fmt.Sprintf(`iifname != "%s" fib daddr type local jump capture`, plan.UplinkHost))
+	}
 	b.table.Chain("output", "type nat hook output priority -100; policy accept;").Rule("fib daddr type local jump capture")
 	// What the host's own processes dial does not come by here.
 	b.table.Chain("guard", "type filter hook prerouting priority mangle; policy accept;").Rule(
 		fmt.Sprintf(`iifname != "%s" ct state new fib daddr type local jump %s`, plan.UplinkHost, b.table.Sourced().Name),
 	)
+}
+
+// judge lets nothing that comes from elsewhere be captured but what the host's own input rules have
+// let in. Endpoints and other containers of the host are captured at once: that copy would hide from
+// the rules which bridge they are on.
+func (b *builder) judge(prerouting *plan.Chain) {
+	b.host.JudgePorts()
+	for _, from := range []string{"@own_bridges", waysOut, `"` + plan.Judged + `"`} {
+		prerouting.Rule(fmt.Sprintf("iifname %s fib daddr type local jump capture", from))
+	}
+	// Only copies go there, which are not forwarded; anything else would go round.
+	b.table.Chain("forward", "").Rule(fmt.Sprintf(`oifname "%s" counter drop`, plan.Judge))
 }
 
 // masquerade gives what leaves an endpoint's network the host's address, and what comes from

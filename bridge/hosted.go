@@ -126,6 +126,7 @@ func (b *builder) open(f mesh.HostedFront) {
 			b.enter(f.Port, at)
 		}
 	}
+	b.host.Judge(ports)
 	if n.Bridged() {
 		b.host.LetLocalIn(plan.BridgeLink(string(n.ID))) // chain closed drops all but answers
 	}

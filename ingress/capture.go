@@ -38,6 +38,7 @@ func (b *builder) capture(fronts []Front) {
 			continue
 		}
 		proto, port := string(f.Port.Proto), strconv.Itoa(int(f.Port.Published))
+		ports := plan.Ports{Addr: f.Port.Addr, Proto: proto, First: f.Port.Published}
 		switch a := f.Port.Addr; {
 		case !a.IsValid():
 			published.Add(proto, port)
@@ -46,8 +47,9 @@ func (b *builder) capture(fronts []Front) {
 		default:
 			at6.Put(f.At6.String(), a.String(), proto, port)
 		}
+		b.host.Judge(ports)
 		if from := f.Port.Sources.Prefixes(); len(from) > 0 {
-			table.AdmitOnly(plan.Ports{Addr: f.Port.Addr, Proto: proto, First: f.Port.Published}, from)
+			table.AdmitOnly(ports, from)
 		}
 	}
 }

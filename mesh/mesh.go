@@ -167,6 +167,7 @@ const (
 type Local struct {
 	ID         NodeID
 	Balancer   Balancer   // "": ipvs
+	Firewall   Firewall   // "": open
 	Advertised []string   // devices of the host that learn routes from router advertisements, and would stop to
 	OwnBridges []string   // bridges of the host whose subnets other nodes may have too: masqueraded on entry
 	Unrouted4  []string   // devices of the host that forwarded no IPv4 before the agent ran: nothing passes between them
@@ -177,3 +178,13 @@ type Local struct {
 	// their kernel answers. Their records stay, and so do the ways to them.
 	Gone map[NodeID]bool
 }
+
+// Firewall says what the host's own input rules have to say of published ports.
+type Firewall string
+
+// What there is. Open: nothing, a published port is open. Respect: as much as of a port that a
+// process of the host has, where packets come from outside.
+const (
+	FirewallOpen    Firewall = "open"
+	FirewallRespect Firewall = "respect"
+)

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sluice-mesh/sluice/agent"
+	"github.com/sluice-mesh/sluice/mesh"
 )
 
 // agentVerb runs the agent until it is told to end.
@@ -45,6 +46,7 @@ func (a *app) agentVerb() *cobra.Command {
 	flags.Uint16Var(&cfg.VXLANPort, "vxlan-port", 4789, "`PORT` of the tunnels, UDP")
 	flags.DurationVar(&keyRotation, "key-rotation", agent.DefaultKeyRotation, "gossip gets another key after this `DURATION`; 0: by 'sluice key rotate' alone")
 	flags.TextVar(&cfg.Balancer, "balancer", agent.BalancerAuto, "what picks an endpoint: `auto|ipvs|nft`; auto is ipvs where the kernel has it")
+	flags.TextVar(&cfg.Firewall, "firewall", agent.FirewallChoice(mesh.FirewallOpen), "what the host's input rules say of published ports: nothing, or as of a process: `open|respect`")
 	return cmd
 }
 

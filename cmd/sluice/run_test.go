@@ -209,12 +209,12 @@ func TestAgent(t *testing.T) {
 		line string
 		want agent.Config
 	}{
-		{"agent", agent.Config{DataDir: "/var/lib/sluice", RunDir: "/run/sluice", GossipPort: 7956, VXLANPort: 4789, Balancer: "auto", KeyRotation: 12 * time.Hour}},
+		{"agent", agent.Config{DataDir: "/var/lib/sluice", RunDir: "/run/sluice", GossipPort: 7956, VXLANPort: 4789, Balancer: "auto", Firewall: "open", KeyRotation: 12 * time.Hour}},
 		{
-			"agent --data-dir /d --run-dir /r --name one --advertise 2001:db8::1 --gossip-port 1 --vxlan-port 2 --balancer nft --key-rotation 0",
+			"agent --data-dir /d --run-dir /r --name one --advertise 2001:db8::1 --gossip-port 1 --vxlan-port 2 --balancer nft --firewall respect --key-rotation 0",
 			agent.Config{
 				DataDir: "/d", RunDir: "/r", Name: "one", Advertise: netip.MustParseAddr("2001:db8::1"),
-				GossipPort: 1, VXLANPort: 2, Balancer: "nft", KeyRotation: agent.NoKeyRotation,
+				GossipPort: 1, VXLANPort: 2, Balancer: "nft", Firewall: "respect", KeyRotation: agent.NoKeyRotation,
 			},
 		},
 	} {

@@ -28,6 +28,7 @@ type Inspection struct {
 	GossipPort uint16
 	VXLANPort  uint16
 	Balancer   string   // ipvs, nft or auto: what of the kernel must be there
+	Respects   bool     // the host's input rules are to be asked about published ports
 	Schedulers []string // of IPVS: those in use
 	Spare      []string // of IPVS: those that may be used
 }

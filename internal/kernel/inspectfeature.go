@@ -47,6 +47,11 @@ func trials(q Inspection) []trial {
 		rules("nf_tables reject", "nft_reject_inet", "inet probe5 { chain c { type filter hook input priority 0; reject with icmpx port-unreachable; }\n}"),
 		rules("nf_tables netdev egress", "nft_fwd_netdev", `netdev probe6 { chain c { type filter hook egress device "lo" priority 0; meta mark 1 fwd to "lo"; }
 		}`),
+		rules("nf_tables bridge", "nf_tables", `bridge probe8 {
+			set s { typeof iifname . ether saddr; }
+			chain c { type filter hook prerouting priority -300; iifname . ether saddr != @s counter drop; }
+		}`),
+		tryRespect(q, config),
 		{name: "IPv6", do: "boot without ipv6.disable=1", try: func(*namespace) error {
 			_, err := os.Stat(path.Join(procSys, "net/ipv6"))
 			return err
@@ -85,6 +90,21 @@ func trials(q Inspection) []trial {
 		})
 	}
 	return all
+}
+
+// tryRespect is what a node needs that respects the host's firewall.
+func tryRespect(q Inspection, config string) trial {
+	return trial{
+		name: "nf_tables dup", do: fmt.Sprintf(config, "-a nft_dup_ipv4 nft_dup_ipv6"), spare: !q.Respects,
+		try: func(n *namespace) error {
+			return n.do(func() error {
+				return n.runNFT(`table ip probe9 { chain c { type filter hook input priority 0; meta mark 1 dup to 169.254.79.2 device "lo"; }
+				}
+				table ip6 probe9 { chain c { type filter hook input priority 0; meta mark 1 dup to fd79::2 device "lo"; }
+				}`)
+			})
+		},
+	}
 }
 
 // FeatureIPVS is the name that Inspect gives to IP_VS.

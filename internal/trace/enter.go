@@ -51,6 +51,9 @@ func (w *walk) capture(p *packet) error {
 	if err := w.hook(hook, p); err != nil {
 		return err
 	}
+	if err := w.judge(p); err != nil {
+		return err
+	}
 	if p.dst != w.q.To {
 		for _, o := range w.hop().Relies {
 			if o.Line != "" && (strings.HasPrefix(o.ref.set, "published_at") || slices.Contains(plan.HostedMaps(), o.ref.set)) {
@@ -70,6 +73,25 @@ func (w *walk) capture(p *packet) error {
 	w.relyOnRules("fence", family)
 	return breakf("%s/%d is not published here%s: the packet stays with the host itself, and chain fence keeps everybody from dialling %s directly",
 		p.proto, p.dport, w.reason(), plan.IngressSandbox)
+}
+
+// judge is the input hook of a host whose own rules are asked first: what they say is not in any
+// plan, and the copy of what they let in comes in again.
+func (w *walk) judge(p *packet) error {
+	if p.dst != w.q.To || w.q.Via == "" || !w.local(p.dst) {
+		return nil
+	}
+	asked := *p
+	err := w.pass(string(plan.FamilyOf(p.dst)), "input", &asked, wholeHook())
+	if asked.copied == "" {
+		return err
+	}
+	l, err := w.link(asked.copied)
+	if err != nil {
+		return err
+	}
+	p.iif = l.Peer.Link
+	return w.hook("prerouting", p)
 }
 
 // reason is why the plan leaves out what is dialled, in brackets; empty where it

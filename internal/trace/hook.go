@@ -137,7 +137,7 @@ func (w *walk) egress(p *packet) (string, error) {
 func (w *walk) chains(family, hook string) ([]baseChain, error) {
 	var found []baseChain
 	for _, t := range w.sandbox.Tables {
-		if t.Family != "inet" && t.Family != "netdev" && t.Family != "bridge" {
+		if !slices.Contains([]string{"inet", "netdev", "bridge", string(plan.IPv4), string(plan.IPv6)}, t.Family) {
 			return nil, fmt.Errorf("sandbox %s: tables of family %s are not known", w.sandbox.Name, t.Family)
 		}
 		if t.Family != family {

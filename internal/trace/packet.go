@@ -26,6 +26,7 @@ type packet struct {
 	socket             bool       // a process of the host sends it
 	flags              []string
 	vni                uint32 // of an outer packet
+	copied             string // the device that a copy of it left by
 }
 
 // What conntrack says of the packets that are walked.

@@ -66,6 +66,8 @@ func (s *statement) part() (outcome, bool, error) {
 		return s.learn("update")
 	case r.take("delete"):
 		return s.learn("delete")
+	case r.take("dup to"):
+		return s.dup()
 	case r.take("fwd to"):
 		out := s.decide(forwards)
 		out.device = strings.Trim(r.next(), `"`)
@@ -164,6 +166,17 @@ func (s *statement) dnat() (outcome, bool, error) {
 	}
 	s.p.dst, s.p.dnat = to, true
 	return s.decide(accepts), true, nil
+}
+
+// dup is "dup to ADDRESS device NAME": a copy leaves by the device, the packet goes on.
+func (s *statement) dup() (outcome, bool, error) {
+	s.reader.next()
+	if !s.reader.take("device") {
+		return outcome{}, false, s.unknown()
+	}
+	s.p.copied = strings.Trim(s.reader.next(), `"`)
+	s.walk.rely(s.line())
+	return outcome{}, true, nil
 }
 
 // operand is a value: a literal, a lot, a field, or "SELECTOR map @NAME". A missed

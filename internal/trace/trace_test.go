@@ -23,14 +23,20 @@ func cluster(t *testing.T, name string) []trace.Node {
 
 func clusterBy(t *testing.T, balancer mesh.Balancer, name string) []trace.Node {
 	t.Helper()
+	return clusterOf(t, mesh.Local{Balancer: balancer}, name)
+}
+
+func clusterOf(t *testing.T, local mesh.Local, name string) []trace.Node {
+	t.Helper()
+	local.OwnBridges = []string{"docker0"}
 	w := scene.New(t, 3)
 	scene.All()[name](w)
 	snap := w.State.Snapshot()
 	nodes := make([]trace.Node, len(snap.Nodes))
 	for i, n := range snap.Nodes {
+		local.ID = n.ID
 		nodes[i] = trace.Node{
-			Name: n.Name, Addr: n.Addr, Mounted: "/run/sluice/netns",
-			Plan: agent.Compile(mesh.Local{ID: n.ID, Balancer: balancer, OwnBridges: []string{"docker0"}}, snap),
+			Name: n.Name, Addr: n.Addr, Mounted: "/run/sluice/netns", Plan: agent.Compile(local, snap),
 		}
 	}
 	return nodes
@@ -132,6 +138,9 @@ func TestWalk(t *testing.T) {
 		"hosted":                  ask(bridge, 1, "tcp", 8080),
 		"hosted own process":      to(from(ask(bridge, 1, "tcp", 8080), "", "127.0.0.1"), "127.0.0.1"),
 		"hosted own process IPv6": to(from(ask(bridge, 1, "tcp", 8080), "", "::1"), "::1"),
+		"respect":                 ask(clusterOf(t, mesh.Local{Firewall: mesh.FirewallRespect}, "two services"), 1, "tcp", 8080),
+		"respect unpublished":     ask(clusterOf(t, mesh.Local{Firewall: mesh.FirewallRespect}, "two services"), 1, "tcp", 9999),
+		"respect hosted":          ask(clusterOf(t, mesh.Local{Firewall: mesh.FirewallRespect}, "hosted"), 1, "tcp", 8080),
 		"hosted elsewhere":        ask(bridge, 2, "tcp", 8080),
 		"hosted source":           ask(bridge, 1, "tcp", 8083),
 		"hosted range":            from(ask(cluster(t, "hosted ranges"), 1, "udp", 8500), trace.Outside, "192.0.2.7"),

@@ -29,6 +29,7 @@ type Node struct {
 
 	sluice   string // path of the program
 	balancer string
+	firewall string
 	byRoute  bool
 	agent    *process
 	unit     string // the systemd service that is the agent in the place of a process; "" for none
@@ -63,7 +64,7 @@ func (n *Node) Socket() string { return "unix://" + filepath.Join(n.RunDir(), "s
 func (n *Node) AgentArgs() []string {
 	args := []string{
 		"agent", "--data-dir", n.DataDir(), "--run-dir", n.RunDir(),
-		"--name", n.Name, "--balancer", cmp.Or(n.balancer, "auto"),
+		"--name", n.Name, "--balancer", cmp.Or(n.balancer, "auto"), "--firewall", cmp.Or(n.firewall, "open"),
 	}
 	if n.byRoute {
 		return args

@@ -111,13 +111,18 @@ func publishedBy(i int, target uint16) uint16 {
 // startBase makes the node with everything that the matrix needs.
 func startBase(t *testing.T, count int) *base {
 	t.Helper()
+	return startBaseAs(t, cluster.Config{Count: count})
+}
+
+// startBaseAs makes it of nodes of a kind.
+func startBaseAs(t *testing.T, cfg cluster.Config) *base {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := cluster.Start(t.Context(), cluster.Config{
-		Sluice: program(t), Workload: []string{self, "serve"}, Progress: t.Logf, Balancer: "nft", Count: count,
-	})
+	cfg.Sluice, cfg.Workload, cfg.Progress, cfg.Balancer = program(t), []string{self, "serve"}, t.Logf, "nft"
+	c, err := cluster.Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
