@@ -145,13 +145,21 @@ func (r *round) walk(want *plan.Plan) {
 			r.step(stepUser, s)
 		}
 	}
+	// What ports of a bridge may say is known before the first of them is there.
+	for _, s := range want.Sandboxes {
+		if bridges(s) {
+			r.step(stepNFT, s)
+		}
+	}
 	for _, s := range want.Sandboxes {
 		r.step(stepLinks, s)
 	}
 	r.hostRules(want)
 	for _, s := range want.Sandboxes {
 		for _, step := range laterSteps(s.Kind) {
-			r.step(step, s)
+			if step != stepNFT || !bridges(s) {
+				r.step(step, s)
+			}
 		}
 	}
 	slices.Reverse(r.late)
@@ -159,6 +167,11 @@ func (r *round) walk(want *plan.Plan) {
 		r.run(op)
 	}
 	r.strays(want, have)
+}
+
+// bridges tells whether a sandbox of ours is there for a bridge, whose ports speak as soon as they are up.
+func bridges(s *plan.Sandbox) bool {
+	return s.Kind == plan.KindNetwork && slices.ContainsFunc(s.Links, func(l plan.Link) bool { return l.Kind == plan.LinkBridge })
 }
 
 // hostRules loads the host's tables where there are none, before anything else:
