@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,7 +29,7 @@ type change struct {
 const firstPort = 20_000
 
 // ports are nodes with 10 and 20,000 ports of mode host, and with these as one range.
-func (n size) ports() ([]*figures, error) {
+func (n size) ports(ctx context.Context) ([]*figures, error) {
 	single := scene.OwnPort(1, 53, mesh.UDP)
 	span := scene.OwnPort(firstPort, firstPort, mesh.UDP)
 	span.Last = firstPort + 20_000 - 1
@@ -36,7 +37,7 @@ func (n size) ports() ([]*figures, error) {
 	many := func(ports []mesh.PublishedPort) func() *scene.World {
 		return func() *scene.World { return scene.Ported(must{}, ports) }
 	}
-	return n.side([]crowded{
+	return n.side(ctx, []crowded{
 		{"10", many(scene.Ports(firstPort, 10, single)), another},
 		{"20000", many(scene.Ports(firstPort, 20_000, single)), another},
 		{"20000 as a range", many([]mesh.PublishedPort{span}), another},
@@ -56,18 +57,21 @@ func anotherPort(m *measuring, i int) {
 	})
 }
 
-// networks are nodes with 10 and 1,000 networks of both drivers.
-func (n size) networks() ([]*figures, error) {
+// few is how many networks those nodes have that the others are beside.
+const few = 10
+
+// crowds are nodes with few and many networks of both drivers.
+func (n size) crowds(ctx context.Context) ([]*figures, error) {
 	many := func(driver mesh.Driver, networks, endpoints int) func() *scene.World {
 		return func() *scene.World { return scene.Networked(must{}, driver, networks, endpoints) }
 	}
 	changes := []change{{"an endpoint's address", anotherAddress}, {"one network more, one less", anotherNetwork}}
-	return n.side([]crowded{
-		{"10 bridges", many(mesh.Bridge, 10, 10), changes},
-		{"1000, 100 in use here", many(mesh.Bridge, 1000, 100), changes},
-		{"1000 bridges", many(mesh.Bridge, 1000, 1000), changes},
-		{"10 overlays", many(mesh.Overlay, 10, 10), changes},
-		{"1000 overlays", many(mesh.Overlay, 1000, 1000), changes},
+	return n.side(ctx, []crowded{
+		{fmt.Sprintf("%d bridges", few), many(mesh.Bridge, few, few), changes},
+		{fmt.Sprintf("%d, %d in use here", n.networks, n.networks/10), many(mesh.Bridge, n.networks, n.networks/10), changes},
+		{fmt.Sprintf("%d bridges", n.networks), many(mesh.Bridge, n.networks, n.networks), changes},
+		{fmt.Sprintf("%d overlays", few), many(mesh.Overlay, few, few), changes},
+		{fmt.Sprintf("%d overlays", n.networks), many(mesh.Overlay, n.networks, n.networks), changes},
 	})
 }
 
@@ -95,33 +99,36 @@ func anotherNetwork(m *measuring, i int) {
 }
 
 // side measures one node after the other.
-func (n size) side(nodes []crowded) (columns []*figures, err error) {
+func (n size) side(ctx context.Context, nodes []crowded) (columns []*figures, err error) {
 	for _, c := range nodes {
 		f := &figures{title: c.title}
-		if err := n.one(c, f); err != nil {
-			return nil, fmt.Errorf("%s: %w", c.title, err)
+		if err := n.one(ctx, c, f); err != nil {
+			return columns, fmt.Errorf("%s: %w", c.title, err)
 		}
 		columns = append(columns, f)
 	}
 	return columns, nil
 }
 
-func (n size) one(c crowded, f *figures) (err error) {
+func (n size) one(ctx context.Context, c crowded, f *figures) (err error) {
 	b, err := newBed()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
 	m := &measuring{bed: b, size: n, balancer: mesh.BalancerNFT, world: c.make(), out: f}
-	if err := m.load(); err != nil {
-		return err
-	}
+	steps := []func() error{m.load}
 	for _, change := range c.changes {
-		if err := m.repeated(change.name, func(i int) { change.make(m, i) }); err != nil {
+		steps = append(steps, func() error {
+			return m.repeated(change.name, func(i int) { change.make(m, i) })
+		})
+	}
+	for _, step := range append(steps, m.look) {
+		if err := cmp.Or(step(), ctx.Err()); err != nil {
 			return err
 		}
 	}
-	return m.look()
+	return nil
 }
 
 // rules counts those of the host, and those of the sandbox of each network that has the most.

@@ -12,6 +12,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -32,7 +33,7 @@ func main() {
 }
 
 // size is how much is measured.
-type size struct{ services, connections, changes int }
+type size struct{ services, networks, connections, changes, loads int }
 
 func run(args []string, out io.Writer) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -40,19 +41,21 @@ func run(args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("benchscale", flag.ContinueOnError)
 	var n size
 	flags.IntVar(&n.services, "services", 10_000, "how many services, of two endpoints each")
+	flags.IntVar(&n.networks, "networks", 1_000, "how many networks")
+	flags.IntVar(&n.loads, "loads", 3, "how often everything is loaded")
 	flags.IntVar(&n.changes, "changes", 21, "how often one endpoint is changed, and what nobody changed is looked at")
 	flags.IntVar(&n.connections, "connections", 3_000, "how many connections, one after the other")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if n.services < 1 || n.changes < 1 || n.connections < turns {
-		return fmt.Errorf("nothing to measure: at least 1 service, 1 change and %d connections", turns)
+	if min(n.services, n.changes, n.loads) < 1 || n.networks < few || n.connections < turns {
+		return fmt.Errorf("nothing to measure: at least 1 service, 1 change, 1 load, %d networks and %d connections", few, turns)
 	}
 	columns, title, err := n.all(ctx, flags.Args())
-	if err != nil {
-		return err
+	if len(columns) > 0 { // those that were measured before the one that failed
+		err = errors.Join(show(out, title, columns), err)
 	}
-	return show(out, title, columns)
+	return err
 }
 
 // all measures what is asked for.
@@ -60,10 +63,10 @@ func (n size) all(ctx context.Context, args []string) (columns []*figures, title
 	if len(args) == 1 {
 		switch args[0] {
 		case "ports":
-			columns, err = n.ports()
+			columns, err = n.ports(ctx)
 			return columns, "UDP PORTS OF MODE HOST", err
 		case "networks":
-			columns, err = n.networks()
+			columns, err = n.crowds(ctx)
 			return columns, "NETWORKS", err
 		case "opening":
 			columns, err = n.opening(ctx)
