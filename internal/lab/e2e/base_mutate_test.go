@@ -11,16 +11,34 @@ import (
 
 	"github.com/sluice-mesh/sluice/internal/lab/feature"
 	"github.com/sluice-mesh/sluice/internal/lab/matrix"
+	"github.com/sluice-mesh/sluice/internal/lab/space"
 	"github.com/sluice-mesh/sluice/internal/plan"
 )
 
 var mutateAll = flag.Bool("mutate", false, "take every rule of the host away, one after the other (make mutate)")
 
-// part is one rule of the host's table, or all elements of one of its sets.
+// part is one rule of a table of ours, or all elements of one of its sets.
 type part struct {
-	chain string   // or the set's name
-	text  string   // what a person sees of it
-	away  []string // the command that takes it away
+	table string // as nft calls it: "inet sluice"
+	chain string // or the set's name
+	text  string // what a person sees of it
+	at    int    // which rule of the chain it is; sets: -1
+	kind  string // of nft: chain, set, map
+}
+
+// away takes it out of the kernel. Rules are found by their place, as their numbers are
+// others whenever the table is loaded anew.
+func (p part) away(t *testing.T, in *space.Space) {
+	t.Helper()
+	if p.at < 0 {
+		said(t, in, slices.Concat([]string{"nft", "flush", p.kind}, strings.Fields(p.table), []string{p.chain})...)
+		return
+	}
+	handles := ruleOf.FindAllStringSubmatch(said(t, in, slices.Concat([]string{"nft", "-s", "-a", "list", "chain"}, strings.Fields(p.table), []string{p.chain})...), -1)
+	if p.at >= len(handles) || handles[p.at][1] != p.text {
+		t.Fatalf("rule %d of chain %s is no longer %q", p.at, p.chain, p.text)
+	}
+	said(t, in, slices.Concat([]string{"nft", "delete", "rule"}, strings.Fields(p.table), []string{p.chain, "handle", handles[p.at][2]})...)
 }
 
 // TestMutate takes each part of the host's rules away while the agent stands still: some cell
@@ -38,8 +56,9 @@ func TestMutate(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	whole := said(t, b.node.Space, "nft", "list", "table", "inet", plan.TableName)
-	parts := partsOf(said(t, b.node.Space, "nft", "-a", "list", "table", "inet", plan.TableName))
+	const table = "inet " + plan.TableName
+	whole := said(t, b.node.Space, "nft", "-s", "list", "table", "inet", plan.TableName)
+	parts := partsOf(table, whole)
 	if !*mutateAll {
 		parts = slices.DeleteFunc(parts, func(p part) bool { return p.chain != "hosted4" })
 	}
@@ -48,7 +67,7 @@ func TestMutate(t *testing.T) {
 	}
 	var rows []string
 	for _, p := range parts {
-		said(t, b.node.Space, p.away...)
+		p.away(t, b.node.Space)
 		noticed := b.notice(t, p)
 		rows = append(rows, fmt.Sprintf("| %s | %s | %s |", p.chain, strings.ReplaceAll(p.text, "|", "¦"), noticed))
 		if noticed == "" {
@@ -109,25 +128,28 @@ func (b *base) putBack(t *testing.T, whole string) {
 	time.Sleep(10 * time.Millisecond)
 }
 
-// partsOf reads what nft lists with handles. What is no rule and no set is passed over, and so
-// are the rules that count or describe but decide nothing.
-func partsOf(listed string) []part {
-	block := regexp.MustCompile(`^\t(chain|set|map) (\S+) \{`)
-	rule := regexp.MustCompile(`^\t\t(.*) # handle (\d+)$`)
+var (
+	blockOf = regexp.MustCompile(`^\t(chain|set|map) (\S+) \{`)
+	ruleOf  = regexp.MustCompile(`(?m)^\t\t(.*) # handle (\d+)$`)
+)
+
+// partsOf reads what nft lists. What is no rule and no set is passed over.
+func partsOf(table, listed string) []part {
 	var parts []part
 	var kind, name string
+	at := 0
 	for line := range strings.Lines(listed) {
 		line = strings.TrimRight(line, "\n")
-		if found := block.FindStringSubmatch(line); found != nil {
-			kind, name = found[1], found[2]
-			continue
-		}
-		found := rule.FindStringSubmatch(line)
-		switch {
-		case kind == "chain" && found != nil:
-			parts = append(parts, part{name, found[1], []string{"nft", "delete", "rule", "inet", plan.TableName, name, "handle", found[2]}})
-		case kind != "chain" && kind != "" && strings.HasPrefix(line, "\t\telements = {"):
-			parts = append(parts, part{name, "all elements", []string{"nft", "flush", kind, "inet", plan.TableName, name}})
+		rest, inside := strings.CutPrefix(line, "\t\t")
+		switch found := blockOf.FindStringSubmatch(line); {
+		case found != nil:
+			kind, name, at = found[1], found[2], 0
+		case !inside || strings.HasPrefix(rest, "type ") && strings.Contains(rest, " hook "):
+		case kind == "chain":
+			parts = append(parts, part{table, name, rest, at, kind})
+			at++
+		case strings.HasPrefix(rest, "elements = {"):
+			parts = append(parts, part{table, name, "all elements", -1, kind})
 		}
 	}
 	return parts

@@ -31,12 +31,13 @@ type results struct {
 	tests    map[name]state
 	packages map[string]state
 	inVM     map[name]bool
+	why      map[name]string // the last words of what failed
 }
 
 func newResults() *results {
 	return &results{
 		checks: map[string]state{}, tests: map[name]state{},
-		packages: map[string]state{}, inVM: map[name]bool{},
+		packages: map[string]state{}, inVM: map[name]bool{}, why: map[name]string{},
 	}
 }
 
@@ -109,6 +110,9 @@ func (r *results) end(e event, said string, out io.Writer) {
 		if s == failed || s == skipped {
 			fmt.Fprintf(out, "%-5s %s %s\n%s", s, e.Package, e.Test, said)
 		}
+		if s == failed {
+			r.why[n] = lastLines(said)
+		}
 		return
 	}
 	if s == skipped {
@@ -117,10 +121,17 @@ func (r *results) end(e event, said string, out io.Writer) {
 	r.packages[e.Package] = s
 	if s == failed && !r.anyFailedIn(e.Package) {
 		// Nothing in it failed: it did not build, or ended before its tests did.
-		r.tests[n] = failed
+		r.tests[n], r.why[n] = failed, lastLines(said)
 		fmt.Fprint(out, said)
 	}
 	fmt.Fprintf(out, "%-5s %s %.1fs\n", s, e.Package, e.Elapsed)
+}
+
+// lastLines are as much of a failure as is said twice.
+func lastLines(said string) string {
+	const most = 8
+	lines := strings.SplitAfter(said, "\n")
+	return strings.Join(lines[max(0, len(lines)-1-most):], "")
 }
 
 func (r *results) anyFailedIn(pkg string) bool {
@@ -175,6 +186,9 @@ func (r *results) merge(g group, vm *results) {
 		}
 		r.tests[n] = s
 		r.inVM[n] = true
+		if s == failed {
+			r.why[n] = vm.why[n]
+		}
 	}
 	if vm.packages[g.pkg] == failed {
 		r.packages[g.pkg] = failed

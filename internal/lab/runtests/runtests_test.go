@@ -56,9 +56,13 @@ func TestSummaryEndsWithCounts(t *testing.T) {
 	r := newResults()
 	r.checks["make static"] = passed
 	r.tests[name{"p", "TestA"}] = passed
-	r.tests[name{"p", "TestB"}] = failed
+	b := name{"p", "TestB"}
+	r.tests[b], r.why[b] = failed, lastLines("1\n2\n3\n4\n5\n6\n7\n8\nb_test.go:7: broken\n")
 	var out strings.Builder
 	r.summary().print(&out, time.Minute)
+	if !strings.Contains(out.String(), "FAIL  p TestB\n2\n") || !strings.Contains(out.String(), "b_test.go:7: broken\n") {
+		t.Errorf("what failed is not said again: %q", out.String())
+	}
 	if !strings.HasSuffix(out.String(), "\n2 passed, 1 failed\n") {
 		t.Errorf("got %q", out.String())
 	}

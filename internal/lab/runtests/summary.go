@@ -14,6 +14,7 @@ type summary struct {
 	packages       int
 	inVM           int
 	notRun         []string // tests that ran nowhere, and why; part of failed
+	wrong          []string // what failed, with its last words
 }
 
 func (r *results) summary() summary {
@@ -25,13 +26,17 @@ func (r *results) summary() summary {
 			s.failed++
 		}
 	}
-	for _, st := range r.checks {
-		count(st)
+	for command, st := range r.checks {
+		if count(st); st == failed {
+			s.wrong = append(s.wrong, command+"\n")
+		}
 	}
 	for n, st := range r.tests {
 		count(st)
 		switch st {
-		case passed, failed:
+		case passed:
+		case failed:
+			s.wrong = append(s.wrong, n.pkg+" "+n.test+"\n"+r.why[n])
 		case skipped:
 			s.notRun = append(s.notRun, n.pkg+" "+n.test+": skipped")
 		case later, steadily:
@@ -39,12 +44,16 @@ func (r *results) summary() summary {
 		}
 	}
 	slices.Sort(s.notRun)
+	slices.Sort(s.wrong)
 	return s
 }
 
-// print ends with a line of the two counts alone, for other programs.
+// print says what failed once more, as it was many lines ago, and ends with a line of the two counts alone, for other programs.
 func (s summary) print(out io.Writer, took time.Duration) {
 	fmt.Fprintln(out)
+	for _, w := range s.wrong {
+		fmt.Fprint(out, "FAIL  ", w)
+	}
 	for _, n := range s.notRun {
 		fmt.Fprintln(out, "FAIL ", n)
 	}
