@@ -112,6 +112,14 @@ bench-scale: go ## a node with 10,000 services: load, change, memory, new connec
 	@.build/benchscale
 	@$(RUNNER) -t 2400 .build/benchscale -services 10000 -changes 3 -connections 300
 
+.PHONY: bench-base
+bench-base: go ## a node with 20,000 ports of its own, 100 networks, and what a new connection costs there (10 minutes)
+	@hack/deps run
+	@$(GO_BUILD) -o .build/benchscale ./internal/lab/cmd/benchscale
+	@.build/benchscale -changes 5 ports
+	@.build/benchscale -networks 100 -loads 1 -changes 4 networks
+	@.build/benchscale -connections 6000 opening
+
 .PHONY: sim
 sim: go ## 10 and 100 simulated nodes at 0, 5 and 20 % loss: what a change, a death and a split cost (10 minutes)
 	@go test -count=1 -timeout 60m -v ./internal/lab/sim -run '^TestTable$$' -table 10,100 | grep '^|'

@@ -12,12 +12,17 @@ import (
 // never fails: what cannot be expressed is left out and named in the plan with
 // its reason. A node that is in no cluster has an empty plan.
 func Compile(local mesh.Local, snap *mesh.Snapshot) *plan.Plan {
+	return compile(local, snap, snap.HostingOf(local.ID))
+}
+
+// compile is Compile where the node's own ports are known.
+func compile(local mesh.Local, snap *mesh.Snapshot, hosted mesh.Hosting) *plan.Plan {
 	var p plan.Plan
 	if snap.Node(local.ID) == nil || snap.Network(mesh.IngressNetwork) == nil {
 		return &p
 	}
-	bridge.Compile(local, snap, &p)
-	overlay.Compile(local, snap, &p)
+	bridge.Compile(local, snap, hosted, &p)
+	overlay.Compile(local, snap, hosted, &p)
 	ingress.Compile(local, snap, compilerOf(local.Balancer), &p)
 	keepPinned(local, snap, &p)
 	p.Sort()

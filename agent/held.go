@@ -29,8 +29,8 @@ type heldPorts struct {
 // for a moment than that something is cut off for good.
 const notLooked = "an unknown process (the look failed)"
 
-// look finds out who has the ports that are not captured yet.
-func (h *heldPorts) look(m Machine, snap *mesh.Snapshot, self mesh.NodeID) error {
+// look finds out who has the ports that are not captured yet. hosted are the node's own.
+func (h *heldPorts) look(m Machine, snap *mesh.Snapshot, hosted mesh.Hosting) error {
 	if h.captured == nil {
 		ports, err := m.Captured()
 		if err != nil {
@@ -45,7 +45,7 @@ func (h *heldPorts) look(m Machine, snap *mesh.Snapshot, self mesh.NodeID) error
 	if h.allOf != 0 && h.allOf == snap.Rev {
 		return nil
 	}
-	h.wanted = answered(snap, self)
+	h.wanted = answered(snap, hosted)
 	var fresh []kernel.Port
 	front := map[kernel.Port]mesh.PublishedPort{}
 	for _, p := range h.wanted {
@@ -90,15 +90,14 @@ func toHolding(p mesh.PublishedPort, by kernel.Holding) mesh.HeldPort {
 
 // answered are the ports on which this node is to answer: those of the mesh, and those of mode host
 // that its own endpoints have.
-func answered(snap *mesh.Snapshot, self mesh.NodeID) []mesh.PublishedPort {
+func answered(snap *mesh.Snapshot, hosted mesh.Hosting) []mesh.PublishedPort {
 	ports := make([]mesh.PublishedPort, 0, len(snap.Fronts))
 	for _, f := range snap.Fronts {
 		if f.Port.Mode == mesh.Meshed {
 			ports = append(ports, f.Port)
 		}
 	}
-	hosted, _ := snap.Hosted(self)
-	for _, f := range hosted {
+	for _, f := range hosted.Held {
 		ports = append(ports, f.Port)
 	}
 	return ports

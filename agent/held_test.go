@@ -191,7 +191,7 @@ func TestFailedCaptureIsNone(t *testing.T) {
 	snap := w.State.Snapshot()
 	look := func(want int) {
 		t.Helper()
-		if err := h.look(m, snap, ""); err != nil || len(h.now) != want {
+		if err := h.look(m, snap, mesh.Hosting{}); err != nil || len(h.now) != want {
 			t.Errorf("held %v, %v, want %d", h.now, err, want)
 		}
 	}

@@ -23,15 +23,17 @@ type loop struct {
 	log     *slog.Logger
 	stopped chan struct{} // closed when run has returned
 
-	busy    chan struct{} // holds one token while the machine is looked at or changed; taken before the cluster's lock
-	machine Machine
-	bridges []string   // the last that could be read
-	local   mesh.Local // what the last plan was compiled from, besides snap
-	snap    *mesh.Snapshot
-	plan    *plan.Plan // the last one; nobody changes it
-	held    heldPorts
-	routes  hostRoutes
-	repair  repair
+	busy     chan struct{} // holds one token while the machine is looked at or changed; taken before the cluster's lock
+	machine  Machine
+	bridges  []string   // the last that could be read
+	local    mesh.Local // what the last plan was compiled from, besides snap
+	snap     *mesh.Snapshot
+	hosted   mesh.Hosting   // the node's own ports
+	hostedOf *mesh.Snapshot // that hosted is of
+	plan     *plan.Plan     // the last one; nobody changes it
+	held     heldPorts
+	routes   hostRoutes
+	repair   repair
 
 	picked   picked        // set before run
 	firewall mesh.Firewall // the same
@@ -172,14 +174,17 @@ func (l *loop) compile(snap *mesh.Snapshot) (*plan.Plan, error) {
 	}
 	advertised, unread := l.machine.Advertised()
 	four, six, unknown := l.machine.Unrouted()
-	unseen := l.held.look(l.machine, snap, l.cluster.own.ID)
+	if snap != l.hostedOf {
+		l.hostedOf, l.hosted = snap, snap.HostingOf(l.cluster.own.ID)
+	}
+	unseen := l.held.look(l.machine, snap, l.hosted)
 	local := mesh.Local{
 		ID: l.cluster.own.ID, Balancer: l.picked.balancer, Firewall: l.firewall, Advertised: advertised, OwnBridges: l.bridges,
 		Unrouted4: four, Unrouted6: six, Held: l.held.now, Gone: l.cluster.withGuests(l.pulse.gone(), snap),
 	}
 	// Looking every few seconds at what has not changed is not to cost a plan each time.
 	if snap != l.snap || !reflect.DeepEqual(local, l.local) {
-		l.snap, l.local, l.plan = snap, local, Compile(local, snap)
+		l.snap, l.local, l.plan = snap, local, compile(local, snap, l.hosted)
 	}
 	return l.plan, errors.Join(err, unread, unknown, unseen)
 }

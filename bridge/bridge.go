@@ -20,17 +20,17 @@ import (
 )
 
 // Compile adds the host's part of the base layer to p, and what the node's endpoints have on
-// bridges.
-func Compile(local mesh.Local, snap *mesh.Snapshot, p *plan.Plan) {
+// bridges. hosted is what the snapshot says of the node's own ports.
+func Compile(local mesh.Local, snap *mesh.Snapshot, hosted mesh.Hosting, p *plan.Plan) {
 	host := p.Host()
-	b := builder{local: local, snap: snap, plan: p, host: host, table: host.Table("inet"), built: map[string]*mesh.Network{}, seen: map[string]bool{}}
+	b := builder{local: local, snap: snap, plan: p, host: host, table: host.Table("inet"), built: map[string]*mesh.Network{}, seen: map[string]bool{}, letIn: map[mesh.NetworkID]bool{}}
 	b.settings()
 	host.User.Base = "type filter hook forward priority filter - 10; policy accept;"
 	host.Pass(plan.WayOutHosts + "*")
 	host.Pass(plan.BridgeLinks + "*")
 	b.firewall()
 	b.networks()
-	b.hosted()
+	b.hosted(hosted)
 }
 
 // builder holds what the base layer of one node is made from.
@@ -40,8 +40,10 @@ type builder struct {
 	plan  *plan.Plan
 	host  *plan.Sandbox
 	table *plan.Table              // the host's
+	names map[string]*mesh.Network // who has the name of a bridge
 	built map[string]*mesh.Network // by the name of its bridge
-	seen  map[string]bool          // what needs to be said only once
+	seen  map[string]bool          // elements that several ports lead to
+	letIn map[mesh.NetworkID]bool  // bridges that answer what was dialled at loopback
 	spans plan.Spans               // what endpoints on overlays answer on, as ranges
 }
 

@@ -15,7 +15,8 @@ import (
 func compile(w *scene.World, local mesh.Local) *plan.Plan {
 	var p plan.Plan
 	local.ID = scene.NodeID(1)
-	Compile(local, w.State.Snapshot(), &p)
+	snap := w.State.Snapshot()
+	Compile(local, snap, snap.HostingOf(local.ID), &p)
 	p.Sort()
 	return &p
 }

@@ -50,12 +50,11 @@ func mapFor(f plan.Family, p mesh.PublishedPort) string {
 }
 
 // hosted makes the ports answer that the node has for its own endpoints.
-func (b *builder) hosted() {
-	held, lost := b.snap.Hosted(b.local.ID)
-	for _, f := range lost {
+func (b *builder) hosted(ports mesh.Hosting) {
+	for _, f := range ports.Lost {
 		b.plan.Leave(plan.PortTaken, object(f), "another endpoint of this node answers on it: publish another port, or attach the endpoint on another node")
 	}
-	for _, f := range held {
+	for _, f := range ports.Held {
 		if by := b.holder(f.Port); by != "" {
 			b.plan.Leave(plan.PortHeld, object(f), "held by "+by+" on this node: stop it or publish another port")
 			continue
@@ -127,7 +126,8 @@ func (b *builder) open(f mesh.HostedFront) {
 		}
 	}
 	b.host.Judge(ports)
-	if n.Bridged() {
+	if n.Bridged() && !b.letIn[n.ID] {
+		b.letIn[n.ID] = true
 		b.host.LetLocalIn(plan.BridgeLink(string(n.ID))) // chain closed drops all but answers
 	}
 	if from := f.Port.Sources.Prefixes(); len(from) > 0 {

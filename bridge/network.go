@@ -14,6 +14,7 @@ import (
 func (b *builder) networks() {
 	b.declare()
 	owners := b.cards()
+	b.names = b.named()
 	for _, e := range b.snap.Local(b.local.ID) {
 		for _, a := range e.Attached {
 			if n := b.snap.Network(a.Network); n != nil && n.Bridged() && b.raise(n) && b.ownCard(e, a, n, owners) {
@@ -42,7 +43,7 @@ func (b *builder) declare() {
 // bridges would have one name, the network of the lesser ID.
 func (b *builder) raise(n *mesh.Network) bool {
 	name := plan.BridgeLink(string(n.ID))
-	if other := b.namesake(n, name); other != nil {
+	if other := b.names[name]; other.ID != n.ID {
 		b.plan.Leave(plan.NameTaken, "network "+n.Name, fmt.Sprintf("its bridge would be called %s, as that of network %s: remove it and make it anew", name, other.Name))
 		return false
 	}
@@ -101,14 +102,19 @@ func (b *builder) span(n *mesh.Network, name string) {
 	})
 }
 
-// namesake is the network that has the name of n's bridge instead of n.
-func (b *builder) namesake(n *mesh.Network, name string) *mesh.Network {
-	for _, other := range b.snap.Networks {
-		if other.Bridged() && other.ID < n.ID && plan.BridgeLink(string(other.ID)) == name && b.snap.Network(other.ID) != nil {
-			return other
+// named finds, for the name of each bridge, the network that has it: of two the one of the lesser ID.
+func (b *builder) named() map[string]*mesh.Network {
+	named := map[string]*mesh.Network{}
+	for _, n := range b.snap.Networks {
+		if !n.Bridged() || b.snap.Network(n.ID) == nil {
+			continue
+		}
+		name := plan.BridgeLink(string(n.ID))
+		if other := named[name]; other == nil || n.ID < other.ID {
+			named[name] = n
 		}
 	}
-	return nil
+	return named
 }
 
 // mtu of a bridge is what was asked for, otherwise that of the node's cards.

@@ -28,6 +28,12 @@ func (b *builder) virtual() {
 			on[id] = append(on[id], s)
 		}
 	}
+	here := map[mesh.NetworkID][]mesh.Attachment{}
+	for _, e := range b.snap.Local(b.self.ID) {
+		for _, a := range e.Attached {
+			here[a.Network] = append(here[a.Network], a)
+		}
+	}
 	planned := map[string]*plan.Sandbox{}
 	for _, s := range b.plan.Sandboxes {
 		planned[s.Name] = s
@@ -38,7 +44,7 @@ func (b *builder) virtual() {
 		if s == nil || n.Ingress() || n.Bridged() || n.Apart || len(b.self.BlocksOf(n.ID)) == 0 {
 			continue
 		}
-		i := inside{builder: b, net: n, parts: b.parts(n), at: Site{
+		i := inside{builder: b, net: n, here: here[n.ID], parts: b.parts(n), at: Site{
 			Sandbox: s, Clients: callers(), Backends: fmt.Sprintf(`oifname != "%s"`, plan.WayOut),
 			Tracked: true, KeepsPort: true,
 		}}
@@ -53,6 +59,7 @@ func callers() string { return `"` + plan.EndpointLinks + `*"` }
 type inside struct {
 	*builder
 	net   *mesh.Network
+	here  []mesh.Attachment // the node's endpoints on it
 	parts []netip.Prefix
 	at    Site
 }
@@ -174,11 +181,9 @@ func (i *inside) admit(table *plan.Table) {
 func (i *inside) hairpin(table *plan.Table) {
 	four := table.Set("own4", plan.FieldIPv4, plan.FieldIPv4)
 	six := table.Set("own6", plan.FieldIPv6, plan.FieldIPv6)
-	for _, e := range i.snap.Local(i.self.ID) {
-		if a, ok := e.On(i.net.ID); ok {
-			four.Add(a.V4.String(), a.V4.String())
-			six.Add(a.V6.String(), a.V6.String())
-		}
+	for _, a := range i.here {
+		four.Add(a.V4.String(), a.V4.String())
+		six.Add(a.V6.String(), a.V6.String())
 	}
 	own := i.self.BlocksOf(i.net.ID)[0]
 	// Null bindings for all others: a call to an endpoint by its own address may have the

@@ -63,6 +63,15 @@ type HostedFront struct {
 	At       Attachment // where the endpoint is reached: on its gateway's network
 }
 
+// Hosting is what Hosted tells: to find it out takes longer than to copy it, so who needs it hands it on.
+type Hosting struct{ Held, Lost []HostedFront }
+
+// HostingOf is Hosted as one value.
+func (snap *Snapshot) HostingOf(node NodeID) (h Hosting) {
+	h.Held, h.Lost = snap.Hosted(node)
+	return h
+}
+
 // Hosted are the ports that a node answers on for its own ready endpoints, the oldest endpoint's
 // first, and those that an endpoint could not have because an older one has them: who comes
 // takes nothing from who is there.
@@ -95,8 +104,8 @@ func (snap *Snapshot) Hosted(node NodeID) (held []HostedFront, lost []HostedFron
 // hosting are the node's ready endpoints of services that have such ports, the oldest first.
 func (snap *Snapshot) hosting(node NodeID, byService map[ServiceID][]PublishedPort) []*Endpoint {
 	var local []*Endpoint
-	for _, e := range snap.Endpoints {
-		if e.Node == node && e.State == Ready && len(byService[e.Service]) > 0 {
+	for _, e := range snap.byNode[node] {
+		if e.State == Ready && len(byService[e.Service]) > 0 {
 			local = append(local, e)
 		}
 	}

@@ -40,9 +40,9 @@ func (b Block) Gateway6() netip.Addr { return b.V6.Addr().Next() }
 // BlocksOf returns the node's blocks of one network, in the order of claims.
 func (n *Node) BlocksOf(id NetworkID) []Block {
 	var found []Block
-	for _, b := range n.Blocks {
-		if b.Network == id {
-			found = append(found, b)
+	for i := range n.Blocks { // not copied: a node on a thousand networks is asked for each of them
+		if n.Blocks[i].Network == id {
+			found = append(found, n.Blocks[i])
 		}
 	}
 	return found

@@ -119,6 +119,7 @@ type Snapshot struct {
 	networks  map[NetworkID]*Network // without those that lost their VNI or subnet
 	services  map[ServiceID]*Service
 	byService map[ServiceID][]*Endpoint
+	byNode    map[NodeID][]*Endpoint
 	rests     map[rested]resting    // addresses that were left lately
 	since     map[EndpointID]uint64 // the claims of endpoints
 	virtual   [][]Attachment        // by the place in Services
@@ -142,6 +143,7 @@ func (s *State) Snapshot() *Snapshot {
 		networks:  map[NetworkID]*Network{},
 		services:  map[ServiceID]*Service{},
 		byService: map[ServiceID][]*Endpoint{},
+		byNode:    map[NodeID][]*Endpoint{},
 		rests:     map[rested]resting{},
 		since:     map[EndpointID]uint64{},
 	}
@@ -188,6 +190,7 @@ func (snap *Snapshot) add(r Record) {
 	case KindEndpoint:
 		snap.Endpoints = append(snap.Endpoints, r.Endpoint)
 		snap.byService[r.Endpoint.Service] = append(snap.byService[r.Endpoint.Service], r.Endpoint)
+		snap.byNode[r.Endpoint.Node] = append(snap.byNode[r.Endpoint.Node], r.Endpoint)
 		snap.since[r.Endpoint.ID] = r.Claim
 	case KindToken:
 		snap.Tokens = append(snap.Tokens, r.Token)
@@ -269,16 +272,8 @@ func (snap *Snapshot) Service(id ServiceID) *Service { return snap.services[id] 
 // EndpointsOf returns a service's endpoints on all nodes, sorted by ID.
 func (snap *Snapshot) EndpointsOf(id ServiceID) []*Endpoint { return snap.byService[id] }
 
-// Local returns the endpoints of one node, sorted by ID.
-func (snap *Snapshot) Local(id NodeID) []*Endpoint {
-	var local []*Endpoint
-	for _, e := range snap.Endpoints {
-		if e.Node == id {
-			local = append(local, e)
-		}
-	}
-	return local
-}
+// Local returns the endpoints of one node, sorted by ID, for the caller to keep.
+func (snap *Snapshot) Local(id NodeID) []*Endpoint { return slices.Clone(snap.byNode[id]) }
 
 // NetworkNamed finds the network that has the ID, or else holds the name, in
 // whatever case; nil where there is none. ServiceNamed and EndpointNamed do the same.

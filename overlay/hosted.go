@@ -14,8 +14,11 @@ func (c *compiler) enter(f mesh.HostedFront) {
 	if n == nil || n.Bridged() || len(c.self.BlocksOf(n.ID)) == 0 {
 		return
 	}
-	// For the node's own processes. Package bridge drops everything but answers.
-	c.plan.Host().LetLocalIn(plan.WayOutHost(uint32(n.VNI)))
+	if !c.letIn[n.ID] {
+		c.letIn[n.ID] = true
+		// For the node's own processes. Package bridge drops everything but answers.
+		c.plan.Host().LetLocalIn(plan.WayOutHost(uint32(n.VNI)))
+	}
 	name := plan.NetworkSandbox(uint32(n.VNI))
 	dialled := plan.Ports{Addr: f.Port.Addr}
 	for _, at := range []netip.Addr{f.At.V4, f.At.V6} {

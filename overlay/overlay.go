@@ -21,20 +21,20 @@ import (
 )
 
 // Compile adds the sandbox of every network that has settled endpoints on this
-// node, and the endpoints' own links, addresses and routes.
-func Compile(local mesh.Local, snap *mesh.Snapshot, p *plan.Plan) {
+// node, and the endpoints' own links, addresses and routes. hosted is what the snapshot says of
+// the node's own ports.
+func Compile(local mesh.Local, snap *mesh.Snapshot, hosted mesh.Hosting, p *plan.Plan) {
 	self := snap.Node(local.ID)
 	if self == nil || self.Slot == 0 {
 		return
 	}
-	c := compiler{self: self, snap: snap, plan: p, mtu: mesh.OverlayMTU(snap.Nodes), seen: map[string]bool{}, spans: map[string]*plan.Spans{}}
+	c := compiler{self: self, snap: snap, plan: p, mtu: mesh.OverlayMTU(snap.Nodes), seen: map[string]bool{}, letIn: map[mesh.NetworkID]bool{}, spans: map[string]*plan.Spans{}}
 	for _, e := range snap.Local(local.ID) {
 		if !c.endpoint(e) {
 			p.Leave(plan.NotSettled, "endpoint "+e.Name, "it has no address on any network yet")
 		}
 	}
-	held, _ := snap.Hosted(local.ID)
-	for _, f := range held {
+	for _, f := range hosted.Held {
 		c.enter(f)
 	}
 	c.entries()
@@ -47,6 +47,8 @@ type compiler struct {
 	plan *plan.Plan
 	mtu  int             // what fits between all nodes
 	seen map[string]bool // elements of sets that several ports lead to
+
+	letIn map[mesh.NetworkID]bool // networks that answer what was dialled at loopback
 
 	spans map[string]*plan.Spans // by sandbox
 }

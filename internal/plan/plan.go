@@ -19,6 +19,8 @@ import (
 type Plan struct {
 	Sandboxes []*Sandbox // sorted by Sort: the host last
 	Left      []Left     // what could not be expressed, with the reason
+
+	byName map[string]*Sandbox // for Sandbox
 }
 
 // Sandbox is one network namespace: the host's own, one that the agent makes,
@@ -267,13 +269,21 @@ type Left struct {
 
 // Sandbox returns the sandbox of that name, making it at first use.
 func (p *Plan) Sandbox(name string, kind Kind) *Sandbox {
-	for _, s := range p.Sandboxes {
-		if s.Name == name {
-			return s
+	if len(p.byName) != len(p.Sandboxes) { // the plan was not made by this method alone
+		p.byName = make(map[string]*Sandbox, len(p.Sandboxes))
+		for _, s := range p.Sandboxes {
+			p.byName[s.Name] = s
 		}
 	}
-	s := &Sandbox{Name: name, Kind: kind}
-	p.Sandboxes = append(p.Sandboxes, s)
+	s := p.byName[name]
+	if s == nil {
+		s = &Sandbox{Name: name, Kind: kind}
+		p.Sandboxes = append(p.Sandboxes, s)
+		if p.byName == nil {
+			p.byName = map[string]*Sandbox{}
+		}
+		p.byName[name] = s
+	}
 	return s
 }
 

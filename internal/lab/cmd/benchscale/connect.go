@@ -7,14 +7,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/sluice-mesh/sluice/internal/lab/scene"
 )
 
 // serve accepts connections in the endpoints' namespaces until stop is called.
@@ -61,10 +60,46 @@ type times []time.Duration
 
 func (t times) at(percent int) string { return short(t[(len(t)-1)*percent/100]) }
 
-// connect opens connections to the first service, one after the other, by plain
+// dialler is one of several nodes that connections are opened to, and the port that is dialled.
+type dialler struct {
+	*measuring
+	port uint16
+	name string
+}
+
+// turns is how often each node is dialled for a while.
+const turns = 20
+
+// compare takes turns, so that all have the same of what else the machine has to do.
+func compare(ctx context.Context, out *figures, nodes []*dialler) error {
+	took := make([]times, len(nodes))
+	for _, n := range nodes {
+		stop, err := n.serve()
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	for range turns {
+		for i, n := range nodes {
+			t, err := n.connect(ctx, n.port, n.connections/turns)
+			if err != nil {
+				return err
+			}
+			took[i] = append(took[i], t...)
+		}
+	}
+	for i, n := range nodes {
+		slices.Sort(took[i])
+		out.add(n.name+": p50, p99", "%s, %s", took[i].at(50), took[i].at(99))
+	}
+	return nil
+}
+
+// connect opens connections to a port, one after the other, by plain
 // blocking calls: what is measured is the way, not this program.
-func (m *measuring) connect(ctx context.Context, count int) (t times, err error) {
-	to := netip.AddrPortFrom(netip.MustParseAddr(nodeAddr), scene.FirstPort)
+func (m *measuring) connect(ctx context.Context, port uint16, count int) (t times, err error) {
+	to := netip.AddrPortFrom(netip.MustParseAddr(nodeAddr), port)
 	err = m.client.Do(func() error {
 		for range count {
 			took, err := dial(to)

@@ -20,8 +20,8 @@ import (
 
 // figures are a column of the table.
 type figures struct {
-	balancer mesh.Balancer
-	rows     []row
+	title string
+	rows  []row
 }
 
 type row struct{ name, value string }
@@ -44,12 +44,13 @@ type measuring struct {
 	balancer mesh.Balancer
 	world    *scene.World
 	out      *figures
+	away     []mesh.Attachment // what was taken from an endpoint
 }
 
 // measure makes two nodes side by side: one with all services, and one with the first of
 // them alone, to compare with.
 func measure(ctx context.Context, balancer mesh.Balancer, n size) (f *figures, err error) {
-	f = &figures{balancer: balancer}
+	f = &figures{title: string(balancer)}
 	var all, one *measuring
 	for services, m := range map[int]**measuring{n.services: &all, 1: &one} {
 		b, err := newBed()
@@ -71,35 +72,10 @@ func measure(ctx context.Context, balancer mesh.Balancer, n size) (f *figures, e
 			return nil, err
 		}
 	}
-	return f, compare(ctx, one, all)
-}
-
-// compare takes turns, so that both have the same of what else the machine has to do.
-func compare(ctx context.Context, one, all *measuring) error {
-	const turns = 20
-	var took [2]times
-	for i, m := range []*measuring{one, all} {
-		stop, err := m.serve()
-		if err != nil {
-			return err
-		}
-		defer stop()
-		took[i] = make(times, 0, m.connections)
-	}
-	for range turns {
-		for i, m := range []*measuring{one, all} {
-			t, err := m.connect(ctx, m.connections/turns)
-			if err != nil {
-				return err
-			}
-			took[i] = append(took[i], t...)
-		}
-	}
-	for i, services := range []string{"1 service", fmt.Sprintf("%d services", all.services)} {
-		slices.Sort(took[i])
-		all.out.add(fmt.Sprintf("new connection, %s: p50, p99", services), "%s, %s", took[i].at(50), took[i].at(99))
-	}
-	return nil
+	return f, compare(ctx, f, []*dialler{
+		{one, scene.FirstPort, "new connection, 1 service"},
+		{all, scene.FirstPort, fmt.Sprintf("new connection, %d services", n.services)},
+	})
 }
 
 func (m *measuring) compile(w *scene.World) *plan.Plan {
@@ -141,22 +117,21 @@ func cpuTime() time.Duration {
 	return total
 }
 
-// loads is how often all services are loaded. What other programs do meanwhile makes times
-// longer, never shorter: the least counts. Of the memory it is the one in the middle.
-const loads = 3
-
 // freeing is how long the kernel takes to give back what was deleted.
 const freeing = time.Second
 
-// load makes the node serve all services from nothing.
+// load makes the node hold everything from nothing, several times. What other programs do meanwhile
+// makes times longer, never shorter: the least counts. Of the memory it is the one in the middle.
 func (m *measuring) load() error {
 	p := m.compile(m.world)
-	var wall, cpu []time.Duration
+	var wall, cpu, away []time.Duration
 	var memory []int64
-	for range loads {
-		if _, err := m.timed(&plan.Plan{}); err != nil {
+	for range m.loads {
+		cleared, err := m.timed(&plan.Plan{})
+		if err != nil {
 			return err
 		}
+		away = append(away, cleared.wall)
 		if err := m.pin(p); err != nil {
 			return err
 		}
@@ -177,8 +152,14 @@ func (m *measuring) load() error {
 		wall, cpu, memory = append(wall, took.wall), append(cpu, took.cpu), append(memory, after-before)
 	}
 	m.out.add("objects", "%d", objects(p))
+	host, network := rules(p)
+	m.out.add("namespaces; rules of the host, of a network", "%d; %d, %d", len(p.Sandboxes), host, network)
+	m.out.add("compile", "%s", short(m.compiling()))
 	m.out.add("load, nothing there before: wall, CPU", "%s, %s", short(slices.Min(wall)), short(slices.Min(cpu)))
-	m.out.add("kernel memory", "%.1f MB", float64(slices.Sorted(slices.Values(memory))[loads/2])/1e6)
+	if m.loads > 1 {
+		m.out.add("taken away again", "%s", short(slices.Min(away[1:])))
+	}
+	m.out.add("kernel memory", "%.1f MB", float64(slices.Sorted(slices.Values(memory))[m.loads/2])/1e6)
 	return nil
 }
 
@@ -215,21 +196,42 @@ func (m *measuring) change() error {
 		}},
 		{"weight changed", func(e *mesh.Endpoint, i int) { e.Weight = 1 + (i+1)%2 }},
 	} {
-		var compiling, writing, looking, cpu []time.Duration
-		for i := range m.changes {
-			m.write(endpoint%(2*m.services), func(e *mesh.Endpoint) { kind.change(e, i) })
-			began := time.Now()
-			p := m.compile(m.world)
-			compiling = append(compiling, time.Since(began))
-			s, err := m.timed(p)
-			if err != nil {
-				return err
-			}
-			writing, looking, cpu = append(writing, s.writing), append(looking, s.wall-s.writing), append(cpu, s.cpu)
+		err := m.repeated(kind.name, func(i int) { m.write(endpoint%(2*m.services), func(e *mesh.Endpoint) { kind.change(e, i) }) })
+		if err != nil {
+			return err
 		}
-		m.out.add(kind.name+": compile, look, write", "%s, %s, %s", short(median(compiling)), short(median(looking)), short(median(writing)))
-		m.out.add(kind.name+": CPU of look and write", "%s", short(median(cpu)))
 	}
+	return nil
+}
+
+// compiling is how long a plan takes, the least of several.
+func (m *measuring) compiling() time.Duration {
+	snap := m.world.State.Snapshot()
+	took := make([]time.Duration, m.loads)
+	for i := range took {
+		began := time.Now()
+		agent.Compile(mesh.Local{ID: scene.NodeID(1), Balancer: m.balancer}, snap)
+		took[i] = time.Since(began)
+	}
+	return slices.Min(took)
+}
+
+// repeated makes a change again and again, told how often it was made before.
+func (m *measuring) repeated(name string, change func(i int)) error {
+	var compiling, writing, looking, cpu []time.Duration
+	for i := range m.changes {
+		change(i)
+		began := time.Now()
+		p := m.compile(m.world)
+		compiling = append(compiling, time.Since(began))
+		s, err := m.timed(p)
+		if err != nil {
+			return err
+		}
+		writing, looking, cpu = append(writing, s.writing), append(looking, s.wall-s.writing), append(cpu, s.cpu)
+	}
+	m.out.add(name+": compile, look, write", "%s, %s, %s", short(median(compiling)), short(median(looking)), short(median(writing)))
+	m.out.add(name+": CPU of look and write", "%s", short(median(cpu)))
 	return nil
 }
 
