@@ -75,6 +75,9 @@ func (t *Table) judge(j judge) {
 	}
 	c.Rule(
 		"ct state != new accept",
+		// The middle of a connection: rules about its beginning were not asked, and it would make the
+		// flow a known one.
+		"tcp flags & (fin | syn | rst | ack) != syn accept",
 		"fib daddr type != local accept",
 		fmt.Sprintf("meta l4proto . th dport @%s goto let", judged),
 		fmt.Sprintf("%s daddr . meta l4proto . th dport @%s goto let", j.family, judgedAt),

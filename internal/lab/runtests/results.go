@@ -130,8 +130,8 @@ func (r *results) end(e event, said string, out io.Writer) {
 // lastLines are as much of a failure as is said twice.
 func lastLines(said string) string {
 	const most = 8
-	lines := strings.SplitAfter(said, "\n")
-	return strings.Join(lines[max(0, len(lines)-1-most):], "")
+	lines := strings.Split(strings.TrimRight(said, "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-most):], "\n") + "\n"
 }
 
 func (r *results) anyFailedIn(pkg string) bool {
