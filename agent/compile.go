@@ -12,7 +12,7 @@ import (
 // never fails: what cannot be expressed is left out and named in the plan with
 // its reason. A node that is in no cluster has an empty plan.
 func Compile(local mesh.Local, snap *mesh.Snapshot) *plan.Plan {
-	return compile(local, snap, snap.HostingOf(local.ID))
+	return compile(local, snap, snap.Hosted(local.ID))
 }
 
 // compile is Compile where the node's own ports are known.

@@ -180,18 +180,18 @@ func unanswered(snap *mesh.Snapshot, e *mesh.Endpoint) []*sluicev1.HeldPort {
 		return nil
 	}
 	var list []*sluicev1.HeldPort
-	had, lost := snap.Hosted(e.Node)
-	for _, f := range lost {
+	hosted := snap.Hosted(e.Node)
+	for _, f := range hosted.Lost {
 		if f.Endpoint.ID != e.ID {
 			continue
 		}
 		by := "another endpoint"
-		if i := slices.IndexFunc(had, func(o mesh.HostedFront) bool { return o.Port.Overlaps(f.Port) }); i >= 0 {
-			by = "endpoint " + had[i].Endpoint.Name
+		if i := slices.IndexFunc(hosted.Held, func(o mesh.HostedFront) bool { return o.Port.Overlaps(f.Port) }); i >= 0 {
+			by = "endpoint " + hosted.Held[i].Endpoint.Name
 		}
 		list = append(list, toHeldPort(mesh.Holder{Node: node, HeldPort: mesh.HeldPort{Addr: f.Port.Addr, Proto: f.Port.Proto, Published: f.Port.Published, By: by}}))
 	}
-	for _, f := range had {
+	for _, f := range hosted.Held {
 		i := slices.IndexFunc(node.Held, func(h mesh.HeldPort) bool { return h.Of(f.Port) })
 		if f.Endpoint.ID == e.ID && i >= 0 {
 			list = append(list, toHeldPort(mesh.Holder{Node: node, HeldPort: node.Held[i]}))

@@ -175,7 +175,7 @@ func (l *loop) compile(snap *mesh.Snapshot) (*plan.Plan, error) {
 	advertised, unread := l.machine.Advertised()
 	four, six, unknown := l.machine.Unrouted()
 	if snap != l.hostedOf {
-		l.hostedOf, l.hosted = snap, snap.HostingOf(l.cluster.own.ID)
+		l.hostedOf, l.hosted = snap, snap.Hosted(l.cluster.own.ID)
 	}
 	unseen := l.held.look(l.machine, snap, l.hosted)
 	local := mesh.Local{

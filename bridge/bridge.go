@@ -23,7 +23,7 @@ import (
 // bridges. hosted is what the snapshot says of the node's own ports.
 func Compile(local mesh.Local, snap *mesh.Snapshot, hosted mesh.Hosting, p *plan.Plan) {
 	host := p.Host()
-	b := builder{local: local, snap: snap, plan: p, host: host, table: host.Table("inet"), built: map[string]*mesh.Network{}, seen: map[string]bool{}, letIn: map[mesh.NetworkID]bool{}}
+	b := builder{local: local, snap: snap, plan: p, host: host, table: host.Table("inet"), built: map[string]*mesh.Network{}, seen: map[string]bool{}}
 	b.settings()
 	host.User.Base = "type filter hook forward priority filter - 10; policy accept;"
 	host.Pass(plan.WayOutHosts + "*")
@@ -42,8 +42,7 @@ type builder struct {
 	table *plan.Table              // the host's
 	names map[string]*mesh.Network // who has the name of a bridge
 	built map[string]*mesh.Network // by the name of its bridge
-	seen  map[string]bool          // elements that several ports lead to
-	letIn map[mesh.NetworkID]bool  // bridges that answer what was dialled at loopback
+	seen  map[string]bool          // what needs to be said only once
 	spans plan.Spans               // what endpoints on overlays answer on, as ranges
 }
 

@@ -16,7 +16,7 @@ func compile(w *scene.World, local mesh.Local) *plan.Plan {
 	var p plan.Plan
 	local.ID = scene.NodeID(1)
 	snap := w.State.Snapshot()
-	Compile(local, snap, snap.HostingOf(local.ID), &p)
+	Compile(local, snap, snap.Hosted(local.ID), &p)
 	p.Sort()
 	return &p
 }

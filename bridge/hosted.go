@@ -126,9 +126,9 @@ func (b *builder) open(f mesh.HostedFront) {
 		}
 	}
 	b.host.Judge(ports)
-	if n.Bridged() && !b.letIn[n.ID] {
-		b.letIn[n.ID] = true
-		b.host.LetLocalIn(plan.BridgeLink(string(n.ID))) // chain closed drops all but answers
+	if link := plan.BridgeLink(string(n.ID)); n.Bridged() && !b.seen[link] {
+		b.seen[link] = true
+		b.host.LetLocalIn(link) // chain closed drops all but answers
 	}
 	if from := f.Port.Sources.Prefixes(); len(from) > 0 {
 		b.table.AdmitOnly(ports, from)

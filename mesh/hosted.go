@@ -63,19 +63,14 @@ type HostedFront struct {
 	At       Attachment // where the endpoint is reached: on its gateway's network
 }
 
-// Hosting is what Hosted tells: to find it out takes longer than to copy it, so who needs it hands it on.
+// Hosting is the ports that a node answers on for its own endpoints, and those that they could not have.
 type Hosting struct{ Held, Lost []HostedFront }
-
-// HostingOf is Hosted as one value.
-func (snap *Snapshot) HostingOf(node NodeID) (h Hosting) {
-	h.Held, h.Lost = snap.Hosted(node)
-	return h
-}
 
 // Hosted are the ports that a node answers on for its own ready endpoints, the oldest endpoint's
 // first, and those that an endpoint could not have because an older one has them: who comes
-// takes nothing from who is there.
-func (snap *Snapshot) Hosted(node NodeID) (held []HostedFront, lost []HostedFront) {
+// takes nothing from who is there. To find it out takes long where there are many: who needs it
+// more than once hands it on.
+func (snap *Snapshot) Hosted(node NodeID) (all Hosting) {
 	byService := map[ServiceID][]PublishedPort{}
 	for _, f := range snap.Fronts {
 		if f.Port.Mode == Hosted {
@@ -91,14 +86,14 @@ func (snap *Snapshot) Hosted(node NodeID) (held []HostedFront, lost []HostedFron
 		for _, p := range byService[e.Service] {
 			h := HostedFront{snap.services[e.Service], e, p, at}
 			if _, taken := ports.overlapped(p); taken {
-				lost = append(lost, h)
+				all.Lost = append(all.Lost, h)
 				continue
 			}
-			ports.add(p, len(held))
-			held = append(held, h)
+			ports.add(p, len(all.Held))
+			all.Held = append(all.Held, h)
 		}
 	}
-	return held, lost
+	return all
 }
 
 // hosting are the node's ready endpoints of services that have such ports, the oldest first.

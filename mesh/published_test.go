@@ -120,22 +120,22 @@ func TestHostedIsOneANode(t *testing.T) {
 		}
 		return strings.Join(text, ", ")
 	}
-	held, lost := snap.Hosted(a)
-	if got := told(held); got != "s2 tcp/85 e1" {
+	hosted := snap.Hosted(a)
+	if got := told(hosted.Held); got != "s2 tcp/85 e1" {
 		t.Errorf("held: %s", got)
 	}
-	if got := told(lost); got != "s1 tcp/80-90 e2, s1 tcp/80-90 e3" {
+	if got := told(hosted.Lost); got != "s1 tcp/80-90 e2, s1 tcp/80-90 e3" {
 		t.Errorf("lost: %s", got)
 	}
-	if held, lost = snap.Hosted(testID[NodeID]('a', 2)); told(held) != "s2 tcp/85 e4" || len(lost) != 0 {
-		t.Errorf("node 2 has %s and %s", told(held), told(lost))
+	if hosted = snap.Hosted(testID[NodeID]('a', 2)); told(hosted.Held) != "s2 tcp/85 e4" || len(hosted.Lost) != 0 {
+		t.Errorf("node 2 has %s and %s", told(hosted.Held), told(hosted.Lost))
 	}
 	// Who leaves gets nothing new, and makes room.
 	e := *snap.EndpointNamed("e1")
 	e.State = Draining
 	w.write(e.Node, EndpointRecord(&e))
-	if held, _ = w.state.Snapshot().Hosted(a); told(held) != "s1 tcp/80-90 e2" {
-		t.Errorf("held while e1 drains: %s", told(held))
+	if hosted = w.state.Snapshot().Hosted(a); told(hosted.Held) != "s1 tcp/80-90 e2" {
+		t.Errorf("held while e1 drains: %s", told(hosted.Held))
 	}
 }
 
@@ -214,7 +214,7 @@ func BenchmarkHosted(b *testing.B) {
 			}
 			w.settleAll()
 			for b.Loop() {
-				if held, _ := w.state.Snapshot().Hosted(a); len(held) != count {
+				if held := w.state.Snapshot().Hosted(a).Held; len(held) != count {
 					b.Fatal(len(held))
 				}
 			}

@@ -14,10 +14,10 @@ func (c *compiler) enter(f mesh.HostedFront) {
 	if n == nil || n.Bridged() || len(c.self.BlocksOf(n.ID)) == 0 {
 		return
 	}
-	if !c.letIn[n.ID] {
-		c.letIn[n.ID] = true
+	if link := plan.WayOutHost(uint32(n.VNI)); !c.seen[link] {
+		c.seen[link] = true
 		// For the node's own processes. Package bridge drops everything but answers.
-		c.plan.Host().LetLocalIn(plan.WayOutHost(uint32(n.VNI)))
+		c.plan.Host().LetLocalIn(link)
 	}
 	name := plan.NetworkSandbox(uint32(n.VNI))
 	dialled := plan.Ports{Addr: f.Port.Addr}

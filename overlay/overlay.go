@@ -28,7 +28,7 @@ func Compile(local mesh.Local, snap *mesh.Snapshot, hosted mesh.Hosting, p *plan
 	if self == nil || self.Slot == 0 {
 		return
 	}
-	c := compiler{self: self, snap: snap, plan: p, mtu: mesh.OverlayMTU(snap.Nodes), seen: map[string]bool{}, letIn: map[mesh.NetworkID]bool{}, spans: map[string]*plan.Spans{}}
+	c := compiler{self: self, snap: snap, plan: p, mtu: mesh.OverlayMTU(snap.Nodes), seen: map[string]bool{}, spans: map[string]*plan.Spans{}}
 	for _, e := range snap.Local(local.ID) {
 		if !c.endpoint(e) {
 			p.Leave(plan.NotSettled, "endpoint "+e.Name, "it has no address on any network yet")
@@ -46,9 +46,7 @@ type compiler struct {
 	snap *mesh.Snapshot
 	plan *plan.Plan
 	mtu  int             // what fits between all nodes
-	seen map[string]bool // elements of sets that several ports lead to
-
-	letIn map[mesh.NetworkID]bool // networks that answer what was dialled at loopback
+	seen map[string]bool // what needs to be said only once
 
 	spans map[string]*plan.Spans // by sandbox
 }

@@ -35,6 +35,12 @@ func trials(q Inspection) []trial {
 			return n.do(func() error { return n.runNFT("table " + text) })
 		}}
 	}
+	// What a node needs that respects the host's firewall.
+	copies := rules("nf_tables dup", "-a nft_dup_ipv4 nft_dup_ipv6", `ip probe9 { chain c { type filter hook input priority 0; meta mark 1 dup to 169.254.79.2 device "lo"; }
+		}
+		table ip6 probe9 { chain c { type filter hook input priority 0; meta mark 1 dup to fd79::2 device "lo"; }
+		}`)
+	copies.spare = !q.Respects
 	all := []trial{
 		{name: "VXLAN", do: fmt.Sprintf(config, "vxlan"), try: tryVXLAN},
 		rules("nf_tables", "nf_tables", "inet probe1 { set s { type inet_service; }\n chain c { type filter hook input priority 0; counter; }\n}"),
@@ -51,7 +57,7 @@ func trials(q Inspection) []trial {
 			set s { typeof iifname . ether saddr; }
 			chain c { type filter hook prerouting priority -300; iifname . ether saddr != @s counter drop; }
 		}`),
-		tryRespect(q, config),
+		copies,
 		{name: "IPv6", do: "boot without ipv6.disable=1", try: func(*namespace) error {
 			_, err := os.Stat(path.Join(procSys, "net/ipv6"))
 			return err
@@ -90,21 +96,6 @@ func trials(q Inspection) []trial {
 		})
 	}
 	return all
-}
-
-// tryRespect is what a node needs that respects the host's firewall.
-func tryRespect(q Inspection, config string) trial {
-	return trial{
-		name: "nf_tables dup", do: fmt.Sprintf(config, "-a nft_dup_ipv4 nft_dup_ipv6"), spare: !q.Respects,
-		try: func(n *namespace) error {
-			return n.do(func() error {
-				return n.runNFT(`table ip probe9 { chain c { type filter hook input priority 0; meta mark 1 dup to 169.254.79.2 device "lo"; }
-				}
-				table ip6 probe9 { chain c { type filter hook input priority 0; meta mark 1 dup to fd79::2 device "lo"; }
-				}`)
-			})
-		},
-	}
 }
 
 // FeatureIPVS is the name that Inspect gives to IP_VS.

@@ -269,7 +269,7 @@ type Left struct {
 
 // Sandbox returns the sandbox of that name, making it at first use.
 func (p *Plan) Sandbox(name string, kind Kind) *Sandbox {
-	if len(p.byName) != len(p.Sandboxes) { // the plan was not made by this method alone
+	if p.byName == nil || len(p.byName) != len(p.Sandboxes) { // the first, or the plan was not made by this method alone
 		p.byName = make(map[string]*Sandbox, len(p.Sandboxes))
 		for _, s := range p.Sandboxes {
 			p.byName[s.Name] = s
@@ -279,9 +279,6 @@ func (p *Plan) Sandbox(name string, kind Kind) *Sandbox {
 	if s == nil {
 		s = &Sandbox{Name: name, Kind: kind}
 		p.Sandboxes = append(p.Sandboxes, s)
-		if p.byName == nil {
-			p.byName = map[string]*Sandbox{}
-		}
 		p.byName[name] = s
 	}
 	return s
