@@ -99,6 +99,16 @@ func sendTunnelled(begin string) error {
 	return err
 }
 
+// towardsPeer gives the calling thread's namespace a link by which a peer is near.
+func towardsPeer(t *testing.T) {
+	t.Helper()
+	ip(t, `link add eth0 type veth peer name far
+		addr add 192.0.2.11/24 dev eth0
+		link set eth0 up
+		link set far up
+		neigh add 192.0.2.12 lladdr 02:00:00:00:00:12 dev eth0 nud permanent`)
+}
+
 // Where a node's plan lacks the tunnel ports, or has other ones, a forged frame leaves: the
 // set is what stops it.
 func TestForgedFramesMissed(t *testing.T) {
@@ -110,11 +120,7 @@ func TestForgedFramesMissed(t *testing.T) {
 			defer k.Close()
 			pinWorkloads(t, k, p)
 			defer func() { mustApply(t, k, &plan.Plan{}) }()
-			ip(t, `link add eth0 type veth peer name far
-				addr add 192.0.2.11/24 dev eth0
-				link set eth0 up
-				link set far up
-				neigh add 192.0.2.12 lladdr 02:00:00:00:00:12 dev eth0 nud permanent`)
+			towardsPeer(t)
 			mustApply(t, k, p)
 			if err := sendTunnelled(ourFrame); err != nil {
 				t.Errorf("%s: nothing else stops the frame, and yet: %v", name, err)
@@ -132,11 +138,7 @@ func TestForgedFrames(t *testing.T) {
 		defer k.Close()
 		w := pinWorkloads(t, k, p)[0]
 		defer func() { mustApply(t, k, &plan.Plan{}) }()
-		ip(t, `link add eth0 type veth peer name far
-			addr add 192.0.2.11/24 dev eth0
-			link set eth0 up
-			link set far up
-			neigh add 192.0.2.12 lladdr 02:00:00:00:00:12 dev eth0 nud permanent`)
+		towardsPeer(t)
 		mustApply(t, k, p)
 		if err := sendTunnelled(ourFrame); err == nil {
 			t.Error("a process sent a frame of our overlay to a peer")

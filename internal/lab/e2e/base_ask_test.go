@@ -165,7 +165,7 @@ func (b *base) frame(p probe.Packet) error {
 		family = cluster.IPv6
 	}
 	p.Source = netip.AddrPortFrom(b.Client.Addr(family), port)
-	if p.Proto == "tcp" {
+	if p.Proto != "udp" {
 		p.Payload = ""
 	}
 	var mac net.HardwareAddr

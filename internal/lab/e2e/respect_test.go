@@ -30,6 +30,7 @@ func TestRespect(t *testing.T) {
 	t.Run("Matrix", func(t *testing.T) { testAllCells(t, b) })
 	r := b.publishJudged(t)
 	t.Run("None", func(t *testing.T) { b.reaches(t, r, "sees") })
+	t.Run("Middle", func(t *testing.T) { b.middle(t, r) })
 	t.Run("Others", func(t *testing.T) { testRespectOthers(t, b, r) })
 	t.Run("UFW", func(t *testing.T) { testRespectUFW(t, b, r) })
 }
@@ -68,6 +69,28 @@ func (b *base) reaches(t *testing.T, r *resident, want string) {
 						t.Errorf("%s %s from %s: %s, want: sees it", proto, d.to, name, got)
 					}
 				}
+			}
+		}
+	}
+}
+
+// middle sends the middle of a connection that nobody opened: rules that deny the beginning of one
+// do not ask about it, and it must not make the flow a known one.
+func (b *base) middle(t *testing.T, r *resident) {
+	t.Helper()
+	for _, f := range bothFamilies() {
+		marks := netip.AddrPortFrom(b.node.Addr(f), judgedMark)
+		for _, published := range []uint16{judgedPort, judgedMesh} {
+			to := netip.AddrPortFrom(b.node.Addr(f), published)
+			got := question{
+				begin: func() (*probe.Attempt, error) {
+					return probe.Unanswered(), b.frame(probe.Packet{Proto: probe.Ack, Dest: to})
+				},
+				mark:  func() error { return marker(b.Client, marks, r) },
+				proto: probe.Ack, family: f, who: r, port: probe.TargetPort,
+			}.try()
+			if want := "does not arrive"; got != want {
+				t.Errorf("the middle of a connection to %s: %s, want: %s", to, got, want)
 			}
 		}
 	}

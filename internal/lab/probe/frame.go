@@ -13,26 +13,28 @@ import (
 type Frame struct {
 	Device string // it leaves here
 	To     net.HardwareAddr
-	Packet Packet // over TCP the first of a connection
+	Packet Packet
 }
 
 // Send sends the frame from a namespace; it is on the wire when Send returns.
 func (f Frame) Send(from Place) error {
-	return from.Do(func() error {
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	out, err := hardwareAddr(from, f.Device)
+	if err != nil {
+		return err
+	}
+	return SendFrame(from, f.Device, f.bytes(out))
+}
+
+func hardwareAddr(at Place, device string) (found net.HardwareAddr, err error) {
+	err = at.Do(func() error {
+		dev, err := net.InterfaceByName(device)
 		if err != nil {
 			return fmt.Errorf("send frame: %w", err)
 		}
-		defer unix.Close(fd)
-		dev, err := net.InterfaceByName(f.Device)
-		if err != nil {
-			return fmt.Errorf("send frame: %w", err)
-		}
-		if err := unix.Sendto(fd, f.bytes(dev.HardwareAddr), 0, &unix.SockaddrLinklayer{Ifindex: dev.Index}); err != nil {
-			return fmt.Errorf("send frame: %w", err)
-		}
+		found = dev.HardwareAddr
 		return nil
 	})
+	return found, err
 }
 
 func (f Frame) bytes(from net.HardwareAddr) []byte {
@@ -48,8 +50,14 @@ func (f Frame) bytes(from net.HardwareAddr) []byte {
 func (p Packet) bytes() []byte {
 	inner, proto := p.datagram(), byte(unix.IPPROTO_UDP)
 	at := 6 // where the checksum is
-	if p.Proto == "tcp" {
-		inner, proto, at = p.first(), unix.IPPROTO_TCP, 16
+	const syn, rst, ack = 0x02, 0x04, 0x10
+	switch p.Proto {
+	case "tcp":
+		inner, proto, at = p.segment(syn), unix.IPPROTO_TCP, 16
+	case Reset:
+		inner, proto, at = p.segment(rst), unix.IPPROTO_TCP, 16
+	case Ack:
+		inner, proto, at = p.segment(ack), unix.IPPROTO_TCP, 16
 	}
 	source, dest := p.Source.Addr().AsSlice(), p.Dest.Addr().AsSlice()
 	pseudo := append(append(append([]byte(nil), source...), dest...), 0, proto)
@@ -80,10 +88,9 @@ func (p Packet) datagram() []byte {
 	return append(append(b, 0, 0), p.Payload...)
 }
 
-// first is the first packet of a TCP connection without its checksum.
-func (p Packet) first() []byte {
-	const syn = 0x02
-	return append(p.ports(), 0, 0, 0, 1, 0, 0, 0, 0, 5<<4, syn, 0xff, 0xff, 0, 0, 0, 0)
+// segment is an empty TCP segment without its checksum.
+func (p Packet) segment(flags byte) []byte {
+	return append(p.ports(), 0, 0, 0, 1, 0, 0, 0, 0, 5<<4, flags, 0xff, 0xff, 0, 0, 0, 0)
 }
 
 // checksum is that of RFC 1071.

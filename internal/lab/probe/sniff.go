@@ -13,12 +13,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Packet is a datagram, or the first packet of a TCP connection, that came to a namespace.
+// Packet is a datagram, the first packet of a TCP connection, or one that ends it.
 type Packet struct {
-	Proto        string // tcp or udp
+	Proto        string // udp, tcp, Reset, or Ack
 	Source, Dest netip.AddrPort
 	Payload      string
 }
+
+// Reset is the protocol of a TCP segment that ends a connection, and acknowledges nothing.
+const Reset = "tcp reset"
+
+// Ack is the protocol of a TCP segment that begins and ends nothing: the middle of a connection.
+const Ack = "tcp ack"
 
 // Sniffer notes the packets that come to a namespace, before any rule there is asked. Its
 // methods may be called by several goroutines.
@@ -132,12 +138,16 @@ func parsePacket(b []byte) (p Packet, ok bool) {
 	default:
 		return p, false
 	}
-	const syn, synAck = 0x02, 0x12
+	const syn, rst, ack, synAck, rstSynAck = 0x02, 0x04, 0x10, 0x12, 0x16
 	switch {
 	case proto == unix.IPPROTO_UDP && len(b) >= 8:
 		p.Proto, p.Payload = "udp", string(b[8:])
 	case proto == unix.IPPROTO_TCP && len(b) >= 20 && b[13]&synAck == syn:
 		p.Proto = "tcp"
+	case proto == unix.IPPROTO_TCP && len(b) >= 20 && b[13]&rstSynAck == rst:
+		p.Proto = Reset
+	case proto == unix.IPPROTO_TCP && len(b) >= 20 && b[13]&rstSynAck == ack:
+		p.Proto = Ack
 	default:
 		return p, false
 	}
