@@ -47,6 +47,7 @@ var unlike = []struct {
 	{regexp.MustCompile(`^(local fe80::drawn|anycast fe80::) .*| tentative`), ""}, // comes, and goes, a second after the address
 	{regexp.MustCompile(`^(33:33|01:00:5e):.*`), ""},                              // groups that the kernel listens to, made of addresses
 	{regexp.MustCompile(`_timer +[0-9.]+`), "_timer"},                             // of a bridge; runs
+	{regexp.MustCompile(`\b(port_id|port_no|designated_port) \w+`), "$1"},         // number of a bridge's port, in the order they came; only STP, which is off, has a use for it
 	{regexp.MustCompile(`"namespace": \d+`), `"namespace": 0`},                    // settings.json: which host this is
 	{regexp.MustCompile(`net:\[\d+\]`), "net:[]"},                                 // inode of a mounted namespace
 	{regexp.MustCompile(` (shared|master):\d+`), ""},                              // number of a group of mounts

@@ -75,7 +75,7 @@ func TestKernelWalk(t *testing.T) {
 				continue
 			}
 			if diff := differs(t, dir, freshText(t, name), ofIPVS); diff != "" {
-				t.Fatalf("step %d: state %q differs from a fresh one (- fresh, + walked):%s", step, name, diff)
+				t.Fatalf("%s=%d, step %d: state %q differs from a fresh one (- fresh, + walked):%s", walkVariable, seed, step, name, diff)
 			}
 		}
 	})
