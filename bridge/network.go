@@ -62,6 +62,7 @@ func (b *builder) raise(n *mesh.Network) bool {
 		plan.WithIPv6(name),
 		plan.LocalNet(name),
 		plan.Sysctl{Key: "net/ipv6/conf/" + name + "/accept_ra", Value: "0"}, // a workload is no router
+		plan.Sysctl{Key: "net/ipv6/conf/" + name + "/accept_dad", Value: "0"}, // its addresses are ours, and must speak at once
 	)
 	b.table.Set("own_bridges").Add(name)
 	b.table.Set("gateways4").Add(n.Gateway4.String())

@@ -298,7 +298,7 @@ func (n *namespace) setLink(have netlink.Link, want plan.Link) error {
 		return err
 	}
 	if attrs.Flags&net.FlagUp == 0 {
-		if err := n.heedNoRouter(want.Name); err != nil {
+		if err := n.beforeUp(want.Name); err != nil {
 			return err
 		}
 		if err := n.link.LinkSetUp(have); err != nil {
@@ -309,18 +309,27 @@ func (n *namespace) setLink(have netlink.Link, want plan.Link) error {
 	return nil
 }
 
-// heedNoRouter keeps a device from learning routes from whoever advertises himself at its other
-// end. It is done before the device is up: the machine's default may be to listen, and a route
-// that was learnt stays.
-func (n *namespace) heedNoRouter(link string) error {
-	err := n.do(func() error { return writeSysctl(plan.Sysctl{Key: "net/ipv6/conf/" + link + "/accept_ra", Value: "0"}) })
-	if _, noIPv6 := errors.AsType[*Refusal](err); noIPv6 { // no device has, or one of an MTU below 1280
+// beforeUp gives a device the settings that count from the moment it is up. It learns no routes
+// from whoever advertises himself at its other end: the machine's default may be to listen, and a
+// route that was learnt stays. On the host its link-local address is usable at once: as long as
+// the kernel tries it for duplicates, a second, it asks for no neighbour whom it forwards to.
+func (n *namespace) beforeUp(link string) error {
+	settings := []plan.Sysctl{{Key: "net/ipv6/conf/" + link + "/accept_ra", Value: "0"}}
+	if n.kind == plan.KindHost {
+		settings = append(settings, plan.Sysctl{Key: "net/ipv6/conf/" + link + "/accept_dad", Value: "0"})
+	}
+	return n.do(func() error {
+		for _, s := range settings {
+			err := writeSysctl(s)
+			if _, noIPv6 := errors.AsType[*Refusal](err); noIPv6 { // no device has, or one of an MTU below 1280
+				return nil
+			}
+			if err != nil {
+				return fmt.Errorf("set before the device is up: %w", err)
+			}
+		}
 		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("set router advertisements off: %w", err)
-	}
-	return nil
+	})
 }
 
 // removeLinks deletes all our devices of a sandbox.
