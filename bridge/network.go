@@ -61,7 +61,7 @@ func (b *builder) raise(n *mesh.Network) bool {
 		b.host.Sysctls,
 		plan.WithIPv6(name),
 		plan.LocalNet(name),
-		plan.Sysctl{Key: "net/ipv6/conf/" + name + "/accept_ra", Value: "0"}, // a workload is no router
+		plan.Sysctl{Key: "net/ipv6/conf/" + name + "/accept_ra", Value: "0"},  // a workload is no router
 		plan.Sysctl{Key: "net/ipv6/conf/" + name + "/accept_dad", Value: "0"}, // its addresses are ours, and must speak at once
 	)
 	b.table.Set("own_bridges").Add(name)
