@@ -32,7 +32,7 @@ func (w *mutated) portFrames(t *testing.T) []trial {
 		b.wire = wireOf(t, b.own, bridgedLinks)
 		b.other = wireOf(t, b.others, bridgedLinks).mac
 		for _, frame := range b.spoken() {
-			all = append(all, trial{k.name + ", " + frame.name, func() string { return w.passes(b, frame.bytes) }, frame.want})
+			all = append(all, trial{k.name + ", " + frame.name, func() string { return w.passes(t, b, frame) }, frame.want})
 		}
 		for _, f := range bothFamilies() {
 			all = append(all, trial{k.name + ", " + named("the host to an endpoint", f), func() string { return w.reached(b, f) }, arrives})
@@ -45,9 +45,10 @@ func (w *mutated) portFrames(t *testing.T) []trial {
 const learned = "frame: the bridge learns another's hardware address from one to a reserved address"
 
 type spoken struct {
-	name  string
-	bytes []byte
-	want  string
+	name   string
+	bytes  []byte
+	want   string
+	tagged bool
 }
 
 // spoken are frames of one endpoint to all.
@@ -59,45 +60,65 @@ func (b onBridge) spoken() []spoken {
 	link, none := b.wire.link, netip.IPv6Unspecified()
 	tagged := probe.Ether(mac, unix.ETH_P_8021Q, []byte{0, 5}, probe.Broadcast(mac, own4)[12:])
 	return []spoken{
-		{"frame: its own, ipv4", probe.Broadcast(mac, own4), arrives},
-		{"frame: its own, ipv6", probe.Discovery(mac, own6, solicits, other6), arrives},
-		{"frame: its own, from no address, ipv6", probe.Discovery(mac, none, solicits, own6), arrives},
-		{"frame: its own ARP", probe.ARP(mac, mac, own4), arrives},
-		{"frame: its own ARP from no address", probe.ARP(mac, mac, netip.IPv4Unspecified()), arrives},
-		{"frame: its own advertisement", probe.Discovery(mac, link, advertises, own6), arrives},
-		{"frame: another's hardware address, ipv4", probe.Broadcast(other, own4), lost},
-		{"frame: another's hardware address, ipv6", probe.Discovery(other, own6, solicits, own6), lost},
-		{"frame: another's address, ipv4", probe.Broadcast(mac, other4), lost},
-		{"frame: another's address, ipv6", probe.Discovery(mac, other6, solicits, own6), lost},
-		{"frame: ARP by another's hardware address", probe.ARP(other, mac, own4), lost},
-		{"frame: ARP that gives another hardware address", probe.ARP(mac, other, own4), lost},
-		{"frame: ARP that gives another's address", probe.ARP(mac, mac, other4), lost},
-		{"frame: advertisement of another's address", probe.Discovery(mac, link, advertises, other6), lost},
-		{"frame: router's advertisement", probe.Discovery(mac, link, leads, link), lost},
-		{"frame: redirect", probe.Discovery(mac, link, redirects, other6), lost},
-		{"frame: a VLAN's", tagged, lost},
-		{"frame: neither IP nor ARP", probe.Ether(mac, 0x88cc, make([]byte, 50)), lost},
+		{"frame: its own, ipv4", probe.Broadcast(mac, own4), arrives, false},
+		{"frame: its own, ipv6", probe.Discovery(mac, own6, solicits, other6), arrives, false},
+		{"frame: its own, from no address, ipv6", probe.Discovery(mac, none, solicits, own6), arrives, false},
+		{"frame: its own ARP", probe.ARP(mac, mac, own4), arrives, false},
+		{"frame: its own ARP from no address", probe.ARP(mac, mac, netip.IPv4Unspecified()), arrives, false},
+		{"frame: its own advertisement", probe.Discovery(mac, link, advertises, own6), arrives, false},
+		{"frame: another's hardware address, ipv4", probe.Broadcast(other, own4), lost, false},
+		{"frame: another's hardware address, ipv6", probe.Discovery(other, own6, solicits, own6), lost, false},
+		{"frame: another's address, ipv4", probe.Broadcast(mac, other4), lost, false},
+		{"frame: another's address, ipv6", probe.Discovery(mac, other6, solicits, own6), lost, false},
+		{"frame: ARP by another's hardware address", probe.ARP(other, mac, own4), lost, false},
+		{"frame: ARP that gives another hardware address", probe.ARP(mac, other, own4), lost, false},
+		{"frame: ARP that gives another's address", probe.ARP(mac, mac, other4), lost, false},
+		{"frame: advertisement of another's address", probe.Discovery(mac, link, advertises, other6), lost, false},
+		{"frame: router's advertisement", probe.Discovery(mac, link, leads, link), lost, false},
+		{"frame: redirect", probe.Discovery(mac, link, redirects, other6), lost, false},
+		{"frame: a VLAN's", tagged, lost, true},
+		{"frame: neither IP nor ARP", probe.Ether(mac, 0x88cc, make([]byte, 50)), lost, false},
 	}
 }
 
 // passes sends the frame, and after it packets of both families to the host. Somebody hears it or not.
-func (w *mutated) passes(b onBridge, frame []byte) string {
-	places := []*probe.Listener{w.frames[b.network+"-host"], w.frames[b.network+"-target"]}
-	for _, l := range places {
-		l.Forget()
-	}
-	if err := probe.SendFrame(b.own, b.wire.name, frame); err != nil {
+func (w *mutated) passes(t *testing.T, b onBridge, frame spoken) string {
+	t.Helper()
+	if err := probe.SendFrame(b.own, b.wire.name, frame.bytes); err != nil {
 		return err.Error()
 	}
 	if err := w.markFrame(b); err != nil {
 		return err.Error()
 	}
-	for _, l := range places {
-		if l.Heard(frame[12:]) {
-			return arrives
+	body := frame.bytes[12:]
+	if frame.tagged {
+		body = body[4:] // the tag is not part of what is heard
+	}
+	for _, l := range []*probe.Listener{w.frames[b.network+"-host"], w.frames[b.network+"-target"]} {
+		if !l.Heard(body) {
+			continue
 		}
+		if frame.want == lost {
+			w.heal(t, b)
+		}
+		return arrives
 	}
 	return lost
+}
+
+// heal makes everybody forget what a forged frame said.
+func (w *mutated) heal(t *testing.T, b onBridge) {
+	t.Helper()
+	ours, host := w.door(t, b.network)
+	theirs := wireOf(t, b.others, bridgedLinks)
+	for who, four := range map[*wire]netip.Addr{&ours: b.own.addr(cluster.IPv4), &theirs: b.others.addr(cluster.IPv4)} { // the bridge learns
+		if err := probe.SendFrame(who.at, who.name, probe.Broadcast(who.mac, four)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for link, place := range map[*wire]*space.Space{&host: w.node.Space, &ours: b.own.Space, &theirs: b.others.Space} {
+		said(t, place, "ip", "neigh", "flush", "dev", link.name)
+	}
 }
 
 // markFrame sends packets to the host over either family until one has come: a rule may be away
@@ -118,16 +139,16 @@ func (w *mutated) markFrame(b onBridge) error {
 // reached has the host send to an endpoint; the endpoint's own packets to the host come after that.
 func (w *mutated) reached(b onBridge, f cluster.Family) string {
 	const before, text = "hardware addresses become known", "the packet"
-	to := udp(w.node, at(b.own.addr(f), farPort))
+	to, theirs := udp(w.node, at(b.others.addr(f), farPort)), onBridge{network: b.network, own: b.others}
 	for _, say := range []string{before, text} {
 		if err := to(say); err != nil {
 			return err.Error()
 		}
-		if err := w.markFrame(b); err != nil {
+		if err := w.markFrame(theirs); err != nil {
 			return err.Error()
 		}
 	}
-	if (sniffed{b.own.sniffer}).heard(text) {
+	if w.frames[b.network+"-target"].Heard([]byte(text)) {
 		return arrives
 	}
 	return lost

@@ -2,12 +2,14 @@ package e2e
 
 import (
 	"flag"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/sluice-mesh/sluice/internal/lab/cluster"
 	"github.com/sluice-mesh/sluice/internal/lab/feature"
+	"github.com/sluice-mesh/sluice/internal/plan"
 )
 
 var mutateAll = flag.Bool("mutate", false, "take every rule of a node away, one after the other (make mutate)")
@@ -59,9 +61,10 @@ func (w *mutated) mutate(t *testing.T, met map[string]bool) {
 // parts are the parts of the host's table, and those of each kind of bridge.
 func (w *mutated) parts(t *testing.T) []part {
 	t.Helper()
-	parts := rulesetOf(t, w.node.Space, "", "inet").parts()
+	parts := rulesetOf(t, w.node.Space, "", "inet", chainsOf(w.planned, plan.HostSandbox)).parts
 	for _, k := range kinds() {
-		parts = append(parts, rulesetOf(t, w.bridges[k.name], k.name, "bridge").parts()...)
+		in := w.bridges[k.name]
+		parts = append(parts, rulesetOf(t, in, k.name, "bridge", chainsOf(w.planned, filepath.Base(in.Path))).parts...)
 	}
 	return parts
 }
@@ -163,7 +166,7 @@ func (w *mutated) unknown(t *testing.T, ask []trial, p part) {
 // without takes parts away, asks until something is noticed, and puts them back.
 func (w *mutated) without(t *testing.T, ask []trial, away ...part) string {
 	t.Helper()
-	var sets []ruleset
+	var sets []*ruleset
 	for _, p := range away {
 		p.away(t)
 		if !slices.Contains(sets, p.in) {

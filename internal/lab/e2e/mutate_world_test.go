@@ -52,6 +52,7 @@ type mutated struct {
 	ingress     *space.Space
 	overSandbox *space.Space
 	bridges     map[string]*space.Space // by network
+	planned     string                  // what sluice plan prints
 	ear         *ear                    // a process of the node
 	at          map[string]*probe.Sniffer
 	frames      map[string]*probe.Listener
@@ -67,13 +68,14 @@ func startMutated(t *testing.T, underlay cluster.Family) *mutated {
 	}
 	b := startBaseAs(t, cluster.Config{Count: 2, Underlay: underlay, Prepared: forwarding})
 	w := &mutated{
-		base: b, underlay: underlay, peer: b.Cluster.Node("n2"),
+		base: b, underlay: underlay, peer: b.Node("n2"),
 		bridges: map[string]*space.Space{}, at: map[string]*probe.Sniffer{}, frames: map[string]*probe.Listener{},
 	}
 	b.bridgeNetfilter(t, "0")
 	b.populate(t)
 	w.publishMore(t)
 	w.open(t)
+	w.planned = b.sluice(t, "plan")
 	if err := w.Pause(); err != nil {
 		t.Fatal(err)
 	}
