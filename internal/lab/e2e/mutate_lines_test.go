@@ -4,15 +4,15 @@ import "slices"
 
 // line is what is known of one part.
 type line struct {
-	part   string   // its name
-	by     []string // the trials and cells that notice
-	behind string   // another part, which holds without this one: by notices when both are away
-	nobody string   // why nobody can miss it
-	six    bool     // tried under an IPv6 underlay
+	part   string      // its name
+	by     []string    // the trials and cells that notice
+	behind string      // another part, which holds without this one: by notices when both are away
+	nobody string      // why nobody can miss it
+	world  kindOfWorld // where it is tried
 }
 
 // lines are all parts, in the order of the page.
-func lines() []line { return slices.Concat(setLines(), ruleLines(), bridgeLines()) }
+func lines() []line { return slices.Concat(setLines(), ruleLines(), bridgeLines(), judgeLines()) }
 
 // setLines are of the sets and maps of the host's table.
 func setLines() []line {
@@ -49,7 +49,7 @@ func setLines() []line {
 		{part: "set bridge_sources4: all elements", by: []string{"an endpoint to the host, ipv4"}},
 		{part: "set bridge_sources6: all elements", by: []string{"an endpoint to the host, ipv6"}},
 		{part: "set peers4: all elements", by: []string{"a peer's tunnel, ipv4", "a process's tunnel to a peer, ipv4", "another program's container's tunnel to a peer, ipv4"}},
-		{part: "set peers6: all elements", by: []string{"a peer's tunnel, ipv6", "a process's tunnel to a peer, ipv6", "another program's container's tunnel to a peer, ipv6"}, six: true},
+		{part: "set peers6: all elements", by: []string{"a peer's tunnel, ipv6", "a process's tunnel to a peer, ipv6", "another program's container's tunnel to a peer, ipv6"}, world: sixWorld},
 		{part: "set tunnel_ports: all elements", by: []string{"an endpoint's tunnel to the world, ipv4", "an endpoint's tunnel to the world, ipv6", "an overlay endpoint's tunnel to the world, ipv4", "an overlay endpoint's tunnel to the world, ipv6", "another program's container's tunnel to a peer, ipv4", "a process's tunnel to a peer, ipv4"}},
 		{part: "set published: all elements", by: []string{"a mesh port, ipv4, tcp", "a mesh port, ipv6, tcp", "a mesh port, ipv4, udp", "a mesh port, ipv6, udp"}},
 		{part: "map published_at4: all elements", by: []string{"a mesh port at one address, ipv4, tcp", "a mesh port at one address, ipv4, udp"}},

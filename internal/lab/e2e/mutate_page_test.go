@@ -49,8 +49,12 @@ func mutateTable() string {
 		default:
 			noticed++
 		}
-		if l.six {
+		switch l.world {
+		case openWorld:
+		case sixWorld:
 			says += " (IPv6 underlay)"
+		case respectWorld:
+			says += " (`--firewall respect`)"
 		}
 		fmt.Fprintf(&rows, "| %s | `%s` | %s |\n", first, what, says)
 	}

@@ -41,8 +41,11 @@ func (p part) name() string {
 	if p.kind != "chain" {
 		where = p.kind + " " + p.chain
 	}
-	if p.in.network != "" {
+	switch {
+	case p.in.network != "":
 		where = "bridge " + where
+	case p.in.family != "inet":
+		where = p.in.family + " " + where
 	}
 	return where + ": " + p.text
 }
@@ -120,19 +123,21 @@ func rulesetOf(t *testing.T, in *space.Space, network, family string, planned ma
 	return r
 }
 
-// chainsOf are the rules of a sandbox in what "sluice plan" prints, by chain.
-func chainsOf(printed, sandbox string) map[string][]string {
+// chainsOf are the rules of a sandbox's table in what "sluice plan" prints, by chain.
+func chainsOf(printed, sandbox, family string) map[string][]string {
 	chains := map[string][]string{}
-	var here bool
+	var here, ours bool
 	var chain string
 	for line := range strings.Lines(printed) {
 		line = strings.TrimRight(line, "\n")
 		if name, ok := strings.CutPrefix(line, "sandbox "); ok {
-			here, chain = strings.HasPrefix(name, sandbox+" "), ""
+			here, ours, chain = strings.HasPrefix(name, sandbox+" "), false, ""
 		}
 		rule, deep := strings.CutPrefix(line, "      ")
 		switch f := strings.Fields(line); {
-		case deep && here && chain != "":
+		case len(f) > 2 && f[0] == "nft" && f[1] == "table":
+			ours, chain = here && f[2] == family, ""
+		case deep && ours && chain != "":
 			chains[chain] = append(chains[chain], rule)
 		case !deep && len(f) > 1 && f[0] == "chain":
 			chain = f[1]

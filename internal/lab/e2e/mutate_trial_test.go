@@ -155,6 +155,11 @@ func (e *ear) close() error {
 	return errors.Join(errs...)
 }
 
+// tell sends from one of the sockets.
+func (e *ear) tell(socket int, to netip.AddrPort, text string) error {
+	return unix.Sendto(e.sockets[socket], []byte(text), 0, &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()})
+}
+
 func (e *ear) heard(text string) bool {
 	buf := make([]byte, 1<<11)
 	for _, fd := range e.sockets {
@@ -188,17 +193,26 @@ func (w *mutated) forget() {
 // questions are all trials, then the cells of the matrix.
 func (w *mutated) questions(t *testing.T) []trial {
 	t.Helper()
-	var all []trial
-	if w.underlay == "ipv4" {
-		for _, make := range []func(*testing.T) []trial{w.dials, w.forwarded, w.captured, w.portFrames} {
-			all = append(all, make(t)...)
-		}
+	makers := map[kindOfWorld][]func(*testing.T) []trial{
+		openWorld:    {w.dials, w.forwarded, w.captured, w.portFrames, w.tunnelled, w.cells},
+		sixWorld:     {w.tunnelled},
+		respectWorld: {w.judged, w.dials, w.forwarded, w.captured, w.portFrames, w.tunnelled, w.cells},
 	}
-	all = append(all, w.tunnelled(t)...)
-	if w.underlay == "ipv4" {
-		for _, c := range matrix.Cells() {
-			all = append(all, trial{c.Name(), func() string { return w.try(c) }, w.expected(c)})
+	var all []trial
+	for _, maker := range makers[w.kind] {
+		all = append(all, maker(t)...)
+	}
+	return all
+}
+
+// cells are those of the matrix.
+func (w *mutated) cells(*testing.T) []trial {
+	var all []trial
+	for _, c := range matrix.Cells() {
+		if w.kind == respectWorld && c.Network == matrix.Routed {
+			continue // its port is denied
 		}
+		all = append(all, trial{c.Name(), func() string { return w.try(c) }, w.expected(c)})
 	}
 	return all
 }

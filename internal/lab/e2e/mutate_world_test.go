@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/sluice-mesh/sluice/internal/lab/cluster"
+	"github.com/sluice-mesh/sluice/internal/lab/matrix"
 	"github.com/sluice-mesh/sluice/internal/lab/probe"
 	"github.com/sluice-mesh/sluice/internal/lab/space"
 	"github.com/sluice-mesh/sluice/internal/plan"
@@ -42,10 +43,25 @@ func welcome(f cluster.Family) netip.Prefix {
 	return netip.MustParsePrefix("fd50::101/128")
 }
 
+// kindOfWorld is what differs between the nodes that parts are taken from.
+type kindOfWorld string
+
+const (
+	openWorld    kindOfWorld = ""        // an IPv4 underlay, and the default settings
+	sixWorld     kindOfWorld = "six"     // an IPv6 underlay
+	respectWorld kindOfWorld = "respect" // the host's firewall is respected, and denies deniedPort
+)
+
+func worlds() []kindOfWorld { return []kindOfWorld{openWorld, sixWorld, respectWorld} }
+
+// deniedPort is published, and denied by the host in respectWorld.
+func deniedPort() uint16 { return publishedBy(kindOf(matrix.Routed), probe.TargetPort) }
+
 // mutated is a node whose agent stands still, with something for each rule to be there for. The
 // cluster's other node is a peer, under an underlay of one family.
 type mutated struct {
 	*base
+	kind        kindOfWorld
 	underlay    cluster.Family
 	peer        *cluster.Node
 	mesh, over  *resident // endpoints of both kinds of overlay: the ingress network, and one of its own
@@ -58,17 +74,25 @@ type mutated struct {
 	frames      map[string]*probe.Listener
 }
 
-// startMutated makes it. Where the underlay is not IPv4 there is only what the mesh's own rules need.
-func startMutated(t *testing.T, underlay cluster.Family) *mutated {
+// startMutated makes it.
+func startMutated(t *testing.T, kind kindOfWorld) *mutated {
 	t.Helper()
+	config := cluster.Config{Count: 2, Underlay: cluster.IPv4}
+	switch kind {
+	case openWorld:
+	case sixWorld:
+		config.Underlay = cluster.IPv6
+	case respectWorld:
+		config.Firewall = "respect"
+	}
 	// Another program's bridge forwards from before: what is between it and the world is not ours.
-	forwarding := func(ctx context.Context, c *cluster.Cluster) error {
+	config.Prepared = func(ctx context.Context, c *cluster.Cluster) error {
 		_, err := c.Node("n1").Run(ctx, "sysctl", "-q", "-w", "net.ipv4.conf.br7.forwarding=1", "net.ipv6.conf.br7.forwarding=1")
 		return err
 	}
-	b := startBaseAs(t, cluster.Config{Count: 2, Underlay: underlay, Prepared: forwarding})
+	b := startBaseAs(t, config)
 	w := &mutated{
-		base: b, underlay: underlay, peer: b.Node("n2"),
+		base: b, kind: kind, underlay: config.Underlay, peer: b.Node("n2"),
 		bridges: map[string]*space.Space{}, at: map[string]*probe.Sniffer{}, frames: map[string]*probe.Listener{},
 	}
 	b.bridgeNetfilter(t, "0")
@@ -100,6 +124,10 @@ func (w *mutated) publishMore(t *testing.T) {
 			f, foreignPort, netip.AddrPortFrom(w.of("internal-target").addr(f), probe.TargetPort)))
 	}
 	said(t, w.Client.Space, "ip", "address", "change", welcome(cluster.IPv6).String(), "dev", "eth0", "preferred_lft", "0")
+	if w.kind == respectWorld {
+		said(t, w.node.Space, "nft", fmt.Sprintf(
+			"add chain inet theirs denied { type filter hook input priority 0; }; add rule inet theirs denied meta l4proto { tcp, udp } th dport %d drop", deniedPort()))
+	}
 	for _, name := range []string{"ranged", "limited", "mesh"} {
 		w.network(t, name)
 	}
