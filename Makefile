@@ -144,7 +144,7 @@ repair-table: go ## what each sabotage costs, measured here, into docs/REPAIR.md
 	@go test -count=1 -run '^TestSurvival$$/^Sabotage$$' ./internal/lab/e2e -document
 
 .PHONY: mutate
-mutate: go ## take each rule of the host away: which cell of docs/MATRIX.md notices (minutes)
+mutate: go ## take each rule and map of a node away, one after the other: docs/MUTATE.md says what notices (5 minutes)
 	@hack/deps run
 	@$(MAKE) build
 	@go test -count=1 -timeout 60m -v ./internal/lab/e2e -run '^TestMutate$$' -mutate | grep -v '^=== '

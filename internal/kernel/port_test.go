@@ -48,7 +48,8 @@ func TestPortSpeaksForItself(t *testing.T) {
 	device, own := onBridge(p, all[0])
 	_, other := onBridge(p, all[1])
 	link, none := netip.MustParseAddr("fe80::1"), netip.IPv6Unspecified()
-	tagged := probe.Ether(own.mac[:], unix.ETH_P_8021Q, []byte{0, 5}, probe.Broadcast(own.mac[:], own.four)[12:])
+	// Who listens is not shown the tag: such a frame is known by how it ends.
+	tagged := probe.Ether(own.mac[:], unix.ETH_P_8021Q, []byte{0, 5}, probe.Broadcast(own.mac[:], own.four)[12:], []byte("tagged"))
 	reserved := probe.Broadcast(other.mac[:], own.four)
 	copy(reserved, []byte{0x01, 0x80, 0xc2, 0, 0, 3})
 	honest := [][]byte{
@@ -78,7 +79,11 @@ func TestPortSpeaksForItself(t *testing.T) {
 			heard = append(heard, bytes.Join(hear(), nil)...)
 		}
 		for _, frame := range forged {
-			if bytes.Contains(heard, frame[6:]) {
+			known := frame[6:]
+			if bytes.Equal(frame, tagged) {
+				known = frame[16:]
+			}
+			if bytes.Contains(heard, known) {
 				t.Errorf("let through: %x", frame)
 			}
 		}

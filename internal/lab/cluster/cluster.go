@@ -63,6 +63,8 @@ type Config struct {
 	Unit string
 	// ByRoute lets the agents find their address by the default route, and follow it.
 	ByRoute bool
+	// Underlay is the family of the address that the agents are told to have; "": IPv4.
+	Underlay Family
 	// Count is how many nodes there are; 0: three.
 	Count int
 }
@@ -200,7 +202,7 @@ func (c *Cluster) hosts(context.Context) error {
 		if err != nil {
 			return err
 		}
-		c.Nodes = append(c.Nodes, &Node{Host: h, Dir: filepath.Join(c.Dir, name), sluice: c.Sluice, balancer: c.Balancer, firewall: c.Firewall, byRoute: c.ByRoute})
+		c.Nodes = append(c.Nodes, &Node{Host: h, Dir: filepath.Join(c.Dir, name), sluice: c.Sluice, balancer: c.Balancer, firewall: c.Firewall, byRoute: c.ByRoute, underlay: cmp.Or(c.Underlay, IPv4)})
 	}
 	c.Nodes[0].unit = c.Unit
 	var err error

@@ -31,6 +31,7 @@ type Node struct {
 	balancer string
 	firewall string
 	byRoute  bool
+	underlay Family
 	agent    *process
 	unit     string // the systemd service that is the agent in the place of a process; "" for none
 }
@@ -69,7 +70,7 @@ func (n *Node) AgentArgs() []string {
 	if n.byRoute {
 		return args
 	}
-	return append(args, "--advertise", n.V4.String())
+	return append(args, "--advertise", n.Addr(n.underlay).String())
 }
 
 func (n *Node) startAgent(ctx context.Context) error {

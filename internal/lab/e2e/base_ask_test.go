@@ -104,6 +104,7 @@ type question struct {
 	family cluster.Family
 	who    *resident
 	port   uint16 // of who
+	oneWay bool   // how it arrives, no matter who answers
 }
 
 // try dials, and sends a marker after it the same way. Where the marker has come and the first
@@ -125,6 +126,9 @@ func (q question) try() string {
 		return p.Proto == q.proto && !isMarker && p.Dest.Port() == q.port && p.Dest.Addr().Is4() == (q.family == cluster.IPv4)
 	}
 	if p, ok := q.who.sniffer.Find(arrived); ok {
+		if q.oneWay {
+			return "comes from " + p.Source.Addr().String()
+		}
 		return q.answer(ask, p)
 	}
 	const moment = 2 * time.Millisecond // an answer of somebody else is there already

@@ -79,11 +79,14 @@ func ListenFrames(at Place) (*Listener, error) {
 }
 
 // Heard tells whether something was in a frame that came since the last Forget.
-func (l *Listener) Heard(something []byte) bool {
+func (l *Listener) Heard(something []byte) bool { return l.Count(something) > 0 }
+
+// Count is how often something was in frames that came since the last Forget.
+func (l *Listener) Count(something []byte) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.read()
-	return bytes.Contains(l.heard, something)
+	return bytes.Count(l.heard, something)
 }
 
 // Forget drops what came.

@@ -22,7 +22,7 @@ func (f Frame) Send(from Place) error {
 	if err != nil {
 		return err
 	}
-	return SendFrame(from, f.Device, f.bytes(out))
+	return SendFrame(from, f.Device, f.Bytes(out))
 }
 
 func hardwareAddr(at Place, device string) (found net.HardwareAddr, err error) {
@@ -37,7 +37,8 @@ func hardwareAddr(at Place, device string) (found net.HardwareAddr, err error) {
 	return found, err
 }
 
-func (f Frame) bytes(from net.HardwareAddr) []byte {
+// Bytes is the frame as it is on the wire, from a hardware address.
+func (f Frame) Bytes(from net.HardwareAddr) []byte {
 	kind := uint16(unix.ETH_P_IP)
 	if f.Packet.Dest.Addr().Is6() {
 		kind = unix.ETH_P_IPV6
