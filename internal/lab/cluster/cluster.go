@@ -88,6 +88,21 @@ type Cluster struct {
 // Start builds the link, the hosts and the agents, and joins the nodes to one
 // cluster. Where it fails it leaves nothing and says what the agents said last.
 func Start(ctx context.Context, config Config) (*Cluster, error) {
+	prepared := func(c *Cluster, ctx context.Context) error {
+		if config.Prepared == nil {
+			return nil
+		}
+		return config.Prepared(ctx, c)
+	}
+	return build(ctx, config, (*Cluster).programs, (*Cluster).link, (*Cluster).hosts, (*Cluster).bridges, prepared, (*Cluster).agents, (*Cluster).join)
+}
+
+// Machines builds the link and the hosts alone: no agent runs, nor any other program.
+func Machines(ctx context.Context, config Config) (*Cluster, error) {
+	return build(ctx, config, (*Cluster).link, (*Cluster).hosts)
+}
+
+func build(ctx context.Context, config Config, steps ...func(*Cluster, context.Context) error) (*Cluster, error) {
 	before, err := ownLinks()
 	if err != nil {
 		return nil, fmt.Errorf("start lab: %w", err)
@@ -97,14 +112,8 @@ func Start(ctx context.Context, config Config) (*Cluster, error) {
 		return nil, fmt.Errorf("start lab: %w", err)
 	}
 	c := &Cluster{Config: config, Dir: dir, before: before}
-	prepared := func(ctx context.Context) error {
-		if config.Prepared == nil {
-			return nil
-		}
-		return config.Prepared(ctx, c)
-	}
-	for _, step := range []func(context.Context) error{c.programs, c.link, c.hosts, c.bridges, prepared, c.agents, c.join} {
-		if err := step(ctx); err != nil {
+	for _, step := range steps {
+		if err := step(c, ctx); err != nil {
 			return nil, errors.Join(fmt.Errorf("start lab: %w\n%s", err, c.Logs()), c.Close())
 		}
 	}

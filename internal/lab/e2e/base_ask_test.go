@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -82,8 +83,9 @@ func (b *base) expected(c matrix.Cell) string {
 			return "sees " + who.addr(family).String()
 		}
 		return "sees " + b.Client.Addr(family).String()
+	default:
+		panic("nothing is wanted of " + c.Name())
 	}
-	panic("nothing is wanted of " + c.Name())
 }
 
 // try dials as a cell says.
@@ -105,6 +107,10 @@ type question struct {
 	who    *resident
 	port   uint16 // of who
 	oneWay bool   // how it arrives, no matter who answers
+	// elsewhere waits for an answer, and says where it came from unless that is what was
+	// dialled: the asker's socket does not take it. May be nil.
+	elsewhere func() (netip.Addr, bool)
+	wait      time.Duration // for an answer; 0: patience
 }
 
 // try dials, and sends a marker after it the same way. Where the marker has come and the first
@@ -121,11 +127,7 @@ func (q question) try() string {
 			return err.Error()
 		}
 	}
-	arrived := func(p probe.Packet) bool {
-		isMarker := p.Proto == "udp" && p.Payload != probe.Question
-		return p.Proto == q.proto && !isMarker && p.Dest.Port() == q.port && p.Dest.Addr().Is4() == (q.family == cluster.IPv4)
-	}
-	if p, ok := q.who.sniffer.Find(arrived); ok {
+	if p, ok := q.who.sniffer.Find(q.arrived); ok {
 		if q.oneWay {
 			return "comes from " + p.Source.Addr().String()
 		}
@@ -138,9 +140,20 @@ func (q question) try() string {
 	return "does not arrive"
 }
 
+// arrived says of a packet that came to the endpoint whether it is the question.
+func (q question) arrived(p probe.Packet) bool {
+	isMarker := p.Proto == "udp" && p.Payload != probe.Question
+	return p.Proto == q.proto && !isMarker && p.Dest.Port() == q.port && p.Dest.Addr().Is4() == (q.family == cluster.IPv4)
+}
+
 // answer is how a question ends that was seen to arrive.
 func (q question) answer(ask *probe.Attempt, p probe.Packet) string {
-	a, err := ask.Finish(patience)
+	if q.elsewhere != nil {
+		if from, ok := q.elsewhere(); ok {
+			return fmt.Sprintf("arrives from %s, is answered from %s", p.Source.Addr(), from)
+		}
+	}
+	a, err := ask.Finish(cmp.Or(q.wait, patience))
 	switch {
 	case err != nil:
 		return fmt.Sprintf("arrives from %s, then %s", p.Source.Addr(), probe.Outcome(err))

@@ -57,6 +57,11 @@ func TestBase(t *testing.T) {
 // testMatrix tries cells one after the other: what arrives at an endpoint is then of one.
 func testMatrix(t *testing.T, b *base, cells []matrix.Cell) {
 	t.Helper()
+	compareCells(t, cells, func(c matrix.Cell) (got, want string) { return b.try(c), b.expected(c) })
+}
+
+func compareCells(t *testing.T, cells []matrix.Cell, try func(matrix.Cell) (got, want string)) {
+	t.Helper()
 	const most = 30 // then it is not single cells that are wrong
 	var wrong []string
 	for i, c := range cells {
@@ -64,7 +69,7 @@ func testMatrix(t *testing.T, b *base, cells []matrix.Cell) {
 			t.Logf("%d cells are left out", len(cells)-i)
 			break
 		}
-		if got, want := b.try(c), b.expected(c); got != want {
+		if got, want := try(c); got != want {
 			wrong = append(wrong, c.Name()+": "+got+", want: "+want+" ("+c.Model+")")
 		}
 	}

@@ -163,11 +163,7 @@ func (b *base) sluice(t *testing.T, args ...string) string {
 // another that dials.
 func (b *base) populate(t *testing.T) {
 	t.Helper()
-	if err := b.node.Address("eth0", second(cluster.IPv4), second(cluster.IPv6)); err != nil {
-		t.Fatal(err)
-	}
-	// It is for being dialled: what leaves the node has its first address.
-	said(t, b.node.Space, "ip", "address", "change", second(cluster.IPv6).String(), "dev", "eth0", "preferred_lft", "0")
+	b.secondAddress(t)
 	for _, k := range kinds() {
 		i := b.network(t, k.name, k.args...)
 		b.sluice(t, append([]string{"service", "create", k.name + "-target", "--network", k.name}, publications(i)...)...)
@@ -184,6 +180,15 @@ func (b *base) populate(t *testing.T) {
 	b.sluice(t, "service", "create", "other", "--network", "other")
 	b.attach(t, b.node, "other", "other")
 	b.rest(t)
+}
+
+// secondAddress is the node's, for being dialled: what leaves the node has its first.
+func (b *base) secondAddress(t *testing.T) {
+	t.Helper()
+	if err := b.node.Address("eth0", second(cluster.IPv4), second(cluster.IPv6)); err != nil {
+		t.Fatal(err)
+	}
+	said(t, b.node.Space, "ip", "address", "change", second(cluster.IPv6).String(), "dev", "eth0", "preferred_lft", "0")
 }
 
 // network makes a bridge network and returns its number, which its subnets are made of.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"github.com/sluice-mesh/sluice/internal/lab/cluster"
@@ -19,8 +20,8 @@ import (
 
 func TestMain(m *testing.M) {
 	// The workloads are this program too.
-	if len(os.Args) == 3 && os.Args[1] == "serve" {
-		if err := probe.ServeUntilSignal(os.Args[2]); err != nil {
+	if len(os.Args) >= 3 && os.Args[1] == "serve" {
+		if err := workload(os.Args[2], os.Args[3:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -35,6 +36,19 @@ func TestMain(m *testing.M) {
 		return
 	}
 	os.Exit(m.Run())
+}
+
+// workload serves; without ports it has the usual two.
+func workload(name string, numbers []string) error {
+	var ports []uint16
+	for _, text := range numbers {
+		port, err := strconv.ParseUint(text, 10, 16)
+		if err != nil {
+			return err
+		}
+		ports = append(ports, uint16(port))
+	}
+	return probe.ServeUntilSignal(name, ports...)
 }
 
 // program is the program under test.

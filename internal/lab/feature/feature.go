@@ -5,6 +5,7 @@ package feature
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -30,6 +31,8 @@ const (
 
 	IPTables       Feature = "iptables with nftables" // the programs, and what they need in the kernel
 	LegacyIPTables Feature = "iptables-legacy"
+
+	BridgeNetfilter Feature = "bridge netfilter" // what stays on a bridge is shown to iptables too
 )
 
 // Mesh lists what the routing mesh needs.
@@ -93,6 +96,8 @@ func (f Feature) try() error {
 		return tryIPTables("iptables-nft", "ip6tables-nft")
 	case LegacyIPTables:
 		return tryIPTables("iptables-legacy", "ip6tables-legacy")
+	case BridgeNetfilter:
+		return tryBridgeNetfilter()
 	}
 	return fmt.Errorf("unknown feature %q", string(f))
 }
@@ -113,6 +118,19 @@ func trySCTP() error {
 		return err
 	}
 	return unix.Close(fd)
+}
+
+// tryBridgeNetfilter loads the module, as nothing does by itself.
+func tryBridgeNetfilter() error {
+	const settings = "/proc/sys/net/bridge"
+	if _, err := os.Stat(settings); err == nil {
+		return nil
+	}
+	if said, err := exec.Command("modprobe", "br_netfilter").CombinedOutput(); err != nil {
+		return fmt.Errorf("load br_netfilter: %w: %s", err, bytes.TrimSpace(said))
+	}
+	_, err := os.Stat(settings)
+	return err
 }
 
 func tryIPTables(programs ...string) error {

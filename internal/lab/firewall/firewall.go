@@ -71,12 +71,18 @@ func Firewalld(ctx context.Context, place *space.Space, dir string) (*Firewall, 
 
 // Docker starts dockerd with nothing in it.
 func Docker(ctx context.Context, place *space.Space, dir string) (*Firewall, error) {
+	return Dockerd(ctx, place, dir)
+}
+
+// Dockerd is Docker with flags. Its socket is dir/sock. What it would leave in /etc/docker is
+// gone with its mount namespace.
+func Dockerd(ctx context.Context, place *space.Space, dir string, flags ...string) (*Firewall, error) {
 	f := &Firewall{
 		place: place, dir: dir, list: "iptables-nft -S",
-		mounts: "mount -t tmpfs none /run; mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup",
+		mounts: "mount -t tmpfs none /run; mount -t tmpfs none /etc/docker; mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup",
 	}
-	return f, f.started(ctx, "curl -sf --unix-socket sock http://docker/_ping",
-		"exec dockerd --data-root $PWD/data --exec-root $PWD/exec --pidfile $PWD/pid -H unix://$PWD/sock --storage-driver vfs")
+	command := "exec dockerd --data-root $PWD/data --exec-root $PWD/exec --pidfile $PWD/pid -H unix://$PWD/sock --storage-driver vfs"
+	return f, f.started(ctx, "curl -sf --unix-socket sock http://docker/_ping", strings.Join(append([]string{command}, flags...), " "))
 }
 
 // Open lets packets to a port of the host in; proto is tcp or udp.
@@ -95,16 +101,22 @@ func (f *Firewall) List() string { return f.list }
 
 // Run runs a shell command as the host's administrator would.
 func (f *Firewall) Run(ctx context.Context, command string) error {
+	_, err := f.Output(ctx, command)
+	return err
+}
+
+// Output is Run, and returns what the command printed.
+func (f *Firewall) Output(ctx context.Context, command string) (string, error) {
 	cmd := f.command(ctx, command)
-	log := &strings.Builder{}
-	cmd.Stdout, cmd.Stderr = log, log
+	said, log := &strings.Builder{}, &strings.Builder{}
+	cmd.Stdout, cmd.Stderr = said, log
 	if err := f.place.Start(cmd); err != nil {
-		return fmt.Errorf("run %s: %w", command, err)
+		return "", fmt.Errorf("run %s: %w", command, err)
 	}
 	if err := cmd.Wait(); err != nil {
-		return fmt.Errorf("run %s: %w: %s", command, err, strings.TrimSpace(log.String()))
+		return "", fmt.Errorf("run %s: %w: %s", command, err, strings.TrimSpace(said.String()+log.String()))
 	}
-	return nil
+	return said.String(), nil
 }
 
 func (f *Firewall) command(ctx context.Context, command string) *exec.Cmd {

@@ -92,6 +92,19 @@ func (a *Attempt) Finish(wait time.Duration) (Answer, error) {
 	return parse(text)
 }
 
+// Accepted says whether somebody has accepted the TCP connection by now.
+func (a *Attempt) Accepted() bool {
+	if a.asked != nil || a.fd < 0 {
+		return false
+	}
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(a.fd), Events: unix.POLLOUT}}, 0)
+	if err != nil || n == 0 {
+		return false
+	}
+	_, err = unix.Getpeername(a.fd)
+	return err == nil
+}
+
 // connected waits for the connection and makes it a.conn.
 func (a *Attempt) connected(wait time.Duration) error {
 	n, err := unix.Poll([]unix.PollFd{{Fd: int32(a.fd), Events: unix.POLLOUT}}, int(wait.Milliseconds()))

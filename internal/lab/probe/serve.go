@@ -161,12 +161,15 @@ type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
-// ServeUntilSignal is the whole workload: a server named name on its two ports,
-// until SIGTERM or SIGINT.
-func ServeUntilSignal(name string) error {
+// ServeUntilSignal is the whole workload: a server named name on its two ports, or on those
+// that are given, until SIGTERM or SIGINT.
+func ServeUntilSignal(name string, ports ...uint16) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	s, err := Listen(name, TargetPort, HiddenPort)
+	if len(ports) == 0 {
+		ports = []uint16{TargetPort, HiddenPort}
+	}
+	s, err := Listen(name, ports...)
 	if err != nil {
 		return err
 	}

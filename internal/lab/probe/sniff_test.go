@@ -50,6 +50,37 @@ func TestAttemptIsSeenAndAnswered(t *testing.T) {
 	}
 }
 
+// Who accepts may be another than who answers: it is known before the answer.
+func TestAttemptIsAccepted(t *testing.T) {
+	near, _ := link(t)
+	c := probe.Client{Place: near, Wait: 5 * time.Second}
+	for _, tt := range []struct {
+		proto string
+		to    netip.AddrPort
+		want  bool
+	}{
+		{"tcp", at(far4, probe.TargetPort), true},
+		{"tcp", at(far6, probe.TargetPort), true},
+		{"udp", at(far4, probe.TargetPort), false},
+		{"tcp", at(far4, 9), false},
+		{"tcp", at("198.51.100.1", 80), false},
+	} {
+		a, err := c.Begin(tt.proto, tt.to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for began := time.Now(); tt.want && !a.Accepted() && time.Since(began) < 5*time.Second; {
+			time.Sleep(time.Millisecond)
+		}
+		if got := a.Accepted(); got != tt.want {
+			t.Errorf("%s to %s: accepted %t", tt.proto, tt.to, got)
+		}
+		if err := a.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestAttemptIsRefused(t *testing.T) {
 	near, _ := link(t)
 	c := probe.Client{Place: near, Wait: 5 * time.Second}
