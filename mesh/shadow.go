@@ -12,6 +12,8 @@ func (snap *Snapshot) CheckServiceNames(next, have *Service) error {
 	after, before := namesOfService(next), []called(nil)
 	if have != nil {
 		before = namesOfService(have)
+	}
+	if have != nil && (have.Stack != next.Stack || !slices.Equal(have.Uses(), next.Uses())) {
 		for _, e := range snap.EndpointsOf(next.ID) {
 			after, before = append(after, namesOfEndpoint(e, next)...), append(before, namesOfEndpoint(e, have)...)
 		}
@@ -31,12 +33,47 @@ func (snap *Snapshot) CheckEndpointNames(next, have *Endpoint) error {
 
 // meeting is who would have a spelling too: one that is called so, and is what the rest says.
 type meeting struct {
+	condition
+	mine called
+}
+
+type condition struct {
 	spelling spelling
-	mine     called
 	stack    string // of who is met, where inStack
 	inStack  bool
 	tasks    bool      // the spelling is tasks.NAME: a service
 	network  NetworkID // empty: on any
+}
+
+// search is by which names of others the new spellings would be met.
+type search struct {
+	networks map[string]NetworkID
+	sought   map[string][]meeting
+	alike    map[any]int
+}
+
+// add leaves out a third owner of one service that is called alike: whoever is not one of two is met
+// by either.
+func (s *search) add(name string, m meeting) {
+	type kind struct {
+		condition
+		sought, name string
+		alias        bool
+		service      bool
+	}
+	k := kind{m.condition, name, m.mine.name, m.mine.alias, m.mine.of == nil}
+	if s.alike[k]++; s.alike[k] <= 2 {
+		s.sought[name] = append(s.sought[name], m)
+	}
+}
+
+// seek notes who is called name, and which service that has it as tasks.NAME.
+func (s *search) seek(name string, m meeting) {
+	s.add(name, m)
+	if rest, ok := strings.CutPrefix(name, tasksPrefix); ok {
+		m.tasks = true
+		s.add(rest, m)
+	}
 }
 
 // checkNames compares what is new in after with what everybody is called. It takes the new ones
@@ -60,39 +97,31 @@ func (snap *Snapshot) checkNames(service *Service, after, before []called) error
 			old[own(s, c)] = true
 		}
 	}
-	networks := map[string]NetworkID{}
+	look := search{networks: map[string]NetworkID{}, sought: map[string][]meeting{}, alike: map[any]int{}}
 	for id, n := range snap.networks {
 		if !n.Ingress() {
-			networks[strings.ToLower(n.Name)] = id
+			look.networks[strings.ToLower(n.Name)] = id
 		}
 	}
-	sought := map[string][]meeting{}
 	for _, c := range after {
 		for _, s := range snap.spellings(c) {
 			if !old[own(s, c)] {
-				seek(sought, meeting{spelling: s, mine: c}, networks)
+				look.spelt(meeting{condition{spelling: s}, c})
 			}
 		}
 	}
-	if len(sought) == 0 {
+	if len(look.sought) == 0 {
 		return nil
 	}
-	return snap.meet(sought, service)
+	return snap.meet(look.sought, service)
 }
 
-// seek notes by which names of others the spelling would be met.
-func seek(sought map[string][]meeting, m meeting, networks map[string]NetworkID) {
-	add := func(name string, m meeting) {
-		sought[name] = append(sought[name], m)
-		if rest, ok := strings.CutPrefix(name, tasksPrefix); ok {
-			m.tasks = true
-			sought[rest] = append(sought[rest], m)
-		}
-	}
+// spelt takes one spelling apart.
+func (s *search) spelt(m meeting) {
 	// Another stack's short name is no answer to who is not of it, and one's own comes first.
 	direct := m
 	direct.inStack, direct.stack = m.spelling.form == short, m.spelling.stack
-	add(m.spelling.text, direct)
+	s.seek(m.spelling.text, direct)
 	parted := func(text string, then func(name, last string)) {
 		for i := range len(text) {
 			if text[i] == '.' {
@@ -103,7 +132,7 @@ func seek(sought map[string][]meeting, m meeting, networks map[string]NetworkID)
 	inStack := func(text string, m meeting) {
 		parted(text, func(name, stack string) {
 			m.inStack, m.stack = true, stack
-			add(name, m)
+			s.seek(name, m)
 		})
 	}
 	inStack(m.spelling.text, m)
@@ -111,10 +140,10 @@ func seek(sought map[string][]meeting, m meeting, networks map[string]NetworkID)
 		return
 	}
 	parted(m.spelling.text, func(name, network string) {
-		if id, ok := networks[network]; ok {
+		if id, ok := s.networks[network]; ok {
 			beyond := m
 			beyond.network = id
-			add(name, beyond)
+			s.seek(name, beyond)
 			inStack(name, beyond)
 		}
 	})

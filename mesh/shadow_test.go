@@ -179,3 +179,27 @@ func BenchmarkCheckEndpointNames(b *testing.B) {
 		})
 	}
 }
+
+// A service whose endpoints all have one alias goes into a stack.
+func BenchmarkCheckServiceNames(b *testing.B) {
+	for _, count := range []int{100, 10_000} {
+		b.Run(fmt.Sprintf("endpoints=%d", count), func(b *testing.B) {
+			var s State
+			put := func(r Record) { s.Merge(stamped(r, s.Seen()+1, testID[NodeID]('a', 1))) }
+			have := testService(1)
+			put(ServiceRecord(have))
+			for i := range count {
+				e := testEndpoint(i, 1, 1)
+				e.Joined = []Joined{{Network: testID[NetworkID]('b', 1), Aliases: []string{"db"}}}
+				put(EndpointRecord(e))
+			}
+			snap, next := s.Snapshot(), *have
+			next.Stack = "prod"
+			for b.Loop() {
+				if err := snap.CheckServiceNames(&next, have); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
