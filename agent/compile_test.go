@@ -3,10 +3,12 @@ package agent
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/sluice-mesh/sluice/internal/lab/golden"
 	"github.com/sluice-mesh/sluice/internal/lab/scene"
+	"github.com/sluice-mesh/sluice/internal/plan"
 	"github.com/sluice-mesh/sluice/mesh"
 )
 
@@ -56,6 +58,30 @@ func TestCompileIsOrderFree(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What the mesh led to an endpoint is answered by the ingress network alone, so that no priority
+// of another network takes the default route from it.
+func TestGatewayOfMeshPort(t *testing.T) {
+	w := scene.New(t, 3)
+	blue, red := w.Network("blue"), w.Bridge("red", mesh.NetworkWish{})
+	s := w.Service("web", []mesh.NetworkID{blue}, scene.Port(8080, 80, mesh.TCP))
+	w.Join(w.Endpoint(s, "web.1", 1), mesh.Joined{Network: red, Gateway: 10})
+	snap := w.State.Snapshot()
+	e := snap.EndpointNamed("web.1")
+	p := Compile(mesh.Local{ID: scene.NodeID(1)}, snap)
+	var on []string
+	for _, r := range p.Sandbox(plan.EndpointSandbox(string(e.ID)), plan.KindEndpoint).Routes {
+		if r.Dst.Bits() == 0 {
+			on = append(on, r.Link)
+		}
+	}
+	if want := []string{plan.IngressLink, plan.IngressLink}; !slices.Equal(on, want) {
+		t.Errorf("default routes are on %v, want %v", on, want)
+	}
+	if at, _ := snap.Gateway(e); at.Network != mesh.IngressNetwork {
+		t.Errorf("the endpoint is said to have its default route on %s", at.Network)
 	}
 }
 

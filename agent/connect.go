@@ -58,7 +58,7 @@ func (c connection) propose(snap *mesh.Snapshot, have *mesh.Endpoint, now uint64
 	if err := next.Validate(); err != nil {
 		return nil, err
 	}
-	return next, cmp.Or(snap.CheckFixed(next, now), checkMACs(snap, next))
+	return next, cmp.Or(snap.CheckFixed(next, now), checkMACs(snap, next), snap.CheckEndpointNames(next, have))
 }
 
 // undo takes an endpoint off a network again, and what it asked for there.

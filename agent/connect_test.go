@@ -77,7 +77,7 @@ func TestConnectEndpoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	i := slices.IndexFunc(e.GetAttachments(), func(at *sluicev1.Attachment) bool { return at.GetNetwork() == "yard" })
-	if i < 0 || on(e) != "ingress yard*" {
+	if i < 0 || on(e) != "ingress* yard" {
 		t.Fatalf("the endpoint is on %s", on(e))
 	}
 	at := e.GetAttachments()[i]

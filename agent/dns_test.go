@@ -389,3 +389,48 @@ func TestStaleLinkGoes(t *testing.T) {
 		t.Errorf("the link to %s is still there", at)
 	}
 }
+
+// What the name servers were asked is in the status.
+func TestNamesAreCounted(t *testing.T) {
+	agents, _ := newTestCluster(t, 1)
+	a := agents[0]
+	first, _ := pair(t, a)
+	if _, err := a.networks.CreateNetwork(t.Context(), &sluicev1.CreateNetworkRequest{Name: "cave", Driver: "bridge", Internal: true}); err != nil {
+		t.Fatal(err)
+	}
+	a.on("deep", "cave")
+	deep := a.attachTo("deep", "deep.1")
+	upstream(t, "127.83.2.1:53", "192.0.2.1")
+	if err := os.WriteFile(a.system().resolv.host, []byte("nameserver 127.83.2.1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the upstream is asked", func() bool { return a.ask(first, "www.example.com") == "192.0.2.1" })
+	// Each name is asked for by UDP and by TCP.
+	for _, tt := range []struct {
+		who        *sluicev1.Endpoint
+		name, want string
+	}{
+		{first, "web.1", "questions 2"},
+		{first, "mail.example.com", "questions 2, cached 1, forwarded 1"},
+		{deep, "mail.example.com", "questions 2, refused 2"},
+	} {
+		before := a.status().GetNames()
+		a.ask(tt.who, tt.name)
+		if got := countedSince(before, a.status().GetNames()); got != tt.want {
+			t.Errorf("%s asks for %s: %s, want %s", tt.who.GetName(), tt.name, got, tt.want)
+		}
+	}
+}
+
+// countedSince are the counts that grew.
+func countedSince(before, after *sluicev1.NameCounts) string {
+	var grew []string
+	fields := after.ProtoReflect().Descriptor().Fields()
+	for i := range fields.Len() {
+		f := fields.Get(i)
+		if n := after.ProtoReflect().Get(f).Uint() - before.ProtoReflect().Get(f).Uint(); n > 0 {
+			grew = append(grew, fmt.Sprintf("%s %d", f.Name(), n))
+		}
+	}
+	return strings.Join(grew, ", ")
+}

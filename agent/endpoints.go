@@ -74,7 +74,7 @@ func (w wish) propose(snap *mesh.Snapshot, self mesh.NodeID, id mesh.EndpointID,
 	if other := snap.EndpointNamed(e.Name); other != nil {
 		return nil, mesh.Refuse(mesh.NameTaken, "choose another name, or detach that endpoint", "an endpoint named %q exists", e.Name)
 	}
-	return e, cmp.Or(snap.CheckFixed(e, now), checkMACs(snap, e))
+	return e, cmp.Or(snap.CheckFixed(e, now), checkMACs(snap, e), snap.CheckEndpointNames(e, nil))
 }
 
 // path is a file that is the namespace which the wish names.

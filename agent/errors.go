@@ -68,7 +68,7 @@ func codeOf(reason mesh.Reason) codes.Code {
 		return codes.InvalidArgument
 	case mesh.NotFound, mesh.Reason(plan.SandboxGone):
 		return codes.NotFound
-	case mesh.NameTaken, mesh.PortTaken, mesh.SubnetTaken, mesh.AddressTaken, mesh.BlockTaken, InCluster, NamespaceTaken, AlreadyConnected:
+	case mesh.NameTaken, mesh.NameShadows, mesh.PortTaken, mesh.SubnetTaken, mesh.AddressTaken, mesh.BlockTaken, InCluster, NamespaceTaken, AlreadyConnected:
 		return codes.AlreadyExists
 	case EventsGone, RevisionGone:
 		return codes.OutOfRange

@@ -98,7 +98,7 @@ func newService(snap *mesh.Snapshot, id mesh.ServiceID, req *sluicev1.CreateServ
 	if snap.ServiceNamed(service.Name) != nil {
 		return nil, mesh.Refuse(mesh.NameTaken, "choose another name, or remove that service", "a service named %q exists", service.Name)
 	}
-	return service, free(snap, id, ports)
+	return service, cmp.Or(snap.CheckServiceNames(service, nil), free(snap, id, ports))
 }
 
 // serviceRecords are what is written of a service: its record with the virtual addresses that it has from now on,

@@ -22,7 +22,7 @@ func (s *statusServer) GetStatus(ctx context.Context, _ *sluicev1.GetStatusReque
 		Revision: snap.Rev, AppliedRevision: v.snap.Rev, Applied: toTime(v.applied),
 		Objects: uint32(objects(v.plan)), Problems: toProblems(v.problems),
 		Balancer: string(s.loop.picked.balancer), BalancerReason: s.loop.picked.why, Version: s.config.Version,
-		Repairs: v.repairs,
+		Repairs: v.repairs, Names: toNameCounts(s.loop.names),
 	}
 	if resp.GetInCluster() {
 		resp.Agreement = toAgreement(s.agreement.look(ctx), snap)
@@ -38,6 +38,17 @@ func (s *statusServer) GetStatus(ctx context.Context, _ *sluicev1.GetStatusReque
 		}
 	}
 	return resp, nil
+}
+
+// toNameCounts asks nobody and takes no lock.
+func toNameCounts(n *naming) *sluicev1.NameCounts {
+	if n == nil {
+		return nil
+	}
+	c := n.tell.Counts()
+	return &sluicev1.NameCounts{
+		Questions: c.Queries, Cached: c.Cached, Forwarded: c.Forwarded, Stale: c.Stale, Failed: c.Failed, Refused: c.Refused,
+	}
 }
 
 func toAgreement(a agreed, snap *mesh.Snapshot) *sluicev1.Agreement {

@@ -141,5 +141,5 @@ func (c serviceChange) apply(snap *mesh.Snapshot, have *mesh.Service) (*mesh.Ser
 	if err := c.reserved(snap, fresh); err != nil {
 		return nil, err
 	}
-	return &next, free(snap, have.ID, fresh)
+	return &next, cmp.Or(snap.CheckServiceNames(&next, have), free(snap, have.ID, fresh))
 }

@@ -36,7 +36,7 @@ type Joined struct {
 	MAC       [6]byte // zero: made from the address
 	Interface string  // the device's name in the endpoint's namespace; empty: made from the network
 	Aliases   []string
-	// Gateway decides which network the default route is on: the greatest has it.
+	// Gateway decides which network the default route is on: the greatest has it; see Snapshot.Gateway.
 	Gateway int
 	Sysctls []InterfaceSysctl
 }

@@ -24,26 +24,25 @@ func (e *Endpoint) Networks(s *Service) []NetworkID {
 	return slices.Compact(all)
 }
 
-// Gateway is the endpoint's interface that its default route is on: the one with the greatest
-// Joined.Gateway; of equals the ingress network's, then a bridge's, then that of the first name.
-// None is on an internal network.
+// Gateway is the endpoint's interface that its default route is on: the ingress network's where
+// there is one, for what the mesh led here is answered by it alone; else the one with the greatest
+// Joined.Gateway; of equals a bridge's, then that of the first name. None is on an internal network.
 func (snap *Snapshot) Gateway(e *Endpoint) (Attachment, bool) {
 	var best *Network
 	var found Attachment
-	rank := func(n *Network) int {
-		switch {
-		case n.Ingress():
+	first := func(is bool) int {
+		if is {
 			return 0
-		case n.Bridged():
-			return 1
-		default:
-			return 2
 		}
+		return 1
 	}
 	order := func(a, b *Network) int {
 		ja, _ := e.JoinedTo(a.ID)
 		jb, _ := e.JoinedTo(b.ID)
-		return cmp.Or(cmp.Compare(jb.Gateway, ja.Gateway), cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(
+			cmp.Compare(first(a.Ingress()), first(b.Ingress())), cmp.Compare(jb.Gateway, ja.Gateway),
+			cmp.Compare(first(a.Bridged()), first(b.Bridged())), cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID),
+		)
 	}
 	for _, a := range e.Attached {
 		n := snap.Network(a.Network)

@@ -50,6 +50,7 @@ const (
 	BadValue      Reason = "BadValue"
 	BadRecord     Reason = "BadRecord"
 	NameTaken     Reason = "NameTaken"
+	NameShadows   Reason = "NameShadows" // one way to write a name would mean two
 	PortTaken     Reason = "PortTaken"
 	PortReserved  Reason = "PortReserved"
 	SubnetTaken   Reason = "SubnetTaken"

@@ -99,7 +99,7 @@ func (a *app) endpointConnect() *cobra.Command {
 	flags.StringArrayVar(&want.Addresses, "ip", nil, "`ADDR` that it is to have there, IPv4 or IPv6; may be given again")
 	flags.StringVar(&want.Mac, "mac", "", "its hardware `ADDR` there (default made from its address)")
 	flags.StringVar(&want.Interface, "interface", "", "`NAME` of the device in its namespace (default made from the network)")
-	flags.Int32Var(&want.GatewayPriority, "gw-priority", 0, "the network with the greatest `N` has its default route")
+	flags.Int32Var(&want.GatewayPriority, "gw-priority", 0, "the network with the greatest `N` has its default route; with a port of the mesh, the ingress network has")
 	flags.StringArrayVar(&want.Aliases, "alias", nil, "a further `NAME` of it there; may be given again")
 	flags.StringArrayVar(&want.Sysctls, "sysctl", nil, "a setting of the device, `net.ipv4.conf.IFNAME.KEY=VALUE`, ipv4 or ipv6, conf or neigh; may be given again")
 	out.addTo(cmd)

@@ -40,6 +40,9 @@ func statusPage(p *page, s *sluicev1.GetStatusResponse) {
 	}
 	p.row("Objects:", number(s.GetObjects()))
 	p.row("Repairs:", fmt.Sprint(s.GetRepairs()))
+	if n := s.GetNames(); n != nil {
+		p.row("Names:", namesText(n))
+	}
 	p.row("Balancer:", balancerText(s))
 	p.row("Agent:", s.GetVersion())
 	if len(s.GetPeers()) > 0 {
@@ -66,6 +69,12 @@ func statusPage(p *page, s *sluicev1.GetStatusResponse) {
 			p.row(b.GetName(), b.GetPath())
 		}
 	}
+}
+
+// namesText says what the name servers were asked.
+func namesText(n *sluicev1.NameCounts) string {
+	return fmt.Sprintf("%d questions, %d from cache, %d forwarded, %d stale, %d failed, %d refused",
+		n.GetQuestions(), n.GetCached(), n.GetForwarded(), n.GetStale(), n.GetFailed(), n.GetRefused())
 }
 
 // agreementText says whether all nodes hold the same.

@@ -356,6 +356,7 @@ func TestStatus(t *testing.T) {
 			},
 			Sandboxes: []*sluicev1.Sandbox{{Name: "ingress-sbox", Path: "/run/sluice/netns/ingress-sbox"}},
 			Balancer:  "ipvs", BalancerReason: "auto: this kernel has IP_VS", Version: "v0.1.0", Repairs: 7,
+			Names: &sluicev1.NameCounts{Questions: 41, Cached: 5, Forwarded: 4, Stale: 3, Failed: 2, Refused: 1},
 		}}, "status")
 	})
 	t.Run("held", func(t *testing.T) {

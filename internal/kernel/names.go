@@ -19,6 +19,9 @@ const LoopbackDown plan.Reason = "LoopbackDown"
 // namesBacklog is how many TCP connections wait to be accepted; the kernel's own limit may be less.
 const namesBacklog = 128
 
+// namesQueue is how many bytes of questions wait to be read; a short one takes the kernel about 800.
+const namesQueue = 1 << 20
+
 // ListenNames opens what a name server is asked by, UDP and TCP at one IPv4 address, in the
 // namespace of a sandbox, and both or neither. Where another server has the port on all addresses
 // there, it does as ListenNamesAside. The sockets keep the namespace alive until they are closed;
@@ -94,6 +97,9 @@ func boundSocket(kind int, at netip.AddrPort) (int, error) {
 	if kind == unix.SOCK_STREAM {
 		// Connections of an agent before this one may still be on their way out.
 		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	}
+	if kind == unix.SOCK_DGRAM {
+		err = setReceiveQueue(fd, namesQueue)
 	}
 	if err == nil {
 		err = unix.Bind(fd, &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()})

@@ -1,6 +1,7 @@
 package kernel_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
@@ -125,6 +126,57 @@ func TestListenNames(t *testing.T) {
 			wantRefusal(t, err, kernel.LoopbackDown)
 		}
 	})
+}
+
+// A server that has no processor for a moment finds what was asked meanwhile.
+func TestNamesWait(t *testing.T) {
+	const questions = 2000 // the kernel's own choice of a queue holds about 256
+	for name, listen := range map[string]func(*kernel.Kernel) (net.PacketConn, net.Listener, error){
+		"at the port": func(k *kernel.Kernel) (net.PacketConn, net.Listener, error) {
+			return k.ListenNames("ep-names", nameServer)
+		},
+		"aside": func(k *kernel.Kernel) (net.PacketConn, net.Listener, error) {
+			return k.ListenNamesAside("ep-names", nameServer)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorkload(t, func(k *kernel.Kernel, workload *space.Space) {
+				packets, listener, err := listen(k)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer packets.Close()
+				defer listener.Close()
+				if err := workload.Do(func() error { return sendNumbered(questions) }); err != nil {
+					t.Fatal(err)
+				}
+				// Over loopback whatever is to arrive has arrived when the sender returns.
+				packets.SetReadDeadline(time.Now().Add(5 * time.Second))
+				buf := make([]byte, 64)
+				for i := range questions {
+					if n, _, err := packets.ReadFrom(buf); err != nil || binary.BigEndian.Uint16(buf) != uint16(i) {
+						t.Fatalf("question %d of %d: %x, %v", i, questions, buf[:n], err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// sendNumbered asks the name server, in messages as long as a question is.
+func sendNumbered(n int) error {
+	conn, err := net.Dial("udp4", nameServer.String())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	var question [30]byte
+	for i := range n {
+		if _, err := conn.Write(append(binary.BigEndian.AppendUint16(nil, uint16(i)), question[:]...)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ownServer is a name server of the workload, on all addresses.

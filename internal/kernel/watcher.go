@@ -53,15 +53,22 @@ func routeGroups() []uint {
 	}
 }
 
+// setReceiveQueue lets so many bytes wait to be read, or as many as the host allows where the
+// process may not go beyond that.
+func setReceiveQueue(fd, bytes int) error {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, bytes) == nil {
+		return nil
+	}
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, bytes)
+}
+
 // subscribe opens a socket in the calling thread's namespace.
 func subscribe(protocol int, groups ...uint) (int, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 	if err != nil {
 		return -1, err
 	}
-	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveQueue) != nil {
-		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveQueue)
-	}
+	err = setReceiveQueue(fd, receiveQueue)
 	// The number of a process's first socket in a namespace is its PID. That one is
 	// left to a socket that changes things: by it the kernel names who did.
 	address := &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: 1<<31 | rand.Uint32N(1<<30)}

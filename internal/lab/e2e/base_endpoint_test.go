@@ -85,6 +85,43 @@ func testGatewayChoice(t *testing.T, b *base) {
 	}
 }
 
+// testGatewayMesh gives a bridge the greatest priority on an endpoint that the mesh leads to: who is
+// led there is answered all the same, and sees no other address than the one that it asked.
+func testGatewayMesh(t *testing.T, b *base) {
+	t.Helper()
+	b.network(t, "beside-mesh")
+	b.sluice(t, "network", "create", "meshed")
+	flags := []string{"service", "create", "meshed", "--network", "meshed"}
+	for _, port := range []string{"8810:80", "8811:84"} {
+		flags = append(flags, "--publish", port+"/tcp", "--publish", port+"/udp")
+	}
+	b.sluice(t, flags...)
+	r := b.attach(t, b.node, "meshed", "meshed", "--network", "beside-mesh,gw-priority=10")
+	b.rest(t)
+	ask := func(after string) {
+		t.Helper()
+		for _, f := range bothFamilies() {
+			for _, proto := range protocols() {
+				d := dial{from: probe.Client{Place: b.Client}, proto: proto, to: netip.AddrPortFrom(b.node.Addr(f), 8810), who: r, port: probe.TargetPort, mark: 8811}
+				if got, want := b.dial(d), "sees "+b.Client.Addr(f).String(); got != want {
+					t.Errorf("after %s, %s %s: %s, want: %s", after, proto, d.to, got, want)
+				}
+			}
+		}
+	}
+	ask("attach")
+	b.sluice(t, "endpoint", "disconnect", r.name, "beside-mesh")
+	b.sluice(t, "endpoint", "connect", r.name, "beside-mesh", "--gw-priority", "10")
+	b.rest(t)
+	ask("connect")
+	for _, a := range b.inspect(t, r.name).GetAttachments() {
+		if a.GetDefaultRoute() != (a.GetNetwork() == "ingress") {
+			t.Errorf("the default route is shown on %s: %t", a.GetNetwork(), a.GetDefaultRoute())
+		}
+	}
+	b.sluice(t, "service", "rm", "meshed") // its ports are then everybody's again
+}
+
 // testHotConnect joins and leaves a network under an open connection.
 func testHotConnect(t *testing.T, b *base) {
 	t.Helper()

@@ -38,6 +38,7 @@ func TestBase(t *testing.T) {
 		{"Refusals", testRefusals},
 		{"Settings", testSettings},
 		{"GatewayChoice", testGatewayChoice},
+		{"GatewayMesh", testGatewayMesh},
 		{"HotConnect", testHotConnect},
 		{"Announced", testAnnounced},
 		{"Advertisement", testAdvertisement},

@@ -1148,8 +1148,9 @@ type Connection struct {
 	Mac string `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`
 	// Name of the device in the endpoint's namespace; empty: made from the network.
 	Interface string `protobuf:"bytes,4,opt,name=interface,proto3" json:"interface,omitempty"`
-	// The network with the greatest has the default route; of equals the ingress
-	// network, then a bridge, then the first name.
+	// The network with the greatest has the default route; of equals a bridge, then
+	// the first name. Where the service has a port of the mesh, the ingress network
+	// has it in any case.
 	GatewayPriority int32 `protobuf:"varint,5,opt,name=gateway_priority,json=gatewayPriority,proto3" json:"gateway_priority,omitempty"`
 	// Further names of the endpoint there.
 	Aliases []string `protobuf:"bytes,6,rep,name=aliases,proto3" json:"aliases,omitempty"`

@@ -147,7 +147,10 @@ type GetStatusResponse struct {
 	// Why it is this balancer: "auto: this kernel has IP_VS", "chosen by --balancer nft".
 	BalancerReason string `protobuf:"bytes,13,opt,name=balancer_reason,json=balancerReason,proto3" json:"balancer_reason,omitempty"`
 	// Whether all nodes hold the same records; absent outside a cluster.
-	Agreement     *Agreement `protobuf:"bytes,14,opt,name=agreement,proto3" json:"agreement,omitempty"`
+	Agreement *Agreement `protobuf:"bytes,14,opt,name=agreement,proto3" json:"agreement,omitempty"`
+	// What the name servers of this node's endpoints, and of operators, were asked since
+	// the agent started; absent where the agent tells no names.
+	Names         *NameCounts `protobuf:"bytes,15,opt,name=names,proto3" json:"names,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -280,6 +283,106 @@ func (x *GetStatusResponse) GetAgreement() *Agreement {
 	return nil
 }
 
+func (x *GetStatusResponse) GetNames() *NameCounts {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+// NameCounts is what name servers were asked, and what became of it. What is in none of the
+// further counts was answered by what the cluster knows, or waits for an answer.
+type NameCounts struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Messages that were questions.
+	Questions uint64 `protobuf:"varint,1,opt,name=questions,proto3" json:"questions,omitempty"`
+	// Answered by what a resolver of the host had said lately.
+	Cached uint64 `protobuf:"varint,2,opt,name=cached,proto3" json:"cached,omitempty"`
+	// Asked of the host's resolvers; of several who wait for one answer the first.
+	Forwarded uint64 `protobuf:"varint,3,opt,name=forwarded,proto3" json:"forwarded,omitempty"`
+	// Answered by what a resolver had said long ago, since none answered now.
+	Stale uint64 `protobuf:"varint,4,opt,name=stale,proto3" json:"stale,omitempty"`
+	// Forwarded, and not answered.
+	Failed uint64 `protobuf:"varint,5,opt,name=failed,proto3" json:"failed,omitempty"`
+	// Refused: of an endpoint on internal networks only, of an operator for a name outside, or
+	// of a kind that is not answered.
+	Refused       uint64 `protobuf:"varint,6,opt,name=refused,proto3" json:"refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NameCounts) Reset() {
+	*x = NameCounts{}
+	mi := &file_sluice_v1_status_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NameCounts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NameCounts) ProtoMessage() {}
+
+func (x *NameCounts) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_status_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NameCounts.ProtoReflect.Descriptor instead.
+func (*NameCounts) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_status_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *NameCounts) GetQuestions() uint64 {
+	if x != nil {
+		return x.Questions
+	}
+	return 0
+}
+
+func (x *NameCounts) GetCached() uint64 {
+	if x != nil {
+		return x.Cached
+	}
+	return 0
+}
+
+func (x *NameCounts) GetForwarded() uint64 {
+	if x != nil {
+		return x.Forwarded
+	}
+	return 0
+}
+
+func (x *NameCounts) GetStale() uint64 {
+	if x != nil {
+		return x.Stale
+	}
+	return 0
+}
+
+func (x *NameCounts) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *NameCounts) GetRefused() uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
 // Agreement is whether all nodes hold the same records: each was asked for the hash of all of
 // its own just now.
 type Agreement struct {
@@ -296,7 +399,7 @@ type Agreement struct {
 
 func (x *Agreement) Reset() {
 	*x = Agreement{}
-	mi := &file_sluice_v1_status_proto_msgTypes[2]
+	mi := &file_sluice_v1_status_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -308,7 +411,7 @@ func (x *Agreement) String() string {
 func (*Agreement) ProtoMessage() {}
 
 func (x *Agreement) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_status_proto_msgTypes[2]
+	mi := &file_sluice_v1_status_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -321,7 +424,7 @@ func (x *Agreement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Agreement.ProtoReflect.Descriptor instead.
 func (*Agreement) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_status_proto_rawDescGZIP(), []int{2}
+	return file_sluice_v1_status_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Agreement) GetSince() *timestamppb.Timestamp {
@@ -362,7 +465,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_sluice_v1_status_proto_msgTypes[3]
+	mi := &file_sluice_v1_status_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -374,7 +477,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_status_proto_msgTypes[3]
+	mi := &file_sluice_v1_status_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -387,7 +490,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_status_proto_rawDescGZIP(), []int{3}
+	return file_sluice_v1_status_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Problem) GetObject() string {
@@ -431,7 +534,7 @@ type Sandbox struct {
 
 func (x *Sandbox) Reset() {
 	*x = Sandbox{}
-	mi := &file_sluice_v1_status_proto_msgTypes[4]
+	mi := &file_sluice_v1_status_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -443,7 +546,7 @@ func (x *Sandbox) String() string {
 func (*Sandbox) ProtoMessage() {}
 
 func (x *Sandbox) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_status_proto_msgTypes[4]
+	mi := &file_sluice_v1_status_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -456,7 +559,7 @@ func (x *Sandbox) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sandbox.ProtoReflect.Descriptor instead.
 func (*Sandbox) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_status_proto_rawDescGZIP(), []int{4}
+	return file_sluice_v1_status_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Sandbox) GetName() string {
@@ -484,7 +587,7 @@ type GetPlanRequest struct {
 
 func (x *GetPlanRequest) Reset() {
 	*x = GetPlanRequest{}
-	mi := &file_sluice_v1_status_proto_msgTypes[5]
+	mi := &file_sluice_v1_status_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -496,7 +599,7 @@ func (x *GetPlanRequest) String() string {
 func (*GetPlanRequest) ProtoMessage() {}
 
 func (x *GetPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_status_proto_msgTypes[5]
+	mi := &file_sluice_v1_status_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -509,7 +612,7 @@ func (x *GetPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPlanRequest.ProtoReflect.Descriptor instead.
 func (*GetPlanRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_status_proto_rawDescGZIP(), []int{5}
+	return file_sluice_v1_status_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetPlanRequest) GetDiff() bool {
@@ -532,7 +635,7 @@ type GetPlanResponse struct {
 
 func (x *GetPlanResponse) Reset() {
 	*x = GetPlanResponse{}
-	mi := &file_sluice_v1_status_proto_msgTypes[6]
+	mi := &file_sluice_v1_status_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -544,7 +647,7 @@ func (x *GetPlanResponse) String() string {
 func (*GetPlanResponse) ProtoMessage() {}
 
 func (x *GetPlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_status_proto_msgTypes[6]
+	mi := &file_sluice_v1_status_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -557,7 +660,7 @@ func (x *GetPlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPlanResponse.ProtoReflect.Descriptor instead.
 func (*GetPlanResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_status_proto_rawDescGZIP(), []int{6}
+	return file_sluice_v1_status_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetPlanResponse) GetText() string {
@@ -589,7 +692,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_sluice_v1_status_proto_msgTypes[7]
+	mi := &file_sluice_v1_status_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -601,7 +704,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_status_proto_msgTypes[7]
+	mi := &file_sluice_v1_status_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -614,7 +717,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_status_proto_rawDescGZIP(), []int{7}
+	return file_sluice_v1_status_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ExplainRequest) GetTarget() string {
@@ -646,7 +749,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_sluice_v1_status_proto_msgTypes[8]
+	mi := &file_sluice_v1_status_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -658,7 +761,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_status_proto_msgTypes[8]
+	mi := &file_sluice_v1_status_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -671,7 +774,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_status_proto_rawDescGZIP(), []int{8}
+	return file_sluice_v1_status_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ExplainResponse) GetHops() []*Hop {
@@ -724,7 +827,7 @@ type Hop struct {
 
 func (x *Hop) Reset() {
 	*x = Hop{}
-	mi := &file_sluice_v1_status_proto_msgTypes[9]
+	mi := &file_sluice_v1_status_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -736,7 +839,7 @@ func (x *Hop) String() string {
 func (*Hop) ProtoMessage() {}
 
 func (x *Hop) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_status_proto_msgTypes[9]
+	mi := &file_sluice_v1_status_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -749,7 +852,7 @@ func (x *Hop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hop.ProtoReflect.Descriptor instead.
 func (*Hop) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_status_proto_rawDescGZIP(), []int{9}
+	return file_sluice_v1_status_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Hop) GetPacket() string {
@@ -827,7 +930,7 @@ var File_sluice_v1_status_proto protoreflect.FileDescriptor
 const file_sluice_v1_status_proto_rawDesc = "" +
 	"\n" +
 	"\x16sluice/v1/status.proto\x12\tsluice.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17sluice/v1/cluster.proto\"\x12\n" +
-	"\x10GetStatusRequest\"\xa4\x04\n" +
+	"\x10GetStatusRequest\"\xd1\x04\n" +
 	"\x11GetStatusResponse\x12#\n" +
 	"\x04node\x18\x01 \x01(\v2\x0f.sluice.v1.NodeR\x04node\x12\x1d\n" +
 	"\n" +
@@ -844,7 +947,16 @@ const file_sluice_v1_status_proto_rawDesc = "" +
 	"\aversion\x18\v \x01(\tR\aversion\x12\x18\n" +
 	"\arepairs\x18\f \x01(\x04R\arepairs\x12'\n" +
 	"\x0fbalancer_reason\x18\r \x01(\tR\x0ebalancerReason\x122\n" +
-	"\tagreement\x18\x0e \x01(\v2\x14.sluice.v1.AgreementR\tagreement\"m\n" +
+	"\tagreement\x18\x0e \x01(\v2\x14.sluice.v1.AgreementR\tagreement\x12+\n" +
+	"\x05names\x18\x0f \x01(\v2\x15.sluice.v1.NameCountsR\x05names\"\xa8\x01\n" +
+	"\n" +
+	"NameCounts\x12\x1c\n" +
+	"\tquestions\x18\x01 \x01(\x04R\tquestions\x12\x16\n" +
+	"\x06cached\x18\x02 \x01(\x04R\x06cached\x12\x1c\n" +
+	"\tforwarded\x18\x03 \x01(\x04R\tforwarded\x12\x14\n" +
+	"\x05stale\x18\x04 \x01(\x04R\x05stale\x12\x16\n" +
+	"\x06failed\x18\x05 \x01(\x04R\x06failed\x12\x18\n" +
+	"\arefused\x18\x06 \x01(\x04R\arefused\"m\n" +
 	"\tAgreement\x120\n" +
 	"\x05since\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x16\n" +
 	"\x06differ\x18\x02 \x03(\tR\x06differ\x12\x16\n" +
@@ -904,44 +1016,46 @@ func file_sluice_v1_status_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_v1_status_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_sluice_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_sluice_v1_status_proto_goTypes = []any{
 	(HopState)(0),                 // 0: sluice.v1.HopState
 	(*GetStatusRequest)(nil),      // 1: sluice.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),     // 2: sluice.v1.GetStatusResponse
-	(*Agreement)(nil),             // 3: sluice.v1.Agreement
-	(*Problem)(nil),               // 4: sluice.v1.Problem
-	(*Sandbox)(nil),               // 5: sluice.v1.Sandbox
-	(*GetPlanRequest)(nil),        // 6: sluice.v1.GetPlanRequest
-	(*GetPlanResponse)(nil),       // 7: sluice.v1.GetPlanResponse
-	(*ExplainRequest)(nil),        // 8: sluice.v1.ExplainRequest
-	(*ExplainResponse)(nil),       // 9: sluice.v1.ExplainResponse
-	(*Hop)(nil),                   // 10: sluice.v1.Hop
-	(*Node)(nil),                  // 11: sluice.v1.Node
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*NameCounts)(nil),            // 3: sluice.v1.NameCounts
+	(*Agreement)(nil),             // 4: sluice.v1.Agreement
+	(*Problem)(nil),               // 5: sluice.v1.Problem
+	(*Sandbox)(nil),               // 6: sluice.v1.Sandbox
+	(*GetPlanRequest)(nil),        // 7: sluice.v1.GetPlanRequest
+	(*GetPlanResponse)(nil),       // 8: sluice.v1.GetPlanResponse
+	(*ExplainRequest)(nil),        // 9: sluice.v1.ExplainRequest
+	(*ExplainResponse)(nil),       // 10: sluice.v1.ExplainResponse
+	(*Hop)(nil),                   // 11: sluice.v1.Hop
+	(*Node)(nil),                  // 12: sluice.v1.Node
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
 }
 var file_sluice_v1_status_proto_depIdxs = []int32{
-	11, // 0: sluice.v1.GetStatusResponse.node:type_name -> sluice.v1.Node
-	11, // 1: sluice.v1.GetStatusResponse.peers:type_name -> sluice.v1.Node
-	12, // 2: sluice.v1.GetStatusResponse.applied:type_name -> google.protobuf.Timestamp
-	4,  // 3: sluice.v1.GetStatusResponse.problems:type_name -> sluice.v1.Problem
-	5,  // 4: sluice.v1.GetStatusResponse.sandboxes:type_name -> sluice.v1.Sandbox
-	3,  // 5: sluice.v1.GetStatusResponse.agreement:type_name -> sluice.v1.Agreement
-	12, // 6: sluice.v1.Agreement.since:type_name -> google.protobuf.Timestamp
-	12, // 7: sluice.v1.Problem.since:type_name -> google.protobuf.Timestamp
-	10, // 8: sluice.v1.ExplainResponse.hops:type_name -> sluice.v1.Hop
-	0,  // 9: sluice.v1.Hop.state:type_name -> sluice.v1.HopState
-	1,  // 10: sluice.v1.StatusService.GetStatus:input_type -> sluice.v1.GetStatusRequest
-	6,  // 11: sluice.v1.StatusService.GetPlan:input_type -> sluice.v1.GetPlanRequest
-	8,  // 12: sluice.v1.StatusService.Explain:input_type -> sluice.v1.ExplainRequest
-	2,  // 13: sluice.v1.StatusService.GetStatus:output_type -> sluice.v1.GetStatusResponse
-	7,  // 14: sluice.v1.StatusService.GetPlan:output_type -> sluice.v1.GetPlanResponse
-	9,  // 15: sluice.v1.StatusService.Explain:output_type -> sluice.v1.ExplainResponse
-	13, // [13:16] is the sub-list for method output_type
-	10, // [10:13] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	12, // 0: sluice.v1.GetStatusResponse.node:type_name -> sluice.v1.Node
+	12, // 1: sluice.v1.GetStatusResponse.peers:type_name -> sluice.v1.Node
+	13, // 2: sluice.v1.GetStatusResponse.applied:type_name -> google.protobuf.Timestamp
+	5,  // 3: sluice.v1.GetStatusResponse.problems:type_name -> sluice.v1.Problem
+	6,  // 4: sluice.v1.GetStatusResponse.sandboxes:type_name -> sluice.v1.Sandbox
+	4,  // 5: sluice.v1.GetStatusResponse.agreement:type_name -> sluice.v1.Agreement
+	3,  // 6: sluice.v1.GetStatusResponse.names:type_name -> sluice.v1.NameCounts
+	13, // 7: sluice.v1.Agreement.since:type_name -> google.protobuf.Timestamp
+	13, // 8: sluice.v1.Problem.since:type_name -> google.protobuf.Timestamp
+	11, // 9: sluice.v1.ExplainResponse.hops:type_name -> sluice.v1.Hop
+	0,  // 10: sluice.v1.Hop.state:type_name -> sluice.v1.HopState
+	1,  // 11: sluice.v1.StatusService.GetStatus:input_type -> sluice.v1.GetStatusRequest
+	7,  // 12: sluice.v1.StatusService.GetPlan:input_type -> sluice.v1.GetPlanRequest
+	9,  // 13: sluice.v1.StatusService.Explain:input_type -> sluice.v1.ExplainRequest
+	2,  // 14: sluice.v1.StatusService.GetStatus:output_type -> sluice.v1.GetStatusResponse
+	8,  // 15: sluice.v1.StatusService.GetPlan:output_type -> sluice.v1.GetPlanResponse
+	10, // 16: sluice.v1.StatusService.Explain:output_type -> sluice.v1.ExplainResponse
+	14, // [14:17] is the sub-list for method output_type
+	11, // [11:14] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_sluice_v1_status_proto_init() }
@@ -956,7 +1070,7 @@ func file_sluice_v1_status_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_v1_status_proto_rawDesc), len(file_sluice_v1_status_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
