@@ -120,6 +120,14 @@ bench-base: go ## a node with 20,000 ports of its own, 100 networks, and what a 
 	@.build/benchscale -networks 100 -loads 1 -changes 4 networks
 	@.build/benchscale -connections 6000 opening
 
+.PHONY: bench-names
+bench-names: go ## dnsperf against an endpoint's name server whose upstreams are dead, and beside 10,000 idle connections (a minute)
+	@hack/deps run
+	@command -v dnsperf >/dev/null || apt-get install -y -qq --no-install-recommends dnsperf >/dev/null
+	@$(MAKE) build
+	@$(GO_BUILD) -o .build/benchnames ./internal/lab/cmd/benchnames
+	@SLUICE_BIN=$(CURDIR)/.build/sluice .build/benchnames
+
 .PHONY: sim
 sim: go ## 10 and 100 simulated nodes at 0, 5 and 20 % loss: what a change, a death and a split cost (10 minutes)
 	@go test -count=1 -timeout 60m -v ./internal/lab/sim -run '^TestTable$$' -table 10,100 | grep '^|'
