@@ -101,7 +101,7 @@ func (k *Kernel) Apply(ctx context.Context, want *plan.Plan) Report {
 	if ctx.Err() != nil {
 		return report
 	}
-	if err := errors.Join(k.forgetDeparted(hostFlows(want)), k.forgetRefused(want)); err != nil {
+	if err := errors.Join(k.forgetDeparted(hostFlows(want)), k.forgetRefused(want), k.forgetAstray(want)); err != nil {
 		report.Failed = append(report.Failed, Failure{plan.HostSandbox + ": flows", reasonOf(err), err})
 	}
 	if err := k.keepUser(userIn(want)); err != nil {
