@@ -17,6 +17,7 @@ import (
 func TestFlowsBegunWithoutRules(t *testing.T) {
 	feature.Need(t, feature.Mesh()...)
 	n := newOneNode(t, mesh.BalancerNFT)
+	n.edit = func(p *plan.Plan) { p.Host().Lock = nil } // as where the kernel has none
 	blue, red := n.world.Bridge("blue", mesh.NetworkWish{}), n.world.Bridge("red", mesh.NetworkWish{})
 	n.serve(n.world.Service("a", []mesh.NetworkID{blue}), "a.1")
 	n.serve(n.world.Service("b", []mesh.NetworkID{red}), "b.1")

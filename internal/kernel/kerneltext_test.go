@@ -25,7 +25,7 @@ const holding = `
 	bridge -d fdb show
 	grep -rsH '' /proc/sys/net || test $? = 2 # some files may only be written
 	echo ` + inOrder + `
-	nft -s list ruleset
+	nft -s list ruleset | sed '/^table inet sluice-lock /,/^}/d' # it belongs to a process
 	if test -e /proc/net/ip_vs; then ipvsadm -Sn; ipvsadm -l --timeout; fi`
 
 // inOrder stands before what has an order that means something.

@@ -147,6 +147,15 @@ func (n *oneNode) wantNoDifference(p *plan.Plan) {
 	}
 }
 
+// wantOnlyLock wants nothing to be left to do but to lock the host again: the lock ends with its process.
+func (n *oneNode) wantOnlyLock(p *plan.Plan) {
+	n.t.Helper()
+	ops, err := n.kernel.Diff(context.Background(), p)
+	if err != nil || len(ops) != 1 || !is[kernel.LockLoad](ops[0]) {
+		n.t.Errorf("after a restart differ: %v, %v", ops, err)
+	}
+}
+
 // serve makes endpoints of a service that answer on TCP and UDP with their names.
 func (n *oneNode) serve(s mesh.ServiceID, names ...string) {
 	n.t.Helper()
