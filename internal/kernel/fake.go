@@ -167,8 +167,7 @@ func (f *Fake) do(op Op) error {
 	case ElementChange:
 		return s.changeElements(o)
 	case UserTable:
-		s.user = op.Verb != Delete
-		return nil
+		return s.setUser(op.Verb)
 	case LockLoad:
 		return s.loadLock(op.Verb, o.Table)
 	case Pass:

@@ -29,6 +29,12 @@ func (s *fakeSpace) loadTable(verb Verb, t *plan.Table) error {
 	return nil
 }
 
+// setUser makes or removes the administrator's table.
+func (s *fakeSpace) setUser(verb Verb) error {
+	s.user = verb != Delete
+	return nil
+}
+
 // loadLock is loadTable of the host's lock.
 func (s *fakeSpace) loadLock(verb Verb, t *plan.Table) error {
 	s.Lock = nil

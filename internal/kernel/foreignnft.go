@@ -174,7 +174,7 @@ func (n *namespace) foreignRules(key nftKey, t *foreignTable) error {
 	if err != nil {
 		return err
 	}
-	reply, err := n.askNFT(unix.NFT_MSG_GETRULE, family, nfnetlink.Dump, nameAttribute(unix.NFTA_RULE_TABLE, key.table))
+	reply, err := n.askNFT(unix.NFT_MSG_GETRULE, family, nfnetlink.Dump, nameAttribute(key.table))
 	if err != nil {
 		return fmt.Errorf("list rules of %s: %w", t.tableRef, err)
 	}

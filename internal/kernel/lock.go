@@ -120,7 +120,7 @@ func (k *Kernel) doLock(verb Verb, o LockLoad) error {
 		return err
 	}
 	if there == unowned || l.loaded != "" {
-		messages = append([]nfnetlink.Message{nftMessage(unix.NFT_MSG_DELTABLE, 0, nameAttribute(unix.NFTA_TABLE_NAME, plan.LockTable))}, messages...)
+		messages = append([]nfnetlink.Message{nftMessage(unix.NFT_MSG_DELTABLE, 0, nameAttribute(plan.LockTable))}, messages...)
 	}
 	l.holder.own, l.holder.stages = k.own, k.stages
 	err = l.holder.transact(messages)
@@ -153,7 +153,7 @@ func lockMessages(t *plan.Table) ([]nfnetlink.Message, error) {
 	if err := scratch.nftText(t.Skeleton()); err != nil {
 		return nil, err
 	}
-	table := nameAttribute(unix.NFTA_TABLE_NAME, t.Called())
+	table := nameAttribute(t.Called())
 	messages := []nfnetlink.Message{ownedTable(t.Called())}
 	for _, part := range []struct {
 		ask, make int
@@ -188,7 +188,7 @@ func lockMessages(t *plan.Table) ([]nfnetlink.Message, error) {
 // ownedTable makes a table that belongs to the socket which sends this.
 func ownedTable(name string) nfnetlink.Message {
 	flags := binary.BigEndian.AppendUint32(nil, tableOwner)
-	return nftMessage(unix.NFT_MSG_NEWTABLE, nfnetlink.Create, appendAttribute(nameAttribute(unix.NFTA_TABLE_NAME, name), unix.NFTA_TABLE_FLAGS, flags))
+	return nftMessage(unix.NFT_MSG_NEWTABLE, nfnetlink.Create, appendAttribute(nameAttribute(name), unix.NFTA_TABLE_FLAGS, flags))
 }
 
 // fill adds the elements of a table's sets.
@@ -197,7 +197,7 @@ func fill(messages []nfnetlink.Message, t *plan.Table) ([]nfnetlink.Message, err
 		if len(s.Elements) == 0 {
 			continue
 		}
-		m, err := elementMessage(unix.NFT_MSG_NEWSETELEM, nftables.TableFamilyINet, t.Called(), s, s.Elements, elementBytes)
+		m, err := elementMessage(unix.NFT_MSG_NEWSETELEM, nftables.Table{Name: t.Called(), Family: nftables.TableFamilyINet}, s, s.Elements, elementBytes)
 		if err != nil {
 			return nil, err
 		}

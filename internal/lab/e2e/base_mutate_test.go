@@ -41,18 +41,18 @@ func (p part) away(t *testing.T, in *space.Space) {
 	said(t, in, slices.Concat([]string{"nft", "delete", "rule"}, strings.Fields(p.table), []string{p.chain, "handle", handles[p.at][2]})...)
 }
 
-// TestMutate takes each part of the host's rules away while the agent stands still: some cell
+// TestMutate takes each part of the host's rules away while no agent runs: some cell
 // of the matrix notices. Without -mutate it takes one away, to see that it would.
 func TestMutate(t *testing.T) {
 	feature.Need(t, feature.Mesh()...)
 	b := startBase(t, 1)
 	b.bridgeNetfilter(t, "0")
 	b.populate(t)
-	if err := b.Pause(); err != nil {
+	if err := b.node.KillAgent(); err != nil { // one that only stands still holds the host locked
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := b.Resume(); err != nil {
+		if err := b.node.RestartAgent(t.Context()); err != nil {
 			t.Error(err)
 		}
 	}()

@@ -55,7 +55,8 @@ func (f Flood) Run(ctx context.Context, at Place) (FloodTally, error) {
 	for t.Sent < f.Most {
 		select {
 		case <-ctx.Done():
-			return t, t.late(fd)
+			t.late(fd)
+			return t, nil
 		case <-tick.C:
 		}
 		for due := min(int(time.Since(began).Seconds()*float64(f.Rate)), f.Most); t.Sent < due; t.Sent++ {
@@ -65,7 +66,8 @@ func (f Flood) Run(ctx context.Context, at Place) (FloodTally, error) {
 		}
 		t.hear(fd)
 	}
-	return t, t.late(fd)
+	t.late(fd)
+	return t, nil
 }
 
 func (f Flood) send(fd int, hardware net.HardwareAddr, n int) error {
@@ -105,12 +107,12 @@ func floodSocket(at Place, device string) (fd int, err error) {
 	return fd, nil
 }
 
-func (t *FloodTally) late(fd int) error {
+// late hears what comes after the last frame.
+func (t *FloodTally) late(fd int) {
 	for range 10 {
 		time.Sleep(30 * time.Millisecond)
 		t.hear(fd)
 	}
-	return nil
 }
 
 // hear counts the answers that have come.
