@@ -69,7 +69,9 @@ func differencesOf(op kernel.Op) ([]trace.Difference, error) {
 	case kernel.ElementChange:
 		return elementDifferences(op.Sandbox, o), nil
 	case kernel.TableLoad:
-		return []trace.Difference{trace.NoTable(op.Sandbox, o.Table.Family, says)}, nil
+		return []trace.Difference{trace.NoTable(op.Sandbox, o.Table, says)}, nil
+	case kernel.LockLoad:
+		return []trace.Difference{trace.NoTable(op.Sandbox, o.Table, says)}, nil
 	case kernel.Namespace:
 		return []trace.Difference{trace.NoSandbox(op.Sandbox, says)}, nil
 	case plan.Route:

@@ -24,6 +24,7 @@ func (b *builder) firewall() {
 	b.forward()
 	b.ports()
 	b.masquerade()
+	b.lock()
 }
 
 // closed drops what must not even be routed: packets from elsewhere to an endpoint's own

@@ -58,6 +58,10 @@ func TestJudge(t *testing.T) {
 		do    string // part of what to do
 	}{
 		{"feature", func(f *Facts) { f.Features[0].Missing = "no such device type" }, "fail kernel VXLAN: cannot be used: no such device type", "modprobe vxlan"},
+		{
+			"feature that can be done without", func(f *Facts) { f.Features[0].Missing, f.Features[0].Without = "no", "less is kept" },
+			"warn kernel VXLAN: cannot be used: no; less is kept", "modprobe",
+		},
 		{"spare feature", func(f *Facts) { f.Features[0].Missing, f.Features[0].Spare = "no", true }, "warn kernel VXLAN: cannot be used, and nothing uses it now: no", "modprobe"},
 		{"firewall that nobody opened", func(f *Facts) { f.Firewalls[0].Forward = Forbidden }, "fail forwarding by iptables table filter: it drops what no rule names (FORWARD)", "sluice status"},
 		{"firewall that cannot be read", func(f *Facts) { f.Firewalls[0].Unread = "no iptables" }, "warn forwarding by iptables table filter: its rules cannot be read: no iptables", "sl-ingress"},

@@ -41,7 +41,8 @@ type Feature struct {
 	Name    string
 	Missing string // why it cannot be used; empty where it can
 	Do      string
-	Spare   bool // nothing here uses it now
+	Spare   bool   // nothing here uses it now
+	Without string // what the node does without it; empty: it cannot do without
 }
 
 // Balancer is what picks endpoints on this host, or would.

@@ -14,6 +14,8 @@ func features(f *Facts) []Check {
 		switch {
 		case feature.Missing == "":
 			all = append(all, ok(name, "can be used"))
+		case feature.Without != "":
+			all = append(all, warn(name, feature.Do, "cannot be used: %s; %s", feature.Missing, feature.Without))
 		case feature.Spare:
 			all = append(all, warn(name, feature.Do, "cannot be used, and nothing uses it now: %s", feature.Missing))
 		default:

@@ -37,6 +37,7 @@ type step string
 // answer (the host's table) comes last.
 const (
 	stepUser   step = "user"
+	stepLock   step = "lock"
 	stepLinks  step = "links"
 	stepSysctl step = "sysctl"
 	stepAddr   step = "addr"
@@ -71,6 +72,8 @@ func (s step) diff(want *plan.Sandbox, have observed) []Op {
 	switch s {
 	case stepUser:
 		return diffUser(want, have.user)
+	case stepLock:
+		return diffLock(want, have.lock)
 	case stepLinks:
 		return diffLinks(want, have.Links)
 	case stepSysctl:
@@ -143,6 +146,7 @@ func (r *round) walk(want *plan.Plan) {
 	for _, s := range want.Sandboxes {
 		if s.Kind == plan.KindHost {
 			r.step(stepUser, s)
+			r.step(stepLock, s)
 		}
 	}
 	// What ports of a bridge may say is known before the first of them is there.
@@ -283,7 +287,7 @@ func (r *round) strays(want *plan.Plan, have map[string]place) {
 // clear takes everything of ours out of a sandbox that stays.
 func (r *round) clear(empty *plan.Sandbox) {
 	r.late = nil
-	for _, s := range append([]step{stepUser, stepLinks}, laterSteps(empty.Kind)...) {
+	for _, s := range append([]step{stepUser, stepLock, stepLinks}, laterSteps(empty.Kind)...) {
 		r.step(s, empty)
 	}
 	slices.Reverse(r.late)

@@ -27,6 +27,7 @@ type captures struct {
 	maps       map[string][]plan.Element // as last seen, by map; nil: not known
 	gone, came map[capture]bool
 	judged     bool // no flow is there whose sender may not dial any more
+	bare       bool // there were no rules of ours, and flows that began then may be there
 
 	path     string // where gone and came are kept while rules change
 	home     hostID
@@ -38,14 +39,18 @@ type captures struct {
 type capture struct {
 	At          netip.Addr // dialled; the zero value: any of the host's
 	First, Last uint16
-	To          netip.Addr
-	Port        uint16 // 0: the one that was dialled
+	To          netip.Addr // the zero value: the uplink's of either family
+	Port        uint16     // 0: the one that was dialled
 }
 
 // capturing tells whether a map's elements are captures: from an address or any, a protocol and a
-// port to an address, with a port or without.
+// port to an address, with a port or without. The set of ports of the mesh has no value: all lead to
+// the uplink.
 func capturing(s *plan.Set) bool {
 	key, value := s.Key, s.Value
+	if s.Name == plan.Published {
+		return true
+	}
 	if len(key) == 3 && isAddr(key[0]) {
 		key = key[1:]
 	}
@@ -60,6 +65,7 @@ func isAddr(f plan.Field) bool { return f == plan.FieldIPv4 || f == plan.FieldIP
 // captureOf reads an element of such a map; not ok where it is not about datagrams.
 func captureOf(e plan.Element) (c capture, ok bool) {
 	key, value := strings.Split(e.Key, plan.Join("", "")), strings.Split(e.Value, plan.Join("", ""))
+	toUplink := e.Value == ""
 	ports := key[len(key)-1]
 	if len(key) < 2 || key[len(key)-2] != "udp" {
 		return c, false
@@ -82,7 +88,9 @@ func captureOf(e plan.Element) (c capture, ok bool) {
 	if len(key) == 3 {
 		c.At, faultAt = netip.ParseAddr(key[0])
 	}
-	c.To, faultTo = netip.ParseAddr(value[0])
+	if !toUplink {
+		c.To, faultTo = netip.ParseAddr(value[0])
+	}
 	return c, cmp.Or(err, faultAt, faultTo) == nil
 }
 
@@ -98,12 +106,19 @@ func (c *capture) made(f *tracked) bool {
 	if c.Port != 0 {
 		port = c.Port
 	}
-	return c.dialled(f) && f.translated() && f.source == netip.AddrPortFrom(c.To, port)
+	to := c.To
+	if !to.IsValid() {
+		to = plan.Uplink4(plan.UplinkSandboxNumber).Addr()
+		if f.to.Addr().Is6() {
+			to = plan.Uplink6(plan.UplinkSandboxNumber).Addr()
+		}
+	}
+	return c.dialled(f) && f.translated() && f.source == netip.AddrPortFrom(to, port)
 }
 
 // missed tells whether a flow is one that the capture would have made, had it come before.
 func (c *capture) missed(f *tracked) bool {
-	return c.dialled(f) && !f.translated() && f.to.Addr().Is4() == c.To.Is4()
+	return c.dialled(f) && !f.translated() && (!c.To.IsValid() || f.to.Addr().Is4() == c.To.Is4())
 }
 
 // elementsOf are the elements of the host's capturing maps, by map.
@@ -203,6 +218,9 @@ func (k *Kernel) changeHost(op Op) error {
 	if err == nil {
 		k.captures.follow(op)
 		k.captures.judged = k.captures.judged && !judging(op)
+		if load, ok := op.Object.(TableLoad); ok && op.Verb == Add && load.Table.Family == "inet" {
+			k.captures.bare = true
+		}
 	}
 	return errors.Join(err, unkept)
 }

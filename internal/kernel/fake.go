@@ -97,6 +97,10 @@ func (f *Fake) observe(s step, want *plan.Sandbox) (have observed, err error) {
 		}
 	case stepUser:
 		have.user = userState{table: space.user, chain: space.user, bare: space.user}
+	case stepLock:
+		if space.Lock != nil {
+			have.lock.text = space.Lock.Ruleset()
+		}
 	case stepPass:
 		have.foreign = space.foreign
 	case stepFlows: // as the real one, it remembers to which targets there may be flows
@@ -163,8 +167,9 @@ func (f *Fake) do(op Op) error {
 	case ElementChange:
 		return s.changeElements(o)
 	case UserTable:
-		s.user = op.Verb != Delete
-		return nil
+		return s.setUser(op.Verb)
+	case LockLoad:
+		return s.loadLock(op.Verb, o.Table)
 	case Pass:
 		return s.pass(op.Verb, o)
 	default:

@@ -29,6 +29,25 @@ func (s *fakeSpace) loadTable(verb Verb, t *plan.Table) error {
 	return nil
 }
 
+// setUser makes or removes the administrator's table.
+func (s *fakeSpace) setUser(verb Verb) error {
+	s.user = verb != Delete
+	return nil
+}
+
+// loadLock is loadTable of the host's lock.
+func (s *fakeSpace) loadLock(verb Verb, t *plan.Table) error {
+	s.Lock = nil
+	if verb == Delete {
+		return nil
+	}
+	if err := s.refuseTable(t); err != nil {
+		return err
+	}
+	s.Lock = copyTable(t)
+	return nil
+}
+
 func (s *fakeSpace) refuseTable(t *plan.Table) error {
 	for _, set := range t.Sets {
 		if set.Learned > 0 && len(set.Elements) > 0 {
@@ -87,7 +106,7 @@ func knowsSets(t *plan.Table, rule string) error {
 }
 
 func copyTable(t *plan.Table) *plan.Table {
-	c := &plan.Table{Family: t.Family, Chains: t.Chains}
+	c := &plan.Table{Family: t.Family, Name: t.Name, Chains: t.Chains}
 	for _, s := range t.Sets {
 		set := *s
 		set.Elements = slices.Clone(s.Elements)

@@ -70,7 +70,7 @@ func (n *namespace) foreignChains() (map[nftKey]*foreignTable, error) {
 		if err != nil {
 			return nil, fmt.Errorf("list chains: %w", err)
 		}
-		if table == plan.TableName || table == plan.UserTable {
+		if table == plan.TableName || table == plan.UserTable || table == plan.LockTable {
 			continue
 		}
 		key := nftKey{family, table}
@@ -139,29 +139,33 @@ func (n *namespace) foreignOwners(found map[nftKey]*foreignTable) error {
 	if err != nil {
 		return fmt.Errorf("list tables: %w", err)
 	}
-	const owner = 2 // NFT_TABLE_F_OWNER
 	for _, m := range reply {
-		ad, err := attributes(m)
+		name, owned, err := decodeOwner(m)
 		if err != nil {
 			return fmt.Errorf("list tables: %w", err)
 		}
-		name, flags := "", uint32(0)
-		for ad.Next() {
-			switch ad.Type() {
-			case unix.NFTA_TABLE_NAME:
-				name = ad.String()
-			case unix.NFTA_TABLE_FLAGS:
-				flags = ad.Uint32()
-			}
-		}
 		if t := found[nftKey{familyIn(m), name}]; t != nil {
-			t.owned = flags&owner != 0
-		}
-		if err := ad.Err(); err != nil {
-			return fmt.Errorf("list tables: %w", err)
+			t.owned = owned
 		}
 	}
 	return nil
+}
+
+// decodeOwner gives a table's name, and whether it belongs to a socket.
+func decodeOwner(m nfnetlink.Message) (name string, owned bool, err error) {
+	ad, err := attributes(m)
+	if err != nil {
+		return "", false, err
+	}
+	for ad.Next() {
+		switch ad.Type() {
+		case unix.NFTA_TABLE_NAME:
+			name = ad.String()
+		case unix.NFTA_TABLE_FLAGS:
+			owned = ad.Uint32()&tableOwner != 0
+		}
+	}
+	return name, owned, ad.Err()
 }
 
 // foreignRules reads the rules of a table into its chains.
@@ -170,7 +174,7 @@ func (n *namespace) foreignRules(key nftKey, t *foreignTable) error {
 	if err != nil {
 		return err
 	}
-	reply, err := n.askNFT(unix.NFT_MSG_GETRULE, family, nfnetlink.Dump, nameAttribute(unix.NFTA_RULE_TABLE, key.table))
+	reply, err := n.askNFT(unix.NFT_MSG_GETRULE, family, nfnetlink.Dump, nameAttribute(key.table))
 	if err != nil {
 		return fmt.Errorf("list rules of %s: %w", t.tableRef, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	nfnetlink "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -24,7 +25,8 @@ type trial struct {
 	do   string // where it is missing
 	try  func(*namespace) error
 
-	spare bool // nothing uses it now
+	spare   bool   // nothing uses it now
+	without string // what is done without it
 }
 
 // trials are what plans are made of. The order is that of their checks.
@@ -58,6 +60,10 @@ func trials(q Inspection) []trial {
 			chain c { type filter hook prerouting priority -300; iifname . ether saddr != @s counter drop; }
 		}`),
 		copies,
+		{
+			name: "nf_tables owner", do: "use Linux 5.12 or newer", try: tryOwner,
+			without: "while another program has flushed the host's rules, until the agent has loaded them again, unpublished ports of endpoints on bridges can be reached",
+		},
 		{name: "IPv6", do: "boot without ipv6.disable=1", try: func(*namespace) error {
 			_, err := os.Stat(path.Join(procSys, "net/ipv6"))
 			return err
@@ -118,7 +124,7 @@ func tryFeatures(all []trial) []doctor.Feature {
 	defer scratch.close()
 	features := []doctor.Feature{spaces}
 	for _, t := range all {
-		f := doctor.Feature{Name: t.name, Do: t.do, Spare: t.spare}
+		f := doctor.Feature{Name: t.name, Do: t.do, Spare: t.spare, Without: t.without}
 		if err := t.try(scratch); err != nil {
 			f.Missing = oneLine(err)
 		}
@@ -143,6 +149,13 @@ func newScratch() (*namespace, error) {
 
 func tryVXLAN(n *namespace) error {
 	return n.link.LinkAdd(&netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "probe"}, VxlanId: 1, Port: 4789})
+}
+
+// tryOwner makes a table that belongs to its socket.
+func tryOwner(n *namespace) error {
+	err := n.transact([]nfnetlink.Message{ownedTable("probe10")})
+	n.nft.close()
+	return err
 }
 
 // oneLine is an error without the line of rules that nft shows below it; a refusal without

@@ -68,6 +68,7 @@ type observed struct {
 	tables       []loadedTable     // nft
 	foreign      []*foreignTable   // other programs'
 	user         userState
+	lock         lockState
 }
 
 // loadedTable is one of our nft tables as the kernel holds it. Rules cannot be

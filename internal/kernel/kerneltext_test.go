@@ -25,7 +25,7 @@ const holding = `
 	bridge -d fdb show
 	grep -rsH '' /proc/sys/net || test $? = 2 # some files may only be written
 	echo ` + inOrder + `
-	nft -s list ruleset
+	nft -s list ruleset | sed '/^table inet sluice-lock /,/^}/d' # it belongs to a process
 	if test -e /proc/net/ip_vs; then ipvsadm -Sn; ipvsadm -l --timeout; fi`
 
 // inOrder stands before what has an order that means something.
@@ -38,7 +38,7 @@ var unlike = []struct {
 	instead string
 }{
 	{regexp.MustCompile(`^\d+: (\S+[: ] )`), "$1"},                                // index of a device
-	{regexp.MustCompile(`^(local ::1 dev sl-.* metric) \d+`), "$1"},               // made of the index of the device
+	{regexp.MustCompile(`^(local .* proto 83 .*metric) \d+`), "$1"},               // made of the index of the device
 	{regexp.MustCompile(`@if\d+`), ""},                                            // index of a veth's peer
 	{regexp.MustCompile(` link-netnsid \d+`), ""},                                 // number of a veth's peer's namespace
 	{regexp.MustCompile(`\b(sum_[0-9a-f]+)(_\d+)*`), "$1"},                        // indexes that nft rules were loaded with,

@@ -78,7 +78,7 @@ func (n *namespace) chainsOf(f nftables.TableFamily, of string) (map[string]kern
 			chains[name] = chain
 		}
 	}
-	reply, err = n.askNFT(unix.NFT_MSG_GETRULE, f, nfnetlink.Dump, nameAttribute(unix.NFTA_RULE_TABLE, of))
+	reply, err = n.askNFT(unix.NFT_MSG_GETRULE, f, nfnetlink.Dump, nameAttribute(of))
 	if err != nil {
 		return nil, fmt.Errorf("list rules: %w", err)
 	}
@@ -98,7 +98,7 @@ func (n *namespace) chainsOf(f nftables.TableFamily, of string) (map[string]kern
 }
 
 func (n *namespace) readSetNames(f nftables.TableFamily) (map[string]bool, error) {
-	reply, err := n.askNFT(unix.NFT_MSG_GETSET, f, nfnetlink.Dump, nameAttribute(unix.NFTA_SET_TABLE, plan.TableName))
+	reply, err := n.askNFT(unix.NFT_MSG_GETSET, f, nfnetlink.Dump, nameAttribute(plan.TableName))
 	if err != nil {
 		return nil, fmt.Errorf("list sets: %w", err)
 	}
@@ -116,9 +116,9 @@ func (n *namespace) readSetNames(f nftables.TableFamily) (map[string]bool, error
 }
 
 // nameAttribute limits a dump to what is in the table.
-func nameAttribute(kind uint16, table string) []byte {
+func nameAttribute(table string) []byte {
 	ae := nfnetlink.NewAttributeEncoder()
-	ae.String(kind, table)
+	ae.String(tableName, table)
 	b, _ := ae.Encode() // a name always fits
 	return b
 }

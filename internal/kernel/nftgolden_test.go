@@ -45,6 +45,9 @@ func checkTables(t *testing.T, s *plan.Sandbox) {
 			addDevice(t, n, l.Name)
 		}
 	}
+	if s.Lock != nil {
+		nftProgram(t, byProgram, s.Lock.Ruleset(), "--check", "-f", "-")
+	}
 	var empty []*plan.Table
 	for _, table := range s.Tables {
 		nftProgram(t, byProgram, table.Ruleset(), "--check", "-f", "-")
@@ -128,7 +131,7 @@ func parseTables(t *testing.T, text string) []*plan.Sandbox {
 	}
 	again := plan.Plan{}
 	for _, s := range p.Sandboxes {
-		again.Sandboxes = append(again.Sandboxes, &plan.Sandbox{Name: s.Name, Kind: s.Kind, Tables: s.Tables})
+		again.Sandboxes = append(again.Sandboxes, &plan.Sandbox{Name: s.Name, Kind: s.Kind, Tables: s.Tables, Lock: s.Lock})
 	}
 	if diff := cmp.Diff(strings.Join(kept, "\n")+"\n", again.Text()); diff != "" {
 		t.Fatal("the plan's tables were not read whole:", diff)
@@ -142,6 +145,8 @@ func parseNFT(t *testing.T, s *plan.Sandbox, line string) {
 	depth := len(line) - len(body)
 	word, rest, _ := strings.Cut(body, " ")
 	switch {
+	case depth == 2 && strings.HasSuffix(rest, " "+plan.LockTable):
+		s.MakeLock()
 	case depth == 2:
 		s.Table(strings.Fields(rest)[1])
 	case depth == 4 && word == "chain":
@@ -159,7 +164,10 @@ func parseNFT(t *testing.T, s *plan.Sandbox, line string) {
 	}
 }
 
-func lastTable(s *plan.Sandbox) *plan.Table { return s.Tables[len(s.Tables)-1] }
+func lastTable(s *plan.Sandbox) *plan.Table {
+	all := s.AllTables()
+	return all[len(all)-1]
+}
 
 func number(t *testing.T, text string) int {
 	t.Helper()

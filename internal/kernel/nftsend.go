@@ -21,19 +21,20 @@ func (n *namespace) sendElements(c ElementChange) error {
 	if err != nil {
 		return err
 	}
+	table := nftables.Table{Name: plan.TableName, Family: family}
 	var gone, come []nfnetlink.Message
 	for i := range c.Sets {
 		set := &c.Sets[i].Set
 		for chunk := range slices.Chunk(c.Sets[i].Gone, nftChunk) {
 			// The kernel finds an element by its key, and knows it by that alone.
-			m, err := elementMessage(unix.NFT_MSG_DELSETELEM, family, set, chunk, keyBytes)
+			m, err := elementMessage(unix.NFT_MSG_DELSETELEM, table, set, chunk, keyBytes)
 			if err != nil {
 				return err
 			}
 			gone = append(gone, m)
 		}
 		for chunk := range slices.Chunk(c.Sets[i].Come, nftChunk) {
-			m, err := elementMessage(unix.NFT_MSG_NEWSETELEM, family, set, chunk, elementBytes)
+			m, err := elementMessage(unix.NFT_MSG_NEWSETELEM, table, set, chunk, elementBytes)
 			if err != nil {
 				return err
 			}
@@ -44,13 +45,13 @@ func (n *namespace) sendElements(c ElementChange) error {
 }
 
 // elementMessage is one message about some elements of one set.
-func elementMessage(kind int, family nftables.TableFamily, set *plan.Set, elements []plan.Element,
+func elementMessage(kind int, in nftables.Table, set *plan.Set, elements []plan.Element,
 	encode func(*plan.Set, plan.Element) (rawElement, error),
 ) (m nfnetlink.Message, err error) {
 	const roughly = 100 // bytes of an element
 	b := make([]byte, 0, 100+roughly*len(elements))
-	b = append(b, byte(family), unix.NFNETLINK_V0, 0, 0)
-	b = appendAttribute(b, unix.NFTA_SET_ELEM_LIST_TABLE, append([]byte(plan.TableName), 0))
+	b = append(b, byte(in.Family), unix.NFNETLINK_V0, 0, 0)
+	b = appendAttribute(b, unix.NFTA_SET_ELEM_LIST_TABLE, append([]byte(in.Name), 0))
 	b = appendAttribute(b, unix.NFTA_SET_ELEM_LIST_SET, append([]byte(set.Name), 0))
 	b, list := openAttribute(b, unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 	for _, e := range elements {

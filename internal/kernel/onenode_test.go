@@ -147,6 +147,15 @@ func (n *oneNode) wantNoDifference(p *plan.Plan) {
 	}
 }
 
+// wantOnlyLock wants nothing to be left to do but to lock the host again: the lock ends with its process.
+func (n *oneNode) wantOnlyLock(p *plan.Plan) {
+	n.t.Helper()
+	ops, err := n.kernel.Diff(context.Background(), p)
+	if err != nil || len(ops) != 1 || !is[kernel.LockLoad](ops[0]) {
+		n.t.Errorf("after a restart differ: %v, %v", ops, err)
+	}
+}
+
 // serve makes endpoints of a service that answer on TCP and UDP with their names.
 func (n *oneNode) serve(s mesh.ServiceID, names ...string) {
 	n.t.Helper()
@@ -156,23 +165,34 @@ func (n *oneNode) serve(s mesh.ServiceID, names ...string) {
 		inside, err := space.Open(w.Path())
 		n.must(err)
 		n.must(n.kernel.Pin(plan.EndpointSandbox(string(n.world.Endpoint(s, name, 1).ID)), w.Path()))
-		var server *probe.Server
-		n.must(inside.Do(func() (err error) {
-			server, err = probe.Listen(name, probe.TargetPort)
-			return err
-		}))
-		ctx, stop := context.WithCancel(context.Background())
-		done := make(chan error, 1)
-		go func() { done <- server.Run(ctx) }()
 		n.t.Cleanup(func() {
-			stop()
-			for _, err := range []error{<-done, inside.Close(), w.Close()} {
+			for _, err := range []error{inside.Close(), w.Close()} {
 				if err != nil {
 					n.t.Error(err)
 				}
 			}
 		})
+		n.listen(inside, name)
 	}
+}
+
+// listen answers in a namespace, on TCP and UDP, with a name.
+func (n *oneNode) listen(inside *space.Space, name string) {
+	n.t.Helper()
+	var server *probe.Server
+	n.must(inside.Do(func() (err error) {
+		server, err = probe.Listen(name, probe.TargetPort)
+		return err
+	}))
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- server.Run(ctx) }()
+	n.t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			n.t.Error(err)
+		}
+	})
 }
 
 // endpoint finds one by name.

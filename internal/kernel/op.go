@@ -20,7 +20,7 @@ const (
 // Op is one change of one object. Object is one of: plan.Link, plan.Addr,
 // plan.Route, plan.Neigh, plan.FDBEntry, plan.Sysctl, plan.VirtualServer,
 // plan.Backend, plan.Timeouts, plan.Flow, plan.Zone, BackendOrder, Namespace, TableLoad,
-// ElementChange, UserTable, Pass, Announcement.
+// ElementChange, UserTable, LockLoad, Pass, Announcement.
 type Op struct {
 	Verb    Verb
 	Sandbox string

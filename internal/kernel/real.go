@@ -31,6 +31,7 @@ type Kernel struct {
 	holders  holders // of ports that others have
 	herald   *herald
 	captures captures // of the host
+	lock     lock
 }
 
 // netnsName is the directory in RUN_DIR where sandboxes are mounted.
@@ -77,6 +78,7 @@ func New(runDir string) (*Kernel, error) {
 	}
 	k.captures.recall(dir, stored.home)
 	k.herald = newHerald()
+	k.lock.holder = &namespace{name: plan.HostSandbox, kind: plan.KindHost, fd: host.fd}
 	return k, nil
 }
 
@@ -84,6 +86,7 @@ func New(runDir string) (*Kernel, error) {
 func (k *Kernel) Close() error {
 	k.monitor.close()
 	k.herald.close()
+	k.lock.close()
 	for name, n := range k.open {
 		n.close()
 		delete(k.open, name)
@@ -101,7 +104,7 @@ func (k *Kernel) Apply(ctx context.Context, want *plan.Plan) Report {
 	if ctx.Err() != nil {
 		return report
 	}
-	if err := errors.Join(k.forgetDeparted(hostFlows(want)), k.forgetRefused(want)); err != nil {
+	if err := errors.Join(k.forgetDeparted(hostFlows(want)), k.forgetRefused(want), k.forgetAstray(want)); err != nil {
 		report.Failed = append(report.Failed, Failure{plan.HostSandbox + ": flows", reasonOf(err), err})
 	}
 	if err := k.keepUser(userIn(want)); err != nil {
@@ -208,6 +211,8 @@ func (k *Kernel) observe(s step, want *plan.Sandbox) (have observed, err error) 
 		}
 	case stepUser:
 		have.user, err = k.observeUser()
+	case stepLock:
+		have.lock, err = k.observeLock()
 	case stepPass:
 		have.foreign, err = n.observeForeign(want.Passages)
 	case stepIPVS:
@@ -270,6 +275,8 @@ func (k *Kernel) doOp(op Op) error {
 		return n.doNFT(op)
 	case UserTable:
 		return k.doUser(op.Verb, o)
+	case LockLoad:
+		return k.doLock(op.Verb, o)
 	case Pass:
 		return n.doPass(op.Verb, o)
 	default:

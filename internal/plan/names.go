@@ -13,6 +13,7 @@ import (
 // without one of these marks is ever looked at for deletion.
 const (
 	TableName     = "sluice"          // nft tables, every family
+	LockTable     = "sluice-lock"     // the host's Sandbox.Lock
 	LinkAlias     = "sluice"          // alias of each device we make in the host
 	EndpointAlias = "sluice endpoint" // alias of those in endpoints, which may be hosts of agents of their own
 	RouteProtocol = 83                // rtm_protocol of our routes and ifa_proto's stand-in; 'S'; free in iproute2's rt_protos

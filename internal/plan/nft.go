@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -11,9 +12,10 @@ import (
 // Table is one nft table. Chains are fixed text that changes only with the
 // node's own constants; everything that comes and goes is an element of a set or
 // map, which the kernel package sends by netlink. Its key is Family (all our
-// tables have the one name TableName).
+// tables but a Lock have the one name TableName).
 type Table struct {
 	Family string // inet, netdev or bridge
+	Name   string // "": TableName
 	Sets   []*Set
 	Chains []*Chain
 }
@@ -157,11 +159,14 @@ func (s *Set) Bare() *Set {
 	return &Set{Name: s.Name, Key: s.Key, Value: s.Value, Learned: s.Learned, Expires: s.Expires, Ranges: s.Ranges}
 }
 
+// Called is the table's name.
+func (t *Table) Called() string { return cmp.Or(t.Name, TableName) }
+
 func noElements(*Set) string { return "" }
 
 func (t *Table) text(elements func(*Set) string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "table %s %s {\n", t.Family, TableName)
+	fmt.Fprintf(&b, "table %s %s {\n", t.Family, t.Called())
 	for _, s := range t.Sets {
 		fmt.Fprintf(&b, "\t%s%s }\n", s.declaration(), elements(s))
 	}

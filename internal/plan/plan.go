@@ -35,6 +35,7 @@ type Sandbox struct {
 	FDB      []FDBEntry
 	Sysctls  []Sysctl
 	Tables   []*Table
+	Lock     *Table // of the host alone; nil: none
 	Virtual  []VirtualServer
 	Backends []Backend
 	Flows    []Flow   // where the sandbox balances by conntrack, and in the host

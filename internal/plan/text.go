@@ -56,7 +56,7 @@ func (s *Sandbox) sort() {
 		return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.Direction, b.Direction))
 	})
 	slices.SortFunc(s.Tables, func(a, b *Table) int { return cmp.Compare(a.Family, b.Family) })
-	for _, t := range s.Tables {
+	for _, t := range s.AllTables() {
 		for _, set := range t.Sets {
 			slices.SortFunc(set.Elements, func(a, b Element) int { return cmp.Compare(a.Key, b.Key) })
 		}
@@ -100,7 +100,7 @@ func (s *Sandbox) text(b *strings.Builder) {
 	if s.User != (User{}) {
 		fmt.Fprintf(b, "  %s\n", s.User)
 	}
-	for _, t := range s.Tables {
+	for _, t := range s.AllTables() {
 		t.lines(b)
 	}
 }
@@ -112,7 +112,7 @@ func lines[T fmt.Stringer](b *strings.Builder, objects []T) {
 }
 
 func (t *Table) lines(b *strings.Builder) {
-	fmt.Fprintf(b, "  nft      table %s %s\n", t.Family, TableName)
+	fmt.Fprintf(b, "  nft      table %s %s\n", t.Family, t.Called())
 	for _, s := range t.Sets {
 		fmt.Fprintf(b, "    %s }\n", s.declaration())
 		for _, e := range s.Elements {

@@ -41,8 +41,8 @@ func NotAsPlanned(sandbox, line, says string) Difference {
 }
 
 // NoTable says that an nft table is missing, or not the planned one in its rules.
-func NoTable(sandbox, family, says string) Difference {
-	return Difference{says: says, sandbox: sandbox, about: aboutTable, ref: ref{family: family}}
+func NoTable(sandbox string, t *plan.Table, says string) Difference {
+	return Difference{says: says, sandbox: sandbox, about: aboutTable, ref: ref{family: familyOf(t)}}
 }
 
 // Element says that under a key of a set the kernel has something else than

@@ -136,7 +136,7 @@ func (w *walk) egress(p *packet) (string, error) {
 // chains lists the base chains of a hook in the order of their priorities.
 func (w *walk) chains(family, hook string) ([]baseChain, error) {
 	var found []baseChain
-	for _, t := range w.sandbox.Tables {
+	for _, t := range w.sandbox.AllTables() {
 		if !slices.Contains([]string{"inet", "netdev", "bridge", string(plan.IPv4), string(plan.IPv6)}, t.Family) {
 			return nil, fmt.Errorf("sandbox %s: tables of family %s are not known", w.sandbox.Name, t.Family)
 		}
@@ -160,8 +160,16 @@ func (w *walk) chains(family, hook string) ([]baseChain, error) {
 	return found, nil
 }
 
+// familyOf tells tables apart: of each family there is one, and the lock.
+func familyOf(t *plan.Table) string {
+	if t.Name == "" {
+		return t.Family
+	}
+	return plan.Join(t.Family, t.Name)
+}
+
 func (w *walk) chain(c baseChain, p *packet) (outcome, error) {
-	w.note(Object{Sandbox: w.sandbox.Name, ref: ref{family: c.table.Family}})
+	w.note(Object{Sandbox: w.sandbox.Name, ref: ref{family: familyOf(c.table)}})
 	out, err := w.rules(c.table, c.chain, p)
 	if err == nil && out.verdict == goesOn {
 		out = outcome{verdict: c.policy, by: fmt.Sprintf("chain %s, policy %s", c.chain.Name, c.policy)}

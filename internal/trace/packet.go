@@ -21,7 +21,7 @@ type packet struct {
 	ctMark             uint32     // of its flow, in the sandbox that it is in
 	zone               uint16     // of the flow's original direction, in the sandbox that it is in
 	ct                 string     // ctNew or ctEstablished
-	dnat               bool       // conntrack gives it another destination
+	dnat, snat         bool       // conntrack gives it another destination, another source
 	dialled            netip.Addr // the destination of its flow's first packet, in the sandbox that it is in; zero: dst
 	socket             bool       // a process of the host sends it
 	flags              []string
@@ -90,7 +90,7 @@ func sourceWord(p *packet, n int) string {
 // thought of it stays behind.
 func (p *packet) arrive(device string) {
 	p.iif, p.oif = device, ""
-	p.mark, p.ctMark, p.zone, p.dnat, p.socket, p.dialled = 0, 0, 0, false, false, netip.Addr{}
+	p.mark, p.ctMark, p.zone, p.dnat, p.snat, p.socket, p.dialled = 0, 0, 0, false, false, false, netip.Addr{}
 }
 
 // metadata are the fields that are not in the packet itself.
@@ -110,10 +110,14 @@ func (w *walk) metadata(p *packet, name string) (string, bool) {
 	case "ct state":
 		return p.ct, true
 	case "ct status":
-		if p.dnat {
-			return "dnat", true
+		var status []string
+		if p.snat {
+			status = append(status, "snat")
 		}
-		return "", true
+		if p.dnat {
+			status = append(status, "dnat")
+		}
+		return strings.Join(status, " | "), true
 	case "ct direction":
 		if p.ct == ctNew {
 			return "original", true

@@ -133,7 +133,7 @@ func (s *statement) verdictOf(sel selector) (outcome, bool, error) {
 // masquerade takes the address of the device that the packet leaves by.
 func (s *statement) masquerade() (outcome, bool, error) {
 	addr, err := s.walk.addressOn(s.p.oif, s.p.dst)
-	s.p.src = addr
+	s.p.src, s.p.snat = addr, true
 	return s.decide(accepts), true, err
 }
 
@@ -143,7 +143,7 @@ func (s *statement) snat() (outcome, bool, error) {
 	if err != nil {
 		return outcome{}, false, s.unknown()
 	}
-	s.p.src = to
+	s.p.src, s.p.snat = to, true
 	return s.decide(accepts), true, nil
 }
 
@@ -277,7 +277,7 @@ func (s *statement) element(name, key string) (plan.Element, bool, error) {
 	if set.Learned > 0 {
 		return plan.Element{}, false, nil // whatever is there is as planned
 	}
-	o := Object{Sandbox: s.walk.sandbox.Name, ref: ref{family: s.table.Family, set: name, key: key}}
+	o := Object{Sandbox: s.walk.sandbox.Name, ref: ref{family: familyOf(s.table), set: name, key: key}}
 	k := slices.IndexFunc(set.Elements, func(e plan.Element) bool { return e.Key == key || set.Ranges && inRange(e.Key, key) })
 	if k >= 0 {
 		o.ref.key = set.Elements[k].Key

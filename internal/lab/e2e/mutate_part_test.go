@@ -135,8 +135,8 @@ func chainsOf(printed, sandbox, family string) map[string][]string {
 		}
 		rule, deep := strings.CutPrefix(line, "      ")
 		switch f := strings.Fields(line); {
-		case len(f) > 2 && f[0] == "nft" && f[1] == "table":
-			ours, chain = here && f[2] == family, ""
+		case len(f) > 3 && f[0] == "nft" && f[1] == "table":
+			ours, chain = here && f[2] == family && f[3] == plan.TableName, ""
 		case deep && ours && chain != "":
 			chains[chain] = append(chains[chain], rule)
 		case !deep && len(f) > 1 && f[0] == "chain":

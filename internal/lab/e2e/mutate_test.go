@@ -14,7 +14,7 @@ import (
 
 var mutateAll = flag.Bool("mutate", false, "take every rule of a node away, one after the other (make mutate)")
 
-// TestMutate takes parts of a node's rules away while its agent stands still. Those that have a line
+// TestMutate takes parts of a node's rules away while no agent runs. Those that have a line
 // are noticed by the questions in it, with -mutate all of them and without it some. A part that has none
 // is taken away in any case, and every question asked: what notices belongs into its line.
 func TestMutate(t *testing.T) {

@@ -57,7 +57,7 @@ func worlds() []kindOfWorld { return []kindOfWorld{openWorld, sixWorld, respectW
 // deniedPort is published, and denied by the host in respectWorld.
 func deniedPort() uint16 { return publishedBy(kindOf(matrix.Routed), probe.TargetPort) }
 
-// mutated is a node whose agent stands still, with something for each rule to be there for. The
+// mutated is a node whose agent is dead, with something for each rule to be there for. The
 // cluster's other node is a peer, under an underlay of one family.
 type mutated struct {
 	*base
@@ -100,12 +100,16 @@ func startMutated(t *testing.T, kind kindOfWorld) *mutated {
 	w.publishMore(t)
 	w.open(t)
 	w.planned = b.sluice(t, "plan")
-	if err := w.Pause(); err != nil {
-		t.Fatal(err)
+	for _, n := range w.Nodes { // one that only stands still holds its host locked
+		if err := n.KillAgent(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	t.Cleanup(func() {
-		if err := w.Resume(); err != nil {
-			t.Error(err)
+		for _, n := range w.Nodes {
+			if err := n.RestartAgent(context.WithoutCancel(t.Context())); err != nil {
+				t.Error(err)
+			}
 		}
 	})
 	w.ear = w.hear(t, w.node, earPort, publishedBy(0, probe.TargetPort))

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
@@ -35,8 +36,9 @@ type sabotage struct {
 	in   *space.Space
 	run  []command // there
 	bar  time.Duration
-	from *space.Space  // who notices
-	to   []load.Target // and whom they ask
+	from *space.Space                // who notices
+	to   []load.Target               // and whom they ask
+	rest func(context.Context) error // ends when nothing is left to repair; nil: the cluster's Settle
 }
 
 // testSabotage takes one thing after another away under requests, and prints what
@@ -131,7 +133,11 @@ func commit(t *testing.T, c *cluster.Cluster, s sabotage) (load.Tally, time.Time
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Settle(t.Context()); err != nil {
+	rest := s.rest
+	if rest == nil {
+		rest = c.Settle
+	}
+	if err := rest(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return tally, then
@@ -153,25 +159,25 @@ func sabotages(t *testing.T, c *cluster.Cluster) []sabotage {
 	nodes, inner := fromClient(c, n1, n2), fromEndpoint(c, two, three, n1)
 	client := c.Client.Space
 	list := []sabotage{
-		{"nft flush ruleset on the host", n1.Space, sh("nft flush ruleset"), heard, client, nodes},
-		{"nft flush ruleset in ingress-sbox", n1.Ingress, sh("nft flush ruleset"), heard, client, nodes},
-		{"nft flush ruleset in a network sandbox", network, sh("nft flush ruleset"), heard, client, nodes},
-		{"uplink deleted", n1.Space, sh("ip link del " + plan.UplinkHost), heard, client, nodes},
-		{"door deleted", n2.Ingress, sh("ip link del " + plan.DoorOut), heard, client, nodes},
-		{"VXLAN device of ingress-sbox deleted", n1.Ingress, sh("ip link del " + plan.Tunnel), heard, client, nodes},
-		{"VXLAN device of a network sandbox deleted", network, sh("ip link del " + plan.Tunnel), heard, client, nodes},
-		{"way out deleted", n2.Space, sh("ip link del " + wayOut), heard, two.Space, inner},
-		{"endpoint's link deleted", two.Space, sh("ip link del sluice0"), heard, client, nodes},
-		{"ingress-sbox unmounted", n1.Space, sh("umount -l " + netns(n1, plan.IngressSandbox)), heard, client, nodes},
-		{"network sandbox unmounted", n2.Space, sh("umount -l " + netns(n2, networkName)), heard, client, nodes},
-		{"forwarding switched off in a network sandbox", network, sh("sysctl -qw net.ipv4.ip_forward=0"), heard, client, nodes},
-		{"FDB entry deleted", n1.Ingress, fdb(plan.NetworkMAC(n.slot2)), found, client, nodes},
-		{"FDB entry of the way back deleted", network, fdb(plan.EntryMAC(n.slot1)), found, client, nodes},
-		{"block routes deleted", n1.Ingress, sh("ip route flush proto 83; ip -6 route flush proto 83"), found, client, nodes},
-		{"neighbours deleted", n1.Ingress, sh("ip neigh flush all nud permanent"), found, client, nodes},
+		{"nft flush ruleset on the host", n1.Space, sh("nft flush ruleset"), heard, client, nodes, nil},
+		{"nft flush ruleset in ingress-sbox", n1.Ingress, sh("nft flush ruleset"), heard, client, nodes, nil},
+		{"nft flush ruleset in a network sandbox", network, sh("nft flush ruleset"), heard, client, nodes, nil},
+		{"uplink deleted", n1.Space, sh("ip link del " + plan.UplinkHost), heard, client, nodes, nil},
+		{"door deleted", n2.Ingress, sh("ip link del " + plan.DoorOut), heard, client, nodes, nil},
+		{"VXLAN device of ingress-sbox deleted", n1.Ingress, sh("ip link del " + plan.Tunnel), heard, client, nodes, nil},
+		{"VXLAN device of a network sandbox deleted", network, sh("ip link del " + plan.Tunnel), heard, client, nodes, nil},
+		{"way out deleted", n2.Space, sh("ip link del " + wayOut), heard, two.Space, inner, nil},
+		{"endpoint's link deleted", two.Space, sh("ip link del sluice0"), heard, client, nodes, nil},
+		{"ingress-sbox unmounted", n1.Space, sh("umount -l " + netns(n1, plan.IngressSandbox)), heard, client, nodes, nil},
+		{"network sandbox unmounted", n2.Space, sh("umount -l " + netns(n2, networkName)), heard, client, nodes, nil},
+		{"forwarding switched off in a network sandbox", network, sh("sysctl -qw net.ipv4.ip_forward=0"), heard, client, nodes, nil},
+		{"FDB entry deleted", n1.Ingress, fdb(plan.NetworkMAC(n.slot2)), found, client, nodes, nil},
+		{"FDB entry of the way back deleted", network, fdb(plan.EntryMAC(n.slot1)), found, client, nodes, nil},
+		{"block routes deleted", n1.Ingress, sh("ip route flush proto 83; ip -6 route flush proto 83"), found, client, nodes, nil},
+		{"neighbours deleted", n1.Ingress, sh("ip neigh flush all nud permanent"), found, client, nodes, nil},
 	}
 	if c.Balancer == "ipvs" {
-		list = append(list, sabotage{"ipvsadm -C", n1.Ingress, sh("ipvsadm -C"), found, client, nodes})
+		list = append(list, sabotage{"ipvsadm -C", n1.Ingress, sh("ipvsadm -C"), found, client, nodes, nil})
 	}
 	return list
 }
