@@ -132,12 +132,7 @@ func (snap *Snapshot) spellings(c called) []spelling {
 
 // eachName gives every name that somebody has, as it is written, until one is refused.
 func (snap *Snapshot) eachName(do func(name string, of called) error) error {
-	lost := map[Key]bool{}
-	for _, c := range snap.Conflicts {
-		if c.Reason == NameTaken {
-			lost[Key{c.Kind, c.ID}] = true
-		}
-	}
+	lost := snap.withoutName()
 	for _, s := range snap.Services {
 		if lost[Key{KindService, string(s.ID)}] {
 			continue
@@ -167,4 +162,15 @@ func (snap *Snapshot) eachName(do func(name string, of called) error) error {
 		}
 	}
 	return nil
+}
+
+// withoutName are those who lost their name to another's claim.
+func (snap *Snapshot) withoutName() map[Key]bool {
+	lost := map[Key]bool{}
+	for _, c := range snap.Conflicts {
+		if c.Reason == NameTaken {
+			lost[Key{c.Kind, c.ID}] = true
+		}
+	}
+	return lost
 }

@@ -45,10 +45,17 @@ type condition struct {
 	network  NetworkID // empty: on any
 }
 
+// key is what somebody must be called to be met. In which stack is part of it: of an endpoint called
+// NAME.SUFFIX the name is sought in stack SUFFIX, which thousands of endpoints do, each with its own.
+type key struct {
+	name, stack string
+	inStack     bool
+}
+
 // search is by which names of others the new spellings would be met.
 type search struct {
 	networks map[string]NetworkID
-	sought   map[string][]meeting
+	sought   map[key][]meeting
 	alike    map[any]int
 }
 
@@ -63,7 +70,11 @@ func (s *search) add(name string, m meeting) {
 	}
 	k := kind{m.condition, name, m.mine.name, m.mine.alias, m.mine.of == nil}
 	if s.alike[k]++; s.alike[k] <= 2 {
-		s.sought[name] = append(s.sought[name], m)
+		at := key{name, m.stack, m.inStack}
+		if !m.inStack {
+			at.stack = ""
+		}
+		s.sought[at] = append(s.sought[at], m)
 	}
 }
 
@@ -97,9 +108,10 @@ func (snap *Snapshot) checkNames(service *Service, after, before []called) error
 			old[own(s, c)] = true
 		}
 	}
-	look := search{networks: map[string]NetworkID{}, sought: map[string][]meeting{}, alike: map[any]int{}}
+	look := search{networks: map[string]NetworkID{}, sought: map[key][]meeting{}, alike: map[any]int{}}
+	lost := snap.withoutName()
 	for id, n := range snap.networks {
-		if !n.Ingress() {
+		if !n.Ingress() && !lost[Key{KindNetwork, string(id)}] {
 			look.networks[strings.ToLower(n.Name)] = id
 		}
 	}
@@ -150,19 +162,20 @@ func (s *search) spelt(m meeting) {
 }
 
 // meet looks for who is called as is sought, where service is as it is to be.
-func (snap *Snapshot) meet(sought map[string][]meeting, service *Service) error {
+func (snap *Snapshot) meet(sought map[key][]meeting, service *Service) error {
 	return snap.eachName(func(name string, c called) error {
-		name = strings.ToLower(name)
-		for _, m := range sought[name] {
-			c.name = name
-			if c.service != nil && service != nil && c.service.ID == service.ID {
-				c.service = service
-			}
-			if c.service != nil {
-				c.stack = strings.ToLower(c.service.Stack)
-			}
-			if m.by(c) {
-				return Refuse(NameShadows, "choose another name, alias or stack for one of them", "%q would be both %s and %s", m.spelling.text, m.mine, c)
+		c.name = strings.ToLower(name)
+		if c.service != nil && service != nil && c.service.ID == service.ID {
+			c.service = service
+		}
+		if c.service != nil {
+			c.stack = strings.ToLower(c.service.Stack)
+		}
+		for _, at := range []key{{name: c.name}, {c.name, c.stack, true}} {
+			for _, m := range sought[at] {
+				if m.by(c) {
+					return Refuse(NameShadows, "choose another name, alias, stack or network for one of them", "%q would be both %s and %s", m.spelling.text, m.mine, c)
+				}
 			}
 		}
 		return nil

@@ -190,6 +190,7 @@ func BenchmarkCheckServiceNames(b *testing.B) {
 			put(ServiceRecord(have))
 			for i := range count {
 				e := testEndpoint(i, 1, 1)
+				e.Name = fmt.Sprintf("db.%x", i) // as an endpoint is called that nobody named
 				e.Joined = []Joined{{Network: testID[NetworkID]('b', 1), Aliases: []string{"db"}}}
 				put(EndpointRecord(e))
 			}

@@ -19,7 +19,8 @@ const LoopbackDown plan.Reason = "LoopbackDown"
 // namesBacklog is how many TCP connections wait to be accepted; the kernel's own limit may be less.
 const namesBacklog = 128
 
-// namesQueue is how many bytes of questions wait to be read; a short one takes the kernel about 800.
+// namesQueue is how many bytes of questions wait to be read; the kernel doubles it, and a short one
+// takes about 800.
 const namesQueue = 1 << 20
 
 // ListenNames opens what a name server is asked by, UDP and TCP at one IPv4 address, in the

@@ -291,7 +291,8 @@ func (x *GetStatusResponse) GetNames() *NameCounts {
 }
 
 // NameCounts is what name servers were asked, and what became of it. What is in none of the
-// further counts was answered by what the cluster knows, or waits for an answer.
+// further counts was answered by what the cluster knows, waited for an answer that others had
+// asked for, or was one too many at a time.
 type NameCounts struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Messages that were questions.
