@@ -65,7 +65,7 @@ func run(ctx context.Context, cfg Config, sys system) (err error) {
 	status := newStatus(sys.now, events)
 	ctx, cancel := context.WithCancel(ctx)
 	loop := newLoop(cluster, machine, status, cfg.Log)
-	loop.picked, loop.firewall = picked, mesh.Firewall(cfg.Firewall)
+	loop.picked, loop.firewall, loop.lock = picked, mesh.Firewall(cfg.Firewall), cfg.Lock
 	endpoints := &endpoints{
 		cluster: cluster, loop: loop, status: status, store: store, watch: sys.watch, log: cfg.Log, ctx: ctx,
 	}

@@ -28,6 +28,13 @@ func TestCompileGolden(t *testing.T) {
 			golden.Equal(t, Compile(mesh.Local{ID: scene.NodeID(1), Balancer: mesh.BalancerNFT}, w.State.Snapshot()).Text())
 		})
 	}
+	for _, name := range []string{"hosted ranges", "bridge routed"} {
+		t.Run("lock "+name, func(t *testing.T) {
+			w := scene.New(t, 3)
+			scene.All()[name](w)
+			golden.Equal(t, Compile(mesh.Local{ID: scene.NodeID(1), Lock: true}, w.State.Snapshot()).Text())
+		})
+	}
 	for _, name := range []string{"hosted ranges", "published on one address"} {
 		t.Run("respect "+name, func(t *testing.T) {
 			w := scene.New(t, 3)

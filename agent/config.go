@@ -26,6 +26,7 @@ type Config struct {
 	DNS        netip.AddrPort // none: names are told to endpoints alone
 	Balancer   BalancerChoice // auto
 	Firewall   FirewallChoice // open
+	Lock       bool           // the host is held closed while others have taken its rules away
 
 	// KeyRotation is after how long gossip gets another key: 12 h; NoKeyRotation: by command alone.
 	// Of nodes that say different times the shortest counts.

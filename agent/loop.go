@@ -37,6 +37,7 @@ type loop struct {
 
 	picked   picked        // set before run
 	firewall mesh.Firewall // the same
+	lock     bool          // the same
 	names    *naming       // the same; nil: nobody is told any
 }
 
@@ -179,7 +180,7 @@ func (l *loop) compile(snap *mesh.Snapshot) (*plan.Plan, error) {
 	}
 	unseen := l.held.look(l.machine, snap, l.hosted)
 	local := mesh.Local{
-		ID: l.cluster.own.ID, Balancer: l.picked.balancer, Firewall: l.firewall, Advertised: advertised, OwnBridges: l.bridges,
+		ID: l.cluster.own.ID, Balancer: l.picked.balancer, Firewall: l.firewall, Lock: l.lock, Advertised: advertised, OwnBridges: l.bridges,
 		Unrouted4: four, Unrouted6: six, Held: l.held.now, Gone: l.cluster.withGuests(l.pulse.gone(), snap),
 	}
 	// Looking every few seconds at what has not changed is not to cost a plan each time.

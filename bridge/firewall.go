@@ -24,7 +24,9 @@ func (b *builder) firewall() {
 	b.forward()
 	b.ports()
 	b.masquerade()
-	b.lock()
+	if b.local.Lock {
+		b.lock()
+	}
 }
 
 // closed drops what must not even be routed: packets from elsewhere to an endpoint's own

@@ -24,7 +24,7 @@ func (b *builder) lock() {
 		"ct direction reply accept",
 		translated+" accept",
 		fmt.Sprintf("iifname . oifname @%s accept", together.Name),
-		fmt.Sprintf("oifname @%s accept", routed.Name),
+		fmt.Sprintf("iifname != %s oifname @%s accept", bridges, routed.Name),
 		"counter drop",
 	)
 	// A flow that began with the endpoint's address would keep it.
@@ -34,10 +34,18 @@ func (b *builder) lock() {
 	)
 	t.Chain("outward", "").Rule(
 		"ct direction reply accept",
+		"fib saddr type local accept", // the host's own, such as what it packs an endpoint's packet into
 		masqueraded+" accept",
 		"ct state untracked accept", // as by the rules
 		"counter drop",
 	)
 	// It translates nothing: with it the kernel goes on translating the flows that it knows.
 	t.Chain("translated", "type nat hook prerouting priority -90; policy accept;")
+}
+
+// lockAdds adds to a set of the lock, where there is one.
+func (b *builder) lockAdds(set string, values ...string) {
+	if b.local.Lock {
+		b.host.MakeLock().Set(set).Add(values...)
+	}
 }

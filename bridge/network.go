@@ -69,14 +69,14 @@ func (b *builder) raise(n *mesh.Network) bool {
 	b.table.Set("gateways6").Add(n.Gateway6.String())
 	if !n.Apart {
 		b.table.Set("together").Add(name, name)
-		b.host.MakeLock().Set("together").Add(name, name)
+		b.lockAdds("together", name, name)
 	}
 	if n.Internal {
 		b.table.Set("internal_bridges").Add(name)
 	}
 	if n.Routed {
 		b.table.Set("routed_bridges").Add(name)
-		b.host.MakeLock().Set("routed_bridges").Add(name)
+		b.lockAdds("routed_bridges", name)
 	}
 	return true
 }

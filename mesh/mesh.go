@@ -169,6 +169,7 @@ type Local struct {
 	ID         NodeID
 	Balancer   Balancer   // "": ipvs
 	Firewall   Firewall   // "": open
+	Lock       bool       // the host is held closed while its rules are away
 	Advertised []string   // devices of the host that learn routes from router advertisements, and would stop to
 	OwnBridges []string   // bridges of the host whose subnets other nodes may have too: masqueraded on entry
 	Unrouted4  []string   // devices of the host that forwarded no IPv4 before the agent ran: nothing passes between them

@@ -47,6 +47,7 @@ func (a *app) agentVerb() *cobra.Command {
 	flags.DurationVar(&keyRotation, "key-rotation", agent.DefaultKeyRotation, "gossip gets another key after this `DURATION`; 0: by 'sluice key rotate' alone")
 	flags.TextVar(&cfg.Balancer, "balancer", agent.BalancerAuto, "what picks an endpoint: `auto|ipvs|nft`; auto is ipvs where the kernel has it")
 	flags.TextVar(&cfg.Firewall, "firewall", agent.FirewallChoice(mesh.FirewallOpen), "what the host's input rules say of published ports: nothing, or as of a process: `open|respect`")
+	flags.BoolVar(&cfg.Lock, "lock", false, "hold the host closed while others have taken its rules away; rules saved meanwhile do not load while the agent runs")
 	return cmd
 }
 

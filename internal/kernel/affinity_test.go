@@ -73,7 +73,7 @@ func testAffinity(t *testing.T, balancer mesh.Balancer) {
 	same("after rules changed")
 
 	n.restart()
-	n.wantOnlyLock(n.plan())
+	n.wantNoDifference(n.plan())
 	n.round()
 	same("after a restart")
 

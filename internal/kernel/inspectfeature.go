@@ -62,7 +62,7 @@ func trials(q Inspection) []trial {
 		copies,
 		{
 			name: "nf_tables owner", do: "use Linux 5.12 or newer", try: tryOwner,
-			without: "while another program has flushed the host's rules, until the agent has loaded them again, unpublished ports of endpoints on bridges can be reached",
+			without: "--lock holds nothing: while another program has flushed the host's rules, until the agent has loaded them again, unpublished ports of endpoints on bridges can be reached",
 		},
 		{name: "IPv6", do: "boot without ipv6.disable=1", try: func(*namespace) error {
 			_, err := os.Stat(path.Join(procSys, "net/ipv6"))

@@ -296,8 +296,8 @@ func TestKilledWithItsPrograms(t *testing.T) {
 		first.inChild(t)
 		next := d.as(dir, d.next)
 		next.do(t, nil)
-		time.Sleep(time.Second)                                                       // the dead one's program would be done by then
-		if done := next.do(t, nil); len(done) != 1 || !is[kernel.LockLoad](done[0]) { // that is each process's own
+		time.Sleep(time.Second) // the dead one's program would be done by then
+		if done := next.do(t, nil); len(done) > 0 {
 			t.Errorf("after a second the kernel had changed: %v", done)
 		}
 	})

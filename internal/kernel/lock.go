@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables"
 	nfnetlink "github.com/mdlayher/netlink"
@@ -124,18 +125,18 @@ func (k *Kernel) doLock(verb Verb, o LockLoad) error {
 	}
 	l.holder.own, l.holder.stages = k.own, k.stages
 	err = l.holder.transact(messages)
-	switch {
-	case err == nil:
+	if err == nil {
 		l.loaded = o.Table.Ruleset()
 		return nil
-	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL):
-		l.close()
-		l.missing = true // as before Linux 5.12: without it the host is open while its rules are away
-		return nil
-	default:
-		l.close()
-		return fmt.Errorf("load table inet %s: %w", plan.LockTable, err)
 	}
+	l.close()
+	// Before Linux 5.12 no table has an owner, and trying again is of no use.
+	l.missing = noOwners(err) && noOwners(tryOwner(l.holder))
+	return fmt.Errorf("load table inet %s: %w", plan.LockTable, err)
+}
+
+func noOwners(err error) bool {
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)
 }
 
 func (l *lock) close() {
@@ -194,14 +195,13 @@ func ownedTable(name string) nfnetlink.Message {
 // fill adds the elements of a table's sets.
 func fill(messages []nfnetlink.Message, t *plan.Table) ([]nfnetlink.Message, error) {
 	for _, s := range t.Sets {
-		if len(s.Elements) == 0 {
-			continue
+		for chunk := range slices.Chunk(s.Elements, nftChunk) {
+			m, err := elementMessage(unix.NFT_MSG_NEWSETELEM, nftables.Table{Name: t.Called(), Family: nftables.TableFamilyINet}, s, chunk, elementBytes)
+			if err != nil {
+				return nil, err
+			}
+			messages = append(messages, m)
 		}
-		m, err := elementMessage(unix.NFT_MSG_NEWSETELEM, nftables.Table{Name: t.Called(), Family: nftables.TableFamilyINet}, s, s.Elements, elementBytes)
-		if err != nil {
-			return nil, err
-		}
-		messages = append(messages, m)
 	}
 	return messages, nil
 }

@@ -49,6 +49,7 @@ func trimmedLines(text string) []string {
 func TestLockIsAsPlanned(t *testing.T) {
 	feature.Need(t, feature.Mesh()...)
 	n := newOneNode(t, mesh.BalancerNFT)
+	n.locked = true
 	n.world.Bridge("blue", mesh.NetworkWish{})
 	n.serve(n.world.Service("a", []mesh.NetworkID{n.world.Bridge("red", mesh.NetworkWish{Routed: true})}), "a.1")
 	n.round()
@@ -71,6 +72,7 @@ func TestLockIsAsPlanned(t *testing.T) {
 func TestLockIsOurs(t *testing.T) {
 	feature.Need(t, feature.Mesh()...)
 	n := newOneNode(t, mesh.BalancerNFT)
+	n.locked = true
 	n.serve(n.world.Service("a", []mesh.NetworkID{n.world.Bridge("blue", mesh.NetworkWish{})}), "a.1")
 	n.shell("nft 'table inet " + plan.LockTable + " { chain c { }; }'") // somebody's, by the same name
 	n.round()
@@ -123,9 +125,11 @@ func secondProcess(n *oneNode) (k *kernel.Kernel, err error) {
 func TestFlushedHostIsClosed(t *testing.T) {
 	feature.Need(t, feature.Mesh()...)
 	n := newOneNode(t, mesh.BalancerNFT)
+	n.locked = true
 	blue, red := n.world.Bridge("blue", mesh.NetworkWish{}), n.world.Bridge("red", mesh.NetworkWish{})
 	n.serve(n.world.Service("a", []mesh.NetworkID{blue}, scene.OwnPort(8081, 80, mesh.TCP), scene.Port(webPort, 80, mesh.TCP)), "a.1")
 	n.serve(n.world.Service("b", []mesh.NetworkID{red}), "b.1")
+	n.serve(n.world.Service("c", []mesh.NetworkID{n.world.Bridge("green", mesh.NetworkWish{Routed: true})}), "c.1")
 	n.round()
 	n.listen(n.client, "client")
 	a, err := space.Open(n.kernel.Path(plan.EndpointSandbox(string(n.endpoint("a.1").ID))))
@@ -139,11 +143,12 @@ func TestFlushedHostIsClosed(t *testing.T) {
 	}
 	_, err = n.client.Run(t.Context(), "sh", "-ec", "ip route add 169.254.77.0/24 via 192.0.2.11")
 	n.must(err)
-	bridged := n.endpoint("b.1").Attached[0]
+	bridged, routed := n.endpoint("b.1").Attached[0], n.endpoint("c.1").Attached[0]
 	forbidden := []netip.AddrPort{
 		netip.AddrPortFrom(bridged.V4, probe.TargetPort), netip.AddrPortFrom(bridged.V6, probe.TargetPort),
 		netip.AddrPortFrom(plan.Uplink4(plan.UplinkSandboxNumber).Addr(), webPort),
 	}
+	apart := append(slices.Clone(forbidden[:2]), netip.AddrPortFrom(routed.V4, probe.TargetPort), netip.AddrPortFrom(routed.V6, probe.TargetPort))
 	closed := func(when string) {
 		t.Helper()
 		for _, to := range forbidden {
@@ -151,7 +156,7 @@ func TestFlushedHostIsClosed(t *testing.T) {
 				t.Errorf("%s, the client reaches %s of %s", when, got.Name, to)
 			}
 		}
-		for _, to := range forbidden[:2] {
+		for _, to := range apart {
 			if got, err := (probe.Client{Place: a, Wait: 300 * time.Millisecond}).Get(to); err == nil {
 				t.Errorf("%s, another bridge reaches %s of %s", when, got.Name, to)
 			}

@@ -44,8 +44,7 @@ func counts(t *testing.T, dir string) string {
 	return all
 }
 
-// An agent that starts again has nothing to do but to lock the host again, as that ended with the one
-// before, and leaves nothing of its own.
+// An agent that starts again has nothing to do, and leaves nothing of its own.
 func TestRestarts(t *testing.T) {
 	const restarts = 50
 	dir := runDir(t)
@@ -62,8 +61,8 @@ func TestRestarts(t *testing.T) {
 				t.Fatal(err)
 			}
 			report := k.Apply(t.Context(), p)
-			if len(report.Failed) > 0 || len(report.Done) != 1 || !is[kernel.LockLoad](report.Done[0]) {
-				t.Errorf("restart %d: done %v, failed %v, want the lock alone", restart, report.Done, report.Failed)
+			if len(report.Done)+len(report.Failed) > 0 {
+				t.Errorf("restart %d: done %v, failed %v, want nothing to do", restart, report.Done, report.Failed)
 			}
 			if err := k.Close(); err != nil {
 				t.Error(err)

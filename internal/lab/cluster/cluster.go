@@ -55,6 +55,7 @@ type Config struct {
 	Sluice   string   // path of the program under test
 	Balancer string   // of every agent, as --balancer takes it; "": auto
 	Firewall string   // of every agent, as --firewall takes it; "": open
+	Lock     bool     // every agent is started with --lock
 	Workload []string // command that serves: probe.Listen and Run, its name as one more argument
 	Progress func(format string, args ...any)
 	Prepared func(ctx context.Context, c *Cluster) error // called before an agent is started; may be nil
@@ -211,7 +212,7 @@ func (c *Cluster) hosts(context.Context) error {
 		if err != nil {
 			return err
 		}
-		c.Nodes = append(c.Nodes, &Node{Host: h, Dir: filepath.Join(c.Dir, name), sluice: c.Sluice, balancer: c.Balancer, firewall: c.Firewall, byRoute: c.ByRoute, underlay: cmp.Or(c.Underlay, IPv4)})
+		c.Nodes = append(c.Nodes, &Node{Host: h, Dir: filepath.Join(c.Dir, name), sluice: c.Sluice, balancer: c.Balancer, firewall: c.Firewall, lock: c.Lock, byRoute: c.ByRoute, underlay: cmp.Or(c.Underlay, IPv4)})
 	}
 	c.Nodes[0].unit = c.Unit
 	var err error

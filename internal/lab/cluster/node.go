@@ -30,6 +30,7 @@ type Node struct {
 	sluice   string // path of the program
 	balancer string
 	firewall string
+	lock     bool
 	byRoute  bool
 	underlay Family
 	agent    *process
@@ -66,6 +67,9 @@ func (n *Node) AgentArgs() []string {
 	args := []string{
 		"agent", "--data-dir", n.DataDir(), "--run-dir", n.RunDir(),
 		"--name", n.Name, "--balancer", cmp.Or(n.balancer, "auto"), "--firewall", cmp.Or(n.firewall, "open"),
+	}
+	if n.lock {
+		args = append(args, "--lock")
 	}
 	if n.byRoute {
 		return args

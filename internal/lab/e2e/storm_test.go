@@ -44,7 +44,7 @@ END`},
 // link tries what is not published: that is never answered, and what is published is back within its bar.
 func TestStorm(t *testing.T) {
 	feature.Need(t, append(feature.Mesh(), feature.IPTables)...)
-	b := startBase(t, 1)
+	b := startBaseAs(t, cluster.Config{Count: 1, Lock: true})
 	b.bridgeNetfilter(t, "0")
 	b.populate(t)
 	b.sluice(t, "service", "create", "meshed", "--network", "nat", "--publish", fmt.Sprintf("%d:%d/tcp", stormed, probe.TargetPort),
