@@ -1,9 +1,11 @@
 package space
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -49,7 +51,23 @@ func (s *Space) Plug(bridge, port string, to *Space, inside string, addrs ...net
 		return err
 	}
 	defer there.Close()
-	return configure(there, inside, addrs)
+	return errors.Join(configure(there, inside, addrs), carried(h, port), carried(there, inside))
+}
+
+// carried waits until a device has noticed that its other end is up: the kernel does that by
+// the way, and what is sent before is dropped.
+func carried(h *netlink.Handle, name string) error {
+	const most = 5 * time.Second
+	for deadline := time.Now().Add(most); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		link, err := h.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("find %s: %w", name, err)
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s is not up after %s", name, most)
 }
 
 // Address adds addresses to a device, with no duplicate address detection: a
