@@ -236,7 +236,7 @@ func (b *base) framed(to netip.AddrPort, who *resident) error {
 }
 
 func marked(who *resident, to netip.AddrPort, send func(text string) error) error {
-	const tries, each = 6, 300 * time.Millisecond
+	const tries, each = 10, 300 * time.Millisecond
 	token := rand.Text()
 	var last error
 	for range tries {
