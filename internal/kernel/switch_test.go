@@ -68,6 +68,10 @@ func TestSwitchBalancer(t *testing.T) {
 	}
 }
 
+// delayedACKs is by when what was answered is acknowledged (TCP_DELACK_MAX is 200 ms): an open
+// connection has no packet under way then.
+const delayedACKs = 300 * time.Millisecond
+
 // switchTo changes the balancer under open connections: half of them ask again afterwards,
 // the others have asked before and wait for the answer, which comes afterwards.
 func (b *switchBed) switchTo(to mesh.Balancer) {
@@ -82,6 +86,7 @@ func (b *switchBed) switchTo(to mesh.Balancer) {
 			waiting[port] = append(waiting[port], b.open(port, "w"))
 		}
 	}
+	time.Sleep(delayedACKs)
 	b.restart()
 	b.apply(to)
 	close(gate)
