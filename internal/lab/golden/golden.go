@@ -40,3 +40,19 @@ func File(t *testing.T, path, got string) {
 		t.Errorf("differs from %s (-want +got):\n%s", path, diff)
 	}
 }
+
+// Table fails t unless got is what the text of a page has where its table is, between two comments.
+func Table(t *testing.T, page, got string) {
+	t.Helper()
+	const begin, end = "<!-- table -->\n", "<!-- end of table -->\n"
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, rest, found := strings.Cut(string(text), begin)
+	_, tail, closed := strings.Cut(rest, end)
+	if !found || !closed {
+		t.Fatalf("%s has no place for the table", page)
+	}
+	File(t, page, head+begin+got+end+tail)
+}

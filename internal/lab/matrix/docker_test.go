@@ -1,8 +1,6 @@
 package matrix_test
 
 import (
-	"os"
-	"strings"
 	"testing"
 
 	"github.com/sluice-mesh/sluice/internal/lab/golden"
@@ -11,17 +9,7 @@ import (
 
 // The page's tables are those that dockerd is measured by.
 func TestDockerDocument(t *testing.T) {
-	const document = "../../../docs/DOCKER.md"
-	text, err := os.ReadFile(document)
-	if err != nil {
-		t.Fatal(err)
-	}
-	head, rest, found := strings.Cut(string(text), begin)
-	_, tail, closed := strings.Cut(rest, end)
-	if !found || !closed {
-		t.Fatalf("%s has no place for the tables", document)
-	}
-	golden.File(t, document, head+begin+matrix.DockerTable()+end+tail)
+	golden.Table(t, "../../../docs/DOCKER.md", matrix.DockerTable())
 }
 
 // A cell differs for one reason or not at all, and every part of a reason has cells.

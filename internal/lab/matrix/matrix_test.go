@@ -1,33 +1,14 @@
 package matrix_test
 
 import (
-	"os"
-	"strings"
 	"testing"
 
 	"github.com/sluice-mesh/sluice/internal/lab/golden"
 	"github.com/sluice-mesh/sluice/internal/lab/matrix"
 )
 
-const (
-	document = "../../../docs/MATRIX.md"
-	begin    = "<!-- table -->\n"
-	end      = "<!-- end of table -->\n"
-)
-
 // The table of the document is the one that the cells are tried by.
-func TestDocument(t *testing.T) {
-	text, err := os.ReadFile(document)
-	if err != nil {
-		t.Fatal(err)
-	}
-	head, rest, found := strings.Cut(string(text), begin)
-	_, tail, closed := strings.Cut(rest, end)
-	if !found || !closed {
-		t.Fatalf("%s has no place for the table", document)
-	}
-	golden.File(t, document, head+begin+matrix.Table()+end+tail)
-}
+func TestDocument(t *testing.T) { golden.Table(t, "../../../docs/MATRIX.md", matrix.Table()) }
 
 // Every asker meets every kind of port, and no cell is there twice.
 func TestCellsAreComplete(t *testing.T) {
