@@ -41,6 +41,10 @@ func (IPVS) Balance(fronts []Front, at Site) {
 	conntrack := "0"
 	if at.Tracked {
 		conntrack = "1"
+	} else {
+		// From when nftables balanced here. A client uses its port again, and as soon as nftables
+		// balances here again an open connection would be taken for the former one.
+		sbox.Flows = append(sbox.Flows, plan.Nowhere)
 	}
 	sbox.Sysctls = append(
 		sbox.Sysctls,

@@ -215,9 +215,13 @@ func (b *switchBed) apply(to mesh.Balancer) {
 	b.t.Logf("to %s: %d ops in %s", to, len(report.Done), time.Since(began).Round(time.Millisecond))
 }
 
-func (b *switchBed) dial(port uint16) (c net.Conn, err error) {
+func (b *switchBed) dial(port uint16) (net.Conn, error) {
+	return b.dialBy(&net.Dialer{Timeout: answerWait}, port)
+}
+
+func (b *switchBed) dialBy(d *net.Dialer, port uint16) (c net.Conn, err error) {
 	err = b.client.Do(func() error {
-		c, err = net.DialTimeout("tcp4", fmt.Sprintf("192.0.2.11:%d", port), 10*time.Second) //nolint:noctx // as above
+		c, err = d.Dial("tcp4", fmt.Sprintf("192.0.2.11:%d", port)) //nolint:noctx // as above
 		return err
 	})
 	return c, err
@@ -288,11 +292,6 @@ func describe(err error) string {
 	}
 }
 
-// betweenDials bounds how many connections conntrack has to know, which keeps each for two minutes after
-// its end: with 8,000 all that is said above holds, with 20,000 a switch to nft resets most of what
-// is open (docs/decisions/0004-two-balancers.md, a fault).
-const betweenDials = 25 * time.Millisecond
-
 // dialOn asks on one new connection after the other.
 func (b *switchBed) dialOn(ctx context.Context, port uint16, failed func(why string)) {
 	total := 0
@@ -306,7 +305,6 @@ func (b *switchBed) dialOn(ctx context.Context, port uint16, failed func(why str
 			b.t.Logf("port %d: %v", port, err)
 			failed(describe(err))
 		}
-		time.Sleep(betweenDials)
 	}
 	b.t.Logf("port %d: %d new connections", port, total)
 }

@@ -8,7 +8,7 @@ import (
 
 // Flow is where conntrack may send the packets of established flows: a backend,
 // draining ones included, on one port or, where that is 0, on any. Flows to anywhere else
-// are forgotten, and balanced anew. It is its own key.
+// are forgotten, and balanced anew. It is its own key. Nowhere stands for none.
 //
 // In the host they are what flows may go on to although no map of its ports leads there any more:
 // endpoints that finish what is open.
@@ -17,8 +17,15 @@ type Flow struct {
 	Port uint16
 }
 
+// Nowhere is the flow of a sandbox in which conntrack sends nothing anywhere: what it still knows from
+// when it did is forgotten.
+var Nowhere Flow
+
 // String is the flow's line in the plan.
 func (f Flow) String() string {
+	if f == Nowhere {
+		return "flows    to nowhere"
+	}
 	return fmt.Sprintf("flows    to %s", netip.AddrPortFrom(f.Addr, f.Port))
 }
 
