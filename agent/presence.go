@@ -119,6 +119,21 @@ func (b beat) failed(now time.Time, fault error, pause time.Duration) beat {
 	return b
 }
 
+// afresh follows when gossip gives the node up: only an echo that is sent from now on shows that its
+// kernel is mute too. A link that comes back at this moment is back for both, and what was missed
+// before is no proof any more.
+func (b beat) afresh(now time.Time) beat {
+	if b.fault != nil {
+		return b
+	}
+	if b.answer == kernelMute {
+		b = b.found(kernelUnknown, now)
+	}
+	b.missed = min(b.missed, echoMissed-1)
+	b.waiting, b.due = false, now
+	return b
+}
+
 func (b beat) found(answer kernelAnswer, now time.Time) beat {
 	if b.answer != answer {
 		b.answer, b.since = answer, now

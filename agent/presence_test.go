@@ -104,6 +104,32 @@ func TestBeat(t *testing.T) {
 			{3200, "ask", kernelUnknown, 0, 3400},
 			{3400, "judge", kernelUnknown, 1, 3400},
 		},
+		"gossip gives it up, and it is mute": {
+			{0, "ask", kernelUnknown, 0, 200},
+			{200, "judge", kernelUnknown, 1, 200},
+			{200, "ask", kernelUnknown, 1, 400},
+			{400, "judge", kernelUnknown, 2, 400},
+			{400, "ask", kernelUnknown, 2, 600},
+			{600, "judge", kernelMute, 3, 1400},
+			{700, "afresh", kernelUnknown, 2, 700},
+			{700, "ask", kernelUnknown, 2, 900},
+			{900, "judge", kernelMute, 3, 1700},
+		},
+		"gossip gives it up as its link comes back": {
+			{0, "ask", kernelUnknown, 0, 200},
+			{200, "judge", kernelUnknown, 1, 200},
+			{200, "ask", kernelUnknown, 1, 400},
+			{400, "judge", kernelUnknown, 2, 400},
+			{400, "ask", kernelUnknown, 2, 600},
+			{500, "afresh", kernelUnknown, 2, 500},
+			{500, "ask", kernelUnknown, 2, 700},
+			{600, "judge", kernelUnknown, 2, 700}, // the third one is no proof
+			{650, "4", kernelAnswers, 0, 1500},
+		},
+		"gossip gives up whom nobody can ask": {
+			{0, "fault", kernelUnknown, 0, 1000},
+			{100, "afresh", kernelUnknown, 0, 1000},
+		},
 		// Nothing was judged while this process stood still: what came is taken in first.
 		"this process was stopped": {
 			{0, "ask", kernelUnknown, 0, 200},
@@ -126,6 +152,8 @@ func TestBeat(t *testing.T) {
 					b = b.asked(now, echoPeriod)
 				case "judge":
 					b = b.judged(now)
+				case "afresh":
+					b = b.afresh(now)
 				case "fault":
 					b = b.failed(now, errors.New("no socket"), echoPeriod)
 				default:

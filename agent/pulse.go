@@ -39,6 +39,7 @@ type peer struct {
 	node     *mesh.Node
 	addr     netip.Addr // of its sandbox of the ingress network; invalid where it need not have one
 	beat     beat
+	heard    bool // by gossip, at the last turn
 	presence presence
 	since    time.Time
 }
@@ -79,6 +80,11 @@ func (p *pulse) turn(ctx context.Context, now time.Time) time.Duration {
 	p.listen(now)
 	next := now.Add(pulseRest)
 	for id, peer := range p.peers {
+		was := peer.heard
+		peer.heard = p.cluster.liveness(id).alive
+		if was && !peer.heard {
+			peer.beat = peer.beat.afresh(now)
+		}
 		if !peer.addr.IsValid() && !p.knocksAt(id, peer, now) {
 			continue
 		}

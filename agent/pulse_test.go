@@ -113,7 +113,8 @@ func TestPulseNodeDies(t *testing.T) {
 			t.Error("gossip hears it, and the loop was woken")
 		}
 		p.cluster.MemberSilent(two)
-		p.after(0, presenceGone) // at once: it was asked already
+		p.after(0, presenceSilent)
+		p.after(echoWait, presenceGone) // it was asked already, and only once more
 		if !p.woken() {
 			t.Error("a node is gone, and the loop was not woken")
 		}
@@ -129,6 +130,26 @@ func TestPulseNodeDies(t *testing.T) {
 		}
 		p.cluster.MemberAlive(two)
 		p.after(0, presenceAlive)
+	})
+}
+
+// The other node uses this one again as soon as the link is back. Were it taken for gone here then, by
+// what was missed before, its flows would be forgotten, and those that are open be reset.
+func TestPulseLinkIsBack(t *testing.T) {
+	follow(t, 4, func(p *following) {
+		two := scene.NodeID(2)
+		p.cluster.MemberAlive(two)
+		p.after(10*time.Second, presenceAlive)
+		p.echo.setMute(p.addrs[two])
+		p.after(3*time.Second, presenceAlive)
+		p.echo.setMute()
+		p.cluster.MemberSilent(two)
+		for range 500 {
+			if time.Sleep(time.Millisecond); p.gone()[two] {
+				t.Fatal("its kernel could be asked, and was taken for mute")
+			}
+		}
+		p.after(0, presenceAgentDown)
 	})
 }
 
