@@ -35,6 +35,7 @@ func TestRespect(t *testing.T) {
 	t.Run("Middle", func(t *testing.T) { b.middle(t, r) })
 	t.Run("Others", func(t *testing.T) { testRespectOthers(t, b, r) })
 	t.Run("UFW", func(t *testing.T) { testRespectUFW(t, b, r) })
+	t.Run("Firewalld", func(t *testing.T) { testRespectFirewalld(t, b, r) })
 }
 
 func (b *base) publishJudged(t *testing.T) *resident {
