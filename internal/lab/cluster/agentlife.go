@@ -37,6 +37,15 @@ func (n *Node) SwitchBalancer(ctx context.Context, balancer string) error {
 	return n.startAgent(ctx)
 }
 
+// SwitchFirewall starts the node's agent again with another --firewall; "": open.
+func (n *Node) SwitchFirewall(ctx context.Context, setting string) error {
+	if err := n.StopAgent(); err != nil {
+		return fmt.Errorf("stop agent of %s: %w", n.Name, err)
+	}
+	n.firewall = setting
+	return n.startAgent(ctx)
+}
+
 // Switch is SwitchBalancer for one node after the other; it returns when each one's kernel
 // is what its plan says.
 func (c *Cluster) Switch(ctx context.Context, balancer string) error {

@@ -109,7 +109,7 @@ func testListed(t *testing.T, b *base) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := len(publications(0)) / 2
+	want := len(publications(0, b.protos)) / 2
 	if len(s.GetPorts()) != want {
 		t.Errorf("%d ports are listed, want %d: %v", len(s.GetPorts()), want, s.GetPorts())
 	}

@@ -104,9 +104,10 @@ func (b *base) bridgeNetfilter(t *testing.T, value string) bool {
 }
 
 // testRestart kills the agent: every cell stays as it is while it is dead, and when it is back.
-func testRestart(t *testing.T, b *base) {
+func testRestart(t *testing.T, b *base) { t.Helper(); b.restart(t, spread(matrix.Cells())) }
+
+func (b *base) restart(t *testing.T, some []matrix.Cell) {
 	t.Helper()
-	some := spread(matrix.Cells())
 	if err := b.node.KillAgent(); err != nil {
 		t.Fatal(err)
 	}

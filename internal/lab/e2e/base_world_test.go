@@ -30,6 +30,7 @@ type base struct {
 	node      *cluster.Node
 	residents map[string]*resident // by name
 	networks  int                  // how many were made
+	protos    []string             // that the matrix's ports are published over
 	servers   []func() error
 	sniffers  []*probe.Sniffer
 }
@@ -126,7 +127,7 @@ func startBaseAs(t *testing.T, cfg cluster.Config) *base {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &base{Cluster: c, node: c.Node("n1"), residents: map[string]*resident{}}
+	b := &base{Cluster: c, node: c.Node("n1"), residents: map[string]*resident{}, protos: protocols()}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(c.Logs())
@@ -166,7 +167,7 @@ func (b *base) populate(t *testing.T) {
 	b.secondAddress(t)
 	for _, k := range kinds() {
 		i := b.network(t, k.name, k.args...)
-		b.sluice(t, append([]string{"service", "create", k.name + "-target", "--network", k.name}, publications(i)...)...)
+		b.sluice(t, append([]string{"service", "create", k.name + "-target", "--network", k.name}, publications(i, b.protos)...)...)
 		b.sluice(t, "service", "create", k.name+"-same", "--network", k.name)
 		b.attach(t, b.node, k.name+"-target", k.name)
 		b.attach(t, b.node, k.name+"-same", k.name)
@@ -202,10 +203,10 @@ func (b *base) network(t *testing.T, name string, args ...string) int {
 }
 
 // publications are what the service on the network with this number publishes.
-func publications(i int) []string {
+func publications(i int, protos []string) []string {
 	var args []string
 	publish := func(at string, target uint16) {
-		for _, proto := range []string{"tcp", "udp"} {
+		for _, proto := range protos {
 			args = append(args, "--publish", fmt.Sprintf("%s%d:%d/%s,mode=host", at, publishedBy(i, target), target, proto))
 		}
 	}
@@ -243,6 +244,9 @@ func (b *base) attach(t *testing.T, n *cluster.Node, service, network string, ar
 	r := &resident{Space: s, name: name, network: network}
 	b.residents[name] = r
 	b.serve(t, r, name, probe.TargetPort, probe.HiddenPort, loopbackTarget, addressTarget)
+	if slices.Contains(b.protos, "sctp") {
+		b.serveSCTP(t, r, probe.TargetPort, probe.HiddenPort, loopbackTarget, addressTarget)
+	}
 	if r.sniffer, err = probe.Sniff(s); err != nil {
 		t.Fatal(err)
 	}

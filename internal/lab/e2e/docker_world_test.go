@@ -28,7 +28,7 @@ func startDocker(t *testing.T, d matrix.Daemon) *dockerBase {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &dockerBase{base: &base{Cluster: c, node: c.Node("n1"), residents: map[string]*resident{}}, processes: d != matrix.NoProcess}
+	b := &dockerBase{base: &base{Cluster: c, node: c.Node("n1"), residents: map[string]*resident{}, protos: protocols()}, processes: d != matrix.NoProcess}
 	t.Cleanup(func() {
 		if err := b.close(); err != nil {
 			t.Error(err)
@@ -107,7 +107,7 @@ func (b *dockerBase) sniff(t *testing.T, at probe.Place) *probe.Sniffer {
 // dockerPublications are publications in docker's words.
 func dockerPublications(i int) []string {
 	var options []string
-	for _, arg := range publications(i) {
+	for _, arg := range publications(i, protocols()) {
 		if spec, ok := strings.CutSuffix(arg, ",mode=host"); ok {
 			options = append(options, "--publish", spec)
 		}

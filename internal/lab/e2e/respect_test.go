@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -33,42 +35,54 @@ func TestRespect(t *testing.T) {
 	t.Run("Middle", func(t *testing.T) { b.middle(t, r) })
 	t.Run("Others", func(t *testing.T) { testRespectOthers(t, b, r) })
 	t.Run("UFW", func(t *testing.T) { testRespectUFW(t, b, r) })
+	t.Run("Firewalld", func(t *testing.T) { testRespectFirewalld(t, b, r) })
 }
 
 func (b *base) publishJudged(t *testing.T) *resident {
 	t.Helper()
 	b.network(t, "judged")
-	flags := append(publish("8700:80"), publish("8701:84")...)
-	flags = append(flags, publish("8710-8719:8710-8719")...)
-	flags = append(flags, "--publish", "8702:80/tcp", "--publish", "8702:80/udp")
-	b.sluice(t, append([]string{"service", "create", "judged", "--network", "judged"}, flags...)...)
+	flags := []string{"service", "create", "judged", "--network", "judged"}
+	for _, proto := range b.protos {
+		for _, spec := range []string{"8700:80/%s,mode=host", "8701:84/%s,mode=host", "8710-8719:8710-8719/%s,mode=host", "8702:80/%s"} {
+			flags = append(flags, "--publish", fmt.Sprintf(spec, proto))
+		}
+	}
+	b.sluice(t, flags...)
 	r := b.attach(t, b.node, "judged", "judged")
 	b.serve(t, r, r.name, judgedRange+5)
+	if slices.Contains(b.protos, "sctp") {
+		b.serveSCTP(t, r, judgedRange+5)
+	}
 	b.rest(t)
 	return r
 }
 
-// reaches dials every judged port from outside, and wants it to arrive with the client's address or
-// not at all; the host's own processes and endpoints of another network are served in any case.
+// reaches is reached over both families and all that the node's ports are published over.
 func (b *base) reaches(t *testing.T, r *resident, want string) {
 	t.Helper()
 	for _, f := range bothFamilies() {
-		for _, proto := range protocols() {
-			for published, port := range map[uint16]uint16{judgedPort: probe.TargetPort, judgedMesh: probe.TargetPort, judgedRange + 5: judgedRange + 5} {
-				d := dial{from: probe.Client{Place: b.Client}, proto: proto, to: netip.AddrPortFrom(b.node.Addr(f), published), who: r, port: port, mark: judgedMark}
-				outside := want
-				if outside == "sees" {
-					outside = "sees " + b.Client.Addr(f).String()
-				}
-				if got := b.dial(d); got != outside {
-					t.Errorf("%s %s from outside: %s, want: %s", proto, d.to, got, outside)
-				}
-				for name, place := range map[string]probe.Place{"the host": b.node, "an endpoint": b.of("other")} {
-					d.from = probe.Client{Place: place}
-					if got := b.dial(d); !strings.HasPrefix(got, "sees ") {
-						t.Errorf("%s %s from %s: %s, want: sees it", proto, d.to, name, got)
-					}
-				}
+		for _, proto := range b.protos {
+			b.reached(t, r, f, proto, want)
+		}
+	}
+}
+
+// reached dials every judged port from outside, and wants it to arrive with the client's address or
+// not at all; the host's own processes and endpoints of another network are served in any case.
+func (b *base) reached(t *testing.T, r *resident, f cluster.Family, proto, want string) {
+	t.Helper()
+	if want == "sees" {
+		want = "sees " + b.Client.Addr(f).String()
+	}
+	for published, port := range map[uint16]uint16{judgedPort: probe.TargetPort, judgedMesh: probe.TargetPort, judgedRange + 5: judgedRange + 5} {
+		d := dial{from: probe.Client{Place: b.Client}, proto: proto, to: netip.AddrPortFrom(b.node.Addr(f), published), who: r, port: port, mark: judgedMark}
+		if got := b.dial(d); got != want {
+			t.Errorf("%s %s from outside: %s, want: %s", proto, d.to, got, want)
+		}
+		for name, place := range map[string]probe.Place{"the host": b.node, "an endpoint": b.of("other")} {
+			d.from = probe.Client{Place: place}
+			if got := b.dial(d); !strings.HasPrefix(got, "sees ") {
+				t.Errorf("%s %s from %s: %s, want: sees it", proto, d.to, name, got)
 			}
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -48,6 +49,11 @@ func UFW(ctx context.Context, place *space.Space, dir string) (*Firewall, error)
 
 // Firewalld starts firewalld as it is without any configuration, with a bus of its own.
 func Firewalld(ctx context.Context, place *space.Space, dir string) (*Firewall, error) {
+	return FirewalldAs(ctx, place, dir)
+}
+
+// FirewalldAs is Firewalld with lines of firewalld.conf.
+func FirewalldAs(ctx context.Context, place *space.Space, dir string, settings ...string) (*Firewall, error) {
 	f := &Firewall{
 		place: place, dir: dir, open: "firewall-cmd -q --add-port=PORT/PROTO", reload: "firewall-cmd -q --runtime-to-permanent; firewall-cmd -q --reload",
 		list: "nft -s list table inet firewalld", env: []string{"DBUS_SYSTEM_BUS_ADDRESS=unix:path=" + filepath.Join(dir, "bus")},
@@ -59,6 +65,7 @@ func Firewalld(ctx context.Context, place *space.Space, dir string) (*Firewall, 
 `
 	err := errors.Join(
 		os.Mkdir(filepath.Join(dir, "etc"), 0o755),
+		os.WriteFile(filepath.Join(dir, "etc", "firewalld.conf"), []byte(strings.Join(settings, "\n")+"\n"), 0o600),
 		os.WriteFile(filepath.Join(dir, "bus.conf"), fmt.Appendf(nil, bus, filepath.Join(dir, "bus")), 0o600),
 	)
 	if err != nil {
@@ -154,10 +161,11 @@ func (f *Firewall) started(ctx context.Context, ready string, commands ...string
 	}
 }
 
-// Close stops what runs. Rules stay: they go with the namespace.
+// Close stops what runs, the bus last: firewalld without one does not take its rules away. Those of
+// others stay: they go with the namespace.
 func (f *Firewall) Close() error {
 	var errs []error
-	for _, cmd := range f.services {
+	for _, cmd := range slices.Backward(f.services) {
 		group := -cmd.Process.Pid
 		errs = append(errs, syscall.Kill(cmd.Process.Pid, syscall.SIGTERM))
 		done := make(chan struct{})

@@ -93,7 +93,7 @@ type Cell struct {
 	Row
 	Network Network
 	Family  Family
-	Proto   string // tcp or udp
+	Proto   string // tcp, udp or sctp
 	Want    Want
 }
 
@@ -102,13 +102,35 @@ func (c Cell) Name() string {
 	return fmt.Sprintf("%s, %s, %s at %s, %s %s", c.Network, c.Asker, c.Port, c.At, c.Family, c.Proto)
 }
 
-// Cells are all cells. Neither the family nor the protocol makes a difference.
-func Cells() []Cell {
+// Cells are those that every kernel can try. Neither the family nor the protocol makes a difference.
+func Cells() []Cell { return over("tcp", "udp") }
+
+// SCTP are the same cells over SCTP, for a kernel that has it.
+func SCTP() []Cell { return over("sctp") }
+
+// Protocol is one that every row is tried over.
+type Protocol struct {
+	Name   string
+	Cells  []Cell
+	Test   string // that tries them
+	Kernel string
+}
+
+// Protocols are all, in the order of the page.
+func Protocols() []Protocol {
+	return []Protocol{
+		{"tcp", over("tcp"), "TestBase/Matrix", "any"},
+		{"udp", over("udp"), "TestBase/Matrix", "any"},
+		{"sctp", SCTP(), "TestBaseSCTP/Matrix", "with SCTP: the VM's"},
+	}
+}
+
+func over(protos ...string) []Cell {
 	var cells []Cell
 	for i, network := range Networks() {
 		for _, row := range Rows() {
 			for _, family := range []Family{IPv4, IPv6} {
-				for _, proto := range []string{"tcp", "udp"} {
+				for _, proto := range protos {
 					cells = append(cells, Cell{row, network, family, proto, row.Want[i]})
 				}
 			}

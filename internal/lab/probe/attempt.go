@@ -19,15 +19,16 @@ const Question = "x"
 // Attempt is a question whose first packet is on its way, or waits for its next hop's hardware
 // address: what is sent after it on the same way comes after it. It is for one goroutine.
 type Attempt struct {
-	fd    int      // of a TCP connection that is being opened
+	proto string
+	fd    int      // of a connection or association that is being opened
 	conn  net.Conn // over UDP
 	asked error    // why no packet was sent
 }
 
-// Begin sends the first packet and waits for nothing; proto is tcp or udp. A host that knows at
-// once that it cannot send says so in Finish.
+// Begin sends the first packet and waits for nothing; proto is tcp, udp or sctp. A host that knows
+// at once that it cannot send says so in Finish.
 func (c Client) Begin(proto string, to netip.AddrPort) (*Attempt, error) {
-	a := &Attempt{fd: -1}
+	a := &Attempt{proto: proto, fd: -1}
 	if proto == "udp" {
 		if a.conn, a.asked = c.dial("udp", to); a.asked == nil {
 			_, a.asked = a.conn.Write([]byte(Question))
@@ -41,13 +42,17 @@ func (c Client) Begin(proto string, to netip.AddrPort) (*Attempt, error) {
 	return a, nil
 }
 
-// connect sends the first packet of a TCP connection.
+// connect sends the first packet of a TCP connection or an SCTP association.
 func (a *Attempt) connect(local, to netip.AddrPort) (err error) {
 	family := unix.AF_INET6
 	if to.Addr().Is4() {
 		family = unix.AF_INET
 	}
-	if a.fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP); err != nil {
+	proto := unix.IPPROTO_TCP
+	if a.proto == "sctp" {
+		proto = unix.IPPROTO_SCTP
+	}
+	if a.fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, proto); err != nil {
 		return err
 	}
 	if local.IsValid() {
@@ -85,6 +90,9 @@ func (a *Attempt) Finish(wait time.Duration) (Answer, error) {
 	if err := a.conn.SetDeadline(time.Now().Add(wait)); err != nil {
 		return Answer{}, err
 	}
+	if a.proto == "sctp" {
+		return receive(a.conn) // the server speaks first
+	}
 	text, err := exchange(a.conn, bufio.NewReader(a.conn), "GET", "/", nil)
 	if err != nil {
 		return Answer{}, err
@@ -92,7 +100,7 @@ func (a *Attempt) Finish(wait time.Duration) (Answer, error) {
 	return parse(text)
 }
 
-// Accepted says whether somebody has accepted the TCP connection by now.
+// Accepted says whether somebody has accepted the connection by now.
 func (a *Attempt) Accepted() bool {
 	if a.asked != nil || a.fd < 0 {
 		return false

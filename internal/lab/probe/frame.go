@@ -3,6 +3,7 @@ package probe
 import (
 	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"net"
 
 	"golang.org/x/sys/unix"
@@ -49,21 +50,8 @@ func (f Frame) Bytes(from net.HardwareAddr) []byte {
 
 // bytes is the packet with its IP header.
 func (p Packet) bytes() []byte {
-	inner, proto := p.datagram(), byte(unix.IPPROTO_UDP)
-	at := 6 // where the checksum is
-	const syn, rst, ack = 0x02, 0x04, 0x10
-	switch p.Proto {
-	case "tcp":
-		inner, proto, at = p.segment(syn), unix.IPPROTO_TCP, 16
-	case Reset:
-		inner, proto, at = p.segment(rst), unix.IPPROTO_TCP, 16
-	case Ack:
-		inner, proto, at = p.segment(ack), unix.IPPROTO_TCP, 16
-	}
+	inner, proto := p.inner()
 	source, dest := p.Source.Addr().AsSlice(), p.Dest.Addr().AsSlice()
-	pseudo := append(append(append([]byte(nil), source...), dest...), 0, proto)
-	pseudo = binary.BigEndian.AppendUint16(pseudo, uint16(len(inner)))
-	binary.BigEndian.PutUint16(inner[at:], checksum(append(pseudo, inner...)))
 	const hops = 64
 	var head []byte
 	if p.Dest.Addr().Is4() {
@@ -77,6 +65,42 @@ func (p Packet) bytes() []byte {
 		binary.BigEndian.PutUint16(head[4:], uint16(len(inner)))
 	}
 	return append(head, inner...)
+}
+
+// inner is what the IP header is before, with its checksum, and the number of its protocol.
+func (p Packet) inner() (b []byte, proto byte) {
+	const syn, rst, ack = 0x02, 0x04, 0x10
+	switch p.Proto {
+	case "sctp":
+		return p.association(), unix.IPPROTO_SCTP
+	case "tcp":
+		return p.sum(p.segment(syn), unix.IPPROTO_TCP, 16), unix.IPPROTO_TCP
+	case Reset:
+		return p.sum(p.segment(rst), unix.IPPROTO_TCP, 16), unix.IPPROTO_TCP
+	case Ack:
+		return p.sum(p.segment(ack), unix.IPPROTO_TCP, 16), unix.IPPROTO_TCP
+	default:
+		return p.sum(p.datagram(), unix.IPPROTO_UDP, 6), unix.IPPROTO_UDP
+	}
+}
+
+// sum puts the checksum, over the addresses too, where it belongs.
+func (p Packet) sum(inner []byte, proto byte, at int) []byte {
+	pseudo := append(append(append([]byte(nil), p.Source.Addr().AsSlice()...), p.Dest.Addr().AsSlice()...), 0, proto)
+	pseudo = binary.BigEndian.AppendUint16(pseudo, uint16(len(inner)))
+	binary.BigEndian.PutUint16(inner[at:], checksum(append(pseudo, inner...)))
+	return inner
+}
+
+// chunkInit is the kind of chunk that begins an SCTP association.
+const chunkInit = 1
+
+// association is an SCTP packet that begins one, with one stream each way.
+func (p Packet) association() []byte {
+	b := append(p.ports(), 0, 0, 0, 0, 0, 0, 0, 0)
+	b = append(b, chunkInit, 0, 0, 20, 0, 0, 0, 1, 0, 0, 0xff, 0xff, 0, 1, 0, 1, 0, 0, 0, 1)
+	binary.LittleEndian.PutUint32(b[8:], crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
+	return b
 }
 
 func (p Packet) ports() []byte {

@@ -13,9 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Packet is a datagram, the first packet of a TCP connection, or one that ends it.
+// Packet is a datagram, the first packet of a TCP connection or an SCTP association, or one that
+// ends a connection.
 type Packet struct {
-	Proto        string // udp, tcp, Reset, or Ack
+	Proto        string // udp, tcp, sctp, Reset, or Ack
 	Source, Dest netip.AddrPort
 	Payload      string
 }
@@ -139,7 +140,10 @@ func parsePacket(b []byte) (p Packet, ok bool) {
 		return p, false
 	}
 	const syn, rst, ack, synAck, rstSynAck = 0x02, 0x04, 0x10, 0x12, 0x16
+	const chunk = 12 // where the first one begins
 	switch {
+	case proto == unix.IPPROTO_SCTP && len(b) > chunk && b[chunk] == chunkInit:
+		p.Proto = "sctp"
 	case proto == unix.IPPROTO_UDP && len(b) >= 8:
 		p.Proto, p.Payload = "udp", string(b[8:])
 	case proto == unix.IPPROTO_TCP && len(b) >= 20 && b[13]&synAck == syn:

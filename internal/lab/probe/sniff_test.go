@@ -106,7 +106,7 @@ func TestFrame(t *testing.T) {
 	s := sniff(t, far)
 	mac := hardware(t, far, "eth0")
 	for client, server := range map[string]string{near4: far4, near6: far6} {
-		for _, proto := range []string{probe.Reset, probe.Ack, "tcp", "udp"} {
+		for _, proto := range []string{probe.Reset, probe.Ack, "tcp", "sctp", "udp"} {
 			want := probe.Packet{Proto: proto, Source: at(client, 45000), Dest: at(server, probe.HiddenPort)}
 			if proto == "udp" {
 				want.Payload = "made-by-hand-for-" + server
