@@ -184,3 +184,55 @@ func TestServiceNames(t *testing.T) {
 		t.Errorf("what changes nothing, or is refused, made revision %d of %d", after, before)
 	}
 }
+
+// A network that an attach makes goes again where the attach is refused: here one side of a split removed
+// it, while the other went on using it.
+func TestRefusedAttachLeavesNoDefaultBridge(t *testing.T) {
+	agents, _ := newTestCluster(t, 2)
+	a, b := agents[0], agents[1]
+	a.bridge("yard", "172.30.0.0/24")
+	a.create("dns", "5353:53/udp,mode=host")
+	networks := func(a *testAgent) string {
+		resp, err := a.networks.ListNetworks(t.Context(), &sluicev1.ListNetworksRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, n := range resp.GetNetworks() {
+			names = append(names, n.GetName())
+		}
+		return strings.Join(names, " ")
+	}
+	update := func(a *testAgent, req *sluicev1.UpdateServiceRequest) {
+		if _, err := a.services.UpdateService(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "n2 knows the network", func() bool { return strings.Contains(networks(b), mesh.DefaultBridgeName) })
+	b.stop()
+	update(a, &sluicev1.UpdateServiceRequest{Service: "dns", Networks: names("yard")})
+	if err := a.removeNetwork(mesh.DefaultBridgeName); err != nil {
+		t.Fatal(err)
+	}
+	a.stop()
+	b.start()
+	update(b, &sluicev1.UpdateServiceRequest{Service: "dns", PublishAdd: []string{"53:53/udp,mode=host"}})
+	a.start()
+	before := "ingress yard"
+	eventually(t, "n2 has forgotten the network", func() bool { return networks(b) == before })
+	attach := func(name string) error {
+		_, err := b.endpoints.AttachEndpoint(t.Context(), &sluicev1.AttachEndpointRequest{
+			Service: "dns", Name: name, Namespace: &sluicev1.AttachEndpointRequest_Netns{Netns: b.netns("ns-" + name)},
+		})
+		return err
+	}
+	b.machine.failOn(plan.BridgedLink(string(mesh.DefaultBridge)))
+	refused(t, attach("dns.1"), NotUsable, codes.FailedPrecondition)
+	if now := networks(b); now != before {
+		t.Errorf("there were networks %s, and are %s", before, now)
+	}
+	b.machine.failOn("")
+	if err := attach("dns.2"); err != nil || networks(b) != "ingress "+mesh.DefaultBridgeName+" yard" {
+		t.Errorf("with networks %s: %v", networks(b), err)
+	}
+}

@@ -1,6 +1,9 @@
 package mesh
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // called is one name that a service or an endpoint has within its stack.
 type called struct {
@@ -12,27 +15,31 @@ type called struct {
 	only    NetworkID // where the name holds; empty: wherever its owner is
 }
 
-func namesOfService(s *Service) []called {
-	stack := strings.ToLower(s.Stack)
-	list := []called{{name: strings.ToLower(s.Name), stack: stack, service: s}}
-	for _, a := range s.Aliases {
-		list = append(list, called{name: strings.ToLower(a), stack: stack, alias: true, service: s})
-	}
-	return list
-}
-
-func namesOfEndpoint(e *Endpoint, s *Service) []called {
+// namesOf gives the names of an endpoint of s, or of s itself where e is nil. An endpoint that lost
+// its name has its aliases; a service that did answers to none.
+func namesOf(s *Service, e *Endpoint, lost map[Key]bool, do func(called)) {
 	stack := ""
 	if s != nil {
 		stack = strings.ToLower(s.Stack)
 	}
-	list := []called{{name: strings.ToLower(e.Name), stack: stack, service: s, of: e}}
+	if e == nil {
+		if len(lost) > 0 && lost[Key{KindService, string(s.ID)}] {
+			return
+		}
+		do(called{name: strings.ToLower(s.Name), stack: stack, service: s})
+		for _, a := range s.Aliases {
+			do(called{name: strings.ToLower(a), stack: stack, alias: true, service: s})
+		}
+		return
+	}
+	if len(lost) == 0 || !lost[Key{KindEndpoint, string(e.ID)}] {
+		do(called{name: strings.ToLower(e.Name), stack: stack, service: s, of: e})
+	}
 	for _, j := range e.Joined {
 		for _, a := range j.Aliases {
-			list = append(list, called{name: strings.ToLower(a), stack: stack, alias: true, service: s, of: e, only: j.Network})
+			do(called{name: strings.ToLower(a), stack: stack, alias: true, service: s, of: e, only: j.Network})
 		}
 	}
-	return list
 }
 
 // on are the networks that the name holds on.
@@ -87,81 +94,121 @@ func (c called) String() string {
 	return text
 }
 
-// form is how a name is written.
-type form int
+// writing is how a name is written beside its text.
+type writing struct {
+	stack   string // of who is called so
+	stacked bool   // it ends in .STACK, and is for everybody; else it is for who is of the stack, or in none
+	network string // it ends in .NETWORK, and is that where nobody has it as it is written
+}
 
-const (
-	short   form = iota // NAME or tasks.NAME: for who is of the same stack, or in none
-	stacked             // short.STACK
-	further             // one of these and .NETWORK, where nobody has it as it is written
-)
-
-// spelling is one way to write a name, in lower case.
-type spelling struct {
-	text, stack string
-	form        form
+// clashes tells whether there may be somebody to whom one text, written in these two ways, means two.
+func (w writing) clashes(v writing) bool {
+	if w.stacked || v.stacked || w.stack == v.stack {
+		return true
+	}
+	if w.stack != "" && v.stack != "" {
+		return false // who hears one does not hear the other
+	}
+	own, common := w, v
+	if own.stack == "" {
+		own, common = v, w
+	}
+	return own.network != "" && own.network != common.network // else a stack's own comes first, as it should
 }
 
 const tasksPrefix = "tasks."
 
-// spellings are all ways to write a name.
-func (snap *Snapshot) spellings(c called) []spelling {
-	names := []string{c.name}
-	if c.of == nil {
-		names = append(names, tasksPrefix+c.name)
-	}
-	var list []spelling
-	for _, name := range names {
-		list = append(list, spelling{name, c.stack, short})
-		if c.stack != "" {
-			list = append(list, spelling{name + "." + c.stack, c.stack, stacked})
-		}
-	}
-	whole := list
-	for _, id := range c.on() {
-		n := snap.networks[id]
-		if n == nil || n.Ingress() {
-			continue
-		}
-		for _, s := range whole {
-			list = append(list, spelling{s.text + "." + strings.ToLower(n.Name), c.stack, further})
-		}
-	}
-	return list
+// speller writes names. Its networks' names, in lower case, end a writing; without any it gives those
+// without a network.
+type speller struct {
+	networks map[NetworkID]string
+	further  map[ServiceID][]NetworkID // where the service is by endpoints that are connected there by themselves
+	room     []byte
 }
 
-// eachName gives every name that somebody has, as it is written, until one is refused.
-func (snap *Snapshot) eachName(do func(name string, of called) error) error {
-	lost := snap.withoutName()
-	for _, s := range snap.Services {
-		if lost[Key{KindService, string(s.ID)}] {
-			continue
+func (snap *Snapshot) speller(lost map[Key]bool) *speller {
+	names := map[NetworkID]string{DefaultBridge: DefaultBridgeName} // which is made with the first service on it
+	for id, n := range snap.networks {
+		if !n.Ingress() && !lost[Key{KindNetwork, string(id)}] {
+			names[id] = strings.ToLower(n.Name)
 		}
-		if err := do(s.Name, called{service: s}); err != nil {
-			return err
-		}
-		for _, a := range s.Aliases {
-			if err := do(a, called{service: s, alias: true}); err != nil {
-				return err
+	}
+	further := map[ServiceID][]NetworkID{}
+	for _, e := range snap.Endpoints {
+		for _, j := range e.Joined {
+			if !j.ByService && !slices.Contains(further[e.Service], j.Network) {
+				further[e.Service] = append(further[e.Service], j.Network)
 			}
 		}
 	}
-	for _, e := range snap.Endpoints {
-		s := snap.services[e.Service]
-		if !lost[Key{KindEndpoint, string(e.ID)}] {
-			if err := do(e.Name, called{service: s, of: e}); err != nil {
-				return err
-			}
+	return &speller{networks: names, further: further}
+}
+
+// on are the networks that a name holds on.
+func (s *speller) on(c called) []NetworkID {
+	on := c.on()
+	if c.of != nil || c.only != "" || len(s.further[c.service.ID]) == 0 {
+		return on
+	}
+	all := slices.Concat(on, s.further[c.service.ID])
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// write gives all ways to write a name, in lower case. A text is good until do returns.
+func (s *speller) write(c called, do func(text []byte, w writing)) {
+	var on []NetworkID
+	if len(s.networks) > 0 {
+		on = s.on(c)
+	}
+	for _, prefix := range []string{"", tasksPrefix} {
+		if prefix != "" && c.of != nil {
+			return
 		}
-		for _, j := range e.Joined {
-			for _, a := range j.Aliases {
-				if err := do(a, called{service: s, of: e, alias: true, only: j.Network}); err != nil {
-					return err
+		for _, stacked := range []bool{false, true} {
+			if stacked && c.stack == "" {
+				break
+			}
+			s.room = append(append(s.room[:0], prefix...), c.name...)
+			if stacked {
+				s.room = append(append(s.room, '.'), c.stack...)
+			}
+			text := s.room
+			do(text, writing{stack: c.stack, stacked: stacked})
+			for _, id := range on {
+				if network, ok := s.networks[id]; ok {
+					s.room = append(append(text, '.'), network...)
+					do(s.room, writing{c.stack, stacked, network})
 				}
 			}
 		}
 	}
-	return nil
+}
+
+// meant is one that a text means, and how it is written in it.
+type meant struct {
+	called
+	writing
+}
+
+// meets tells whether somebody could be found in another's place.
+func (m meant) meets(n meant) bool {
+	return m.clashes(n.writing) && !m.same(n.called) && !m.shares(n.called)
+}
+
+// withMeant adds one to those that a text means. It leaves out a third that is called alike: whoever
+// is not one of two meets either.
+func withMeant(list []meant, m meant) []meant {
+	alike := 0
+	for _, have := range list {
+		if have.writing != m.writing || have.name != m.name || have.alias != m.alias || (have.of == nil) != (m.of == nil) {
+			continue
+		}
+		if alike++; alike == 2 || have.same(m.called) {
+			return list
+		}
+	}
+	return append(list, m)
 }
 
 // withoutName are those who lost their name to another's claim.

@@ -9,182 +9,119 @@ import (
 // found for another's. have is what it was, or nil: what it was called before it may stay. Its
 // endpoints are called in its stack and on its networks, so that theirs are looked at too.
 func (snap *Snapshot) CheckServiceNames(next, have *Service) error {
-	after, before := namesOfService(next), []called(nil)
+	var after, before []called
+	add := func(to *[]called) func(called) { return func(c called) { *to = append(*to, c) } }
+	namesOf(next, nil, nil, add(&after))
 	if have != nil {
-		before = namesOfService(have)
+		namesOf(have, nil, nil, add(&before))
 	}
 	if have != nil && (have.Stack != next.Stack || !slices.Equal(have.Uses(), next.Uses())) {
 		for _, e := range snap.EndpointsOf(next.ID) {
-			after, before = append(after, namesOfEndpoint(e, next)...), append(before, namesOfEndpoint(e, have)...)
+			namesOf(next, e, nil, add(&after))
+			namesOf(have, e, nil, add(&before))
 		}
 	}
-	return snap.checkNames(next, after, before)
+	return snap.checkNames(next, nil, after, before)
 }
 
-// CheckEndpointNames is CheckServiceNames for an endpoint.
+// CheckEndpointNames is CheckServiceNames for an endpoint. Its service is found wherever it is.
 func (snap *Snapshot) CheckEndpointNames(next, have *Endpoint) error {
 	service := snap.Service(next.Service)
-	after, before := namesOfEndpoint(next, service), []called(nil)
-	if have != nil {
-		before = namesOfEndpoint(have, service)
-	}
-	return snap.checkNames(service, after, before)
-}
-
-// meeting is who would have a spelling too: one that is called so, and is what the rest says.
-type meeting struct {
-	condition
-	mine called
-}
-
-type condition struct {
-	spelling spelling
-	stack    string // of who is met, where inStack
-	inStack  bool
-	tasks    bool      // the spelling is tasks.NAME: a service
-	network  NetworkID // empty: on any
-}
-
-// key is what somebody must be called to be met. In which stack is part of it: of an endpoint called
-// NAME.SUFFIX the name is sought in stack SUFFIX, which thousands of endpoints do, each with its own.
-type key struct {
-	name, stack string
-	inStack     bool
-}
-
-// search is by which names of others the new spellings would be met.
-type search struct {
-	networks map[string]NetworkID
-	sought   map[key][]meeting
-	alike    map[any]int
-}
-
-// add leaves out a third owner of one service that is called alike: whoever is not one of two is met
-// by either.
-func (s *search) add(name string, m meeting) {
-	type kind struct {
-		condition
-		sought, name string
-		alias        bool
-		service      bool
-	}
-	k := kind{m.condition, name, m.mine.name, m.mine.alias, m.mine.of == nil}
-	if s.alike[k]++; s.alike[k] <= 2 {
-		at := key{name, m.stack, m.inStack}
-		if !m.inStack {
-			at.stack = ""
+	var after, before []called
+	for _, j := range next.Joined {
+		if service != nil && !j.ByService {
+			namesOf(service, nil, nil, func(c called) {
+				before = append(before, c)
+				c.only = j.Network
+				after = append(after, c)
+			})
 		}
-		s.sought[at] = append(s.sought[at], m)
 	}
+	namesOf(service, next, nil, func(c called) { after = append(after, c) })
+	if have != nil {
+		namesOf(service, have, nil, func(c called) { before = append(before, c) })
+	}
+	return snap.checkNames(service, next, after, before)
 }
 
-// seek notes who is called name, and which service that has it as tasks.NAME.
-func (s *search) seek(name string, m meeting) {
-	s.add(name, m)
-	if rest, ok := strings.CutPrefix(name, tasksPrefix); ok {
-		m.tasks = true
-		s.add(rest, m)
+// checkNames compares the writings that are new in after with those of everybody. service and endpoint,
+// which may be nil, are as they are to be.
+func (snap *Snapshot) checkNames(service *Service, endpoint *Endpoint, after, before []called) error {
+	lost := snap.withoutName()
+	speller := snap.speller(lost)
+	fresh := speller.fresh(after, before)
+	begin := firstLabels(fresh)
+	var refusal error
+	compare := func(c called) {
+		if first, _, _ := strings.Cut(c.name, "."); !begin[first] || refusal != nil {
+			return
+		}
+		speller.write(c, func(text []byte, w writing) {
+			for _, m := range fresh[string(text)] {
+				// What is followed by one network alike is refused, or was there, without it.
+				if (w.network == "" || w.network != m.network) && m.meets(meant{c, w}) && refusal == nil {
+					refusal = Refuse(NameShadows, "choose another name, alias, stack or network for one of them", "%q would be both %s and %s", text, m.called, c)
+				}
+			}
+		})
 	}
+	now := func(s *Service) *Service {
+		if s != nil && service != nil && s.ID == service.ID {
+			return service
+		}
+		return s
+	}
+	for _, s := range snap.Services {
+		namesOf(now(s), nil, lost, compare)
+	}
+	for _, e := range snap.Endpoints {
+		if endpoint == nil || e.ID != endpoint.ID {
+			namesOf(now(snap.services[e.Service]), e, lost, compare)
+		}
+	}
+	if endpoint != nil {
+		namesOf(service, endpoint, lost, compare)
+	}
+	return refusal
 }
 
-// checkNames compares what is new in after with what everybody is called. It takes the new ones
-// apart, and asks of each name that there is only whether it is among the parts. service, which may
-// be nil, is as it is to be.
-func (snap *Snapshot) checkNames(service *Service, after, before []called) error {
+// firstLabels are those of all names that may be written like one of the texts.
+func firstLabels(texts map[string][]meant) map[string]bool {
+	labels := map[string]bool{}
+	for text := range texts {
+		first, rest, _ := strings.Cut(text, ".")
+		labels[first] = true
+		if second, _, _ := strings.Cut(rest, "."); first+"." == tasksPrefix {
+			labels[second] = true
+		}
+	}
+	return labels
+}
+
+// fresh are the writings of after that the same owner had not before.
+func (s *speller) fresh(after, before []called) map[string][]meant {
 	type owned struct {
-		spelling
+		writing
+		text  string
 		by    EndpointID // empty: the service
 		alias bool
 	}
-	own := func(s spelling, c called) owned {
+	own := func(text []byte, w writing, c called) owned {
 		if c.of != nil {
-			return owned{s, c.of.ID, c.alias}
+			return owned{w, string(text), c.of.ID, c.alias}
 		}
-		return owned{s, "", c.alias}
+		return owned{w, string(text), "", c.alias}
 	}
-	old := map[owned]bool{}
+	old, fresh := map[owned]bool{}, map[string][]meant{}
 	for _, c := range before {
-		for _, s := range snap.spellings(c) {
-			old[own(s, c)] = true
-		}
-	}
-	look := search{networks: map[string]NetworkID{}, sought: map[key][]meeting{}, alike: map[any]int{}}
-	lost := snap.withoutName()
-	for id, n := range snap.networks {
-		if !n.Ingress() && !lost[Key{KindNetwork, string(id)}] {
-			look.networks[strings.ToLower(n.Name)] = id
-		}
+		s.write(c, func(text []byte, w writing) { old[own(text, w, c)] = true })
 	}
 	for _, c := range after {
-		for _, s := range snap.spellings(c) {
-			if !old[own(s, c)] {
-				look.spelt(meeting{condition{spelling: s}, c})
+		s.write(c, func(text []byte, w writing) {
+			if !old[own(text, w, c)] {
+				fresh[string(text)] = withMeant(fresh[string(text)], meant{c, w})
 			}
-		}
-	}
-	if len(look.sought) == 0 {
-		return nil
-	}
-	return snap.meet(look.sought, service)
-}
-
-// spelt takes one spelling apart.
-func (s *search) spelt(m meeting) {
-	// Another stack's short name is no answer to who is not of it, and one's own comes first.
-	direct := m
-	direct.inStack, direct.stack = m.spelling.form == short, m.spelling.stack
-	s.seek(m.spelling.text, direct)
-	parted := func(text string, then func(name, last string)) {
-		for i := range len(text) {
-			if text[i] == '.' {
-				then(text[:i], text[i+1:])
-			}
-		}
-	}
-	inStack := func(text string, m meeting) {
-		parted(text, func(name, stack string) {
-			m.inStack, m.stack = true, stack
-			s.seek(name, m)
 		})
 	}
-	inStack(m.spelling.text, m)
-	if m.spelling.form == further {
-		return
-	}
-	parted(m.spelling.text, func(name, network string) {
-		if id, ok := s.networks[network]; ok {
-			beyond := m
-			beyond.network = id
-			s.seek(name, beyond)
-			inStack(name, beyond)
-		}
-	})
-}
-
-// meet looks for who is called as is sought, where service is as it is to be.
-func (snap *Snapshot) meet(sought map[key][]meeting, service *Service) error {
-	return snap.eachName(func(name string, c called) error {
-		c.name = strings.ToLower(name)
-		if c.service != nil && service != nil && c.service.ID == service.ID {
-			c.service = service
-		}
-		if c.service != nil {
-			c.stack = strings.ToLower(c.service.Stack)
-		}
-		for _, at := range []key{{name: c.name}, {c.name, c.stack, true}} {
-			for _, m := range sought[at] {
-				if m.by(c) {
-					return Refuse(NameShadows, "choose another name, alias, stack or network for one of them", "%q would be both %s and %s", m.spelling.text, m.mine, c)
-				}
-			}
-		}
-		return nil
-	})
-}
-
-// by tells whether c, whose name is right, is met.
-func (m meeting) by(c called) bool {
-	return !m.mine.same(c) && !m.mine.shares(c) &&
-		(!m.inStack || c.stack == m.stack) && (!m.tasks || c.of == nil) &&
-		(m.network == "" || slices.Contains(c.on(), m.network))
+	return fresh
 }

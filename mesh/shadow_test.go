@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // namedWorld has service web in stack prod with alias www and endpoint web.1, service plain in no
@@ -73,6 +75,9 @@ func TestServiceNamesShadow(t *testing.T) {
 		{"plain.far", "", "", 1, ""},
 		{"web.lan", "prod", "", 2, web},
 		{"web.prod.lan", "", "", 1, web},
+		{"web.lan", "", "", 2, web}, // for who is of the stack
+		{"web.lan", "test", "", 1, ""},
+		{"plain.lan", "test", "", 1, ""},
 		{"api", "", "plain", 1, plain},
 		{"api", "", "sql", 1, ""}, // an alias is of all that have it
 		{"api", "", "tasks.plain", 1, plain},
@@ -155,6 +160,86 @@ func TestShadowsThatAreThere(t *testing.T) {
 	joined := *db
 	joined.Joined = append(joined.Joined, Joined{Network: testID[NetworkID]('b', 2)})
 	wantShadow(t, "connected", w.state.Snapshot().CheckEndpointNames(&joined, db), `service "db.far"`)
+}
+
+// A service on no network is on the default bridge, which is made with the first such service.
+func TestDefaultBridgeNamesShadow(t *testing.T) {
+	w := namedWorld(t)
+	here := func(s *Service) *Service {
+		c := *s
+		c.Networks, c.Publish = nil, []PublishedPort{{Proto: TCP, Published: 80, Target: 80, Mode: Hosted}}
+		return &c
+	}
+	also := testService(3)
+	also.Name, also.Networks, also.Aliases = "api", []NetworkID{testID[NetworkID]('b', 1)}, []string{"plain.sluice0"}
+	snap := w.state.Snapshot()
+	plain := snap.Service(testID[ServiceID]('c', 2))
+	w.write(testID[NodeID]('a', 1), ServiceRecord(also))
+	wantShadow(t, "onto it", w.state.Snapshot().CheckServiceNames(here(plain), plain), `service "api" by its alias "plain.sluice0"`)
+	w.named(5, "other", "", 1, "fresh.sluice0")
+	fresh := testService(4)
+	fresh.Name = "fresh"
+	wantShadow(t, "made on it", w.state.Snapshot().CheckServiceNames(here(fresh), nil), `service "other" by its alias "fresh.sluice0"`)
+	// Removed by one side of a split, while the other took it into use.
+	w = namedWorld(t)
+	w.write(testID[NodeID]('a', 1), ServiceRecord(here(plain)))
+	wantShadow(t, "gone", w.state.Snapshot().CheckServiceNames(also, nil), `service "Plain"`)
+}
+
+// named puts a service into the world.
+func (w *world) named(number int, name, stack string, on int, alias string) *Service {
+	s := testService(number)
+	s.Name, s.Stack, s.Networks = name, stack, []NetworkID{testID[NetworkID]('b', on)}
+	if alias != "" {
+		s.Aliases = []string{alias}
+	}
+	w.write(testID[NodeID]('a', 1), ServiceRecord(s))
+	return s
+}
+
+// Of two that two sides of a split let in, the older is meant, and the younger is told of.
+func TestShadowsMet(t *testing.T) {
+	type service struct{ name, stack, alias string }
+	for what, tt := range map[string]struct {
+		older, younger service
+		conflict, lost string
+	}{
+		"whole":          {service{"shop", "test", ""}, service{"shop.test", "", ""}, "shop.test", "shop.test shop.test.lan tasks.shop.test tasks.shop.test.lan"},
+		"stacked":        {service{"shop.test", "", ""}, service{"shop", "test", ""}, "shop.test", "shop.test shop.test.lan tasks.shop.test tasks.shop.test.lan"},
+		"by network":     {service{"a.lan", "", ""}, service{"a", "", ""}, "a.lan", "a.lan tasks.a.lan"},
+		"of a network":   {service{"a", "", ""}, service{"a.lan", "", ""}, "a.lan", "a.lan tasks.a.lan"},
+		"alias":          {service{"a", "", "b"}, service{"c", "", "a"}, "a", "a a.lan tasks.a tasks.a.lan"},
+		"tasks":          {service{"a", "", ""}, service{"b", "", "tasks.a"}, "tasks.a", "tasks.a tasks.a.lan"},
+		"endpoint":       {service{"a", "", ""}, service{"b", "", "db"}, "db", "db db.lan"},
+		"common alias":   {service{"a", "", "x"}, service{"b", "", "x"}, "", ""},
+		"other stacks":   {service{"a", "one", "x"}, service{"b", "two", "x"}, "", ""},
+		"in a stack":     {service{"a", "", "x"}, service{"b", "two", "x"}, "", ""},
+		"nobody's asker": {service{"a.lan", "one", ""}, service{"a", "two", ""}, "", ""},
+	} {
+		w := namedWorld(t)
+		older := w.named(8, tt.older.name, tt.older.stack, 1, tt.older.alias)
+		younger := w.named(7, tt.younger.name, tt.younger.stack, 1, tt.younger.alias)
+		winner, by := string(older.ID), KindService
+		if what == "endpoint" {
+			winner, by = string(testID[EndpointID]('e', 2)), KindEndpoint
+		}
+		var want []Conflict
+		if tt.conflict != "" {
+			want = []Conflict{{Kind: KindService, ID: string(younger.ID), Claim: `name "` + tt.conflict + `"`, Winner: winner, Reason: NameShadows, By: by}}
+		}
+		snap := w.state.Snapshot()
+		if diff := cmp.Diff(want, snap.Conflicts); diff != "" {
+			t.Errorf("%s: (-want +got)\n%s", what, diff)
+		}
+		lost, kept := snap.Shadowed(KindService, string(younger.ID)), snap.Shadowed(by, winner)
+		if got := strings.Join(lost, " "); got != tt.lost || len(kept) > 0 {
+			t.Errorf("%s: the younger has lost %q, not %q, and the older %q", what, got, tt.lost, kept)
+		}
+		w.write(testID[NodeID]('a', 1), Record{Kind: by, ID: winner, Deleted: true})
+		if again := w.state.Snapshot(); len(again.Conflicts)+len(again.Shadowed(KindService, string(younger.ID))) > 0 {
+			t.Errorf("%s: without the older: %v", what, again.Conflicts)
+		}
+	}
 }
 
 func BenchmarkCheckEndpointNames(b *testing.B) {

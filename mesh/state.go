@@ -123,6 +123,7 @@ type Snapshot struct {
 	rests     map[rested]resting    // addresses that were left lately
 	since     map[EndpointID]uint64 // the claims of endpoints
 	virtual   [][]Attachment        // by the place in Services
+	shadowed  map[Key][]string      // see Shadowed
 }
 
 // Front is one published port and the service that holds it.
@@ -146,6 +147,7 @@ func (s *State) Snapshot() *Snapshot {
 		byNode:    map[NodeID][]*Endpoint{},
 		rests:     map[rested]resting{},
 		since:     map[EndpointID]uint64{},
+		shadowed:  map[Key][]string{},
 	}
 	live := make([]Record, 0, len(s.records))
 	for _, r := range s.records {
@@ -173,6 +175,7 @@ func (s *State) Snapshot() *Snapshot {
 	snap.settlePorts(live)
 	snap.settleNodes(live)
 	snap.settleVirtual(live)
+	snap.settleWritings(live)
 	return snap
 }
 

@@ -60,7 +60,7 @@ func answerOf(records []dns.RR) Answer {
 // looks. A plain name comes before name.stack, and that before name.network: a name that
 // somebody bears as it is written is never taken apart.
 func (z *Zone) find(a *Asker, name string) ([]bearer, scope) {
-	all := a.scope()
+	all := a.scope(name)
 	if found := z.within(a, name, all); len(found) > 0 {
 		return found, all
 	}
@@ -69,7 +69,7 @@ func (z *Zone) find(a *Asker, name string) ([]bearer, scope) {
 		if !known || !all.has(id) {
 			continue
 		}
-		one := scope{networks: []mesh.NetworkID{id}}
+		one := scope{networks: []mesh.NetworkID{id}, asked: name}
 		if found := z.within(a, name[:at], one); len(found) > 0 {
 			return found, one
 		}
@@ -129,6 +129,9 @@ func visible(bearers []bearer, sc scope) []bearer {
 }
 
 func (b bearer) seenIn(sc scope) bool {
+	if slices.Contains(b.host.shadowed, sc.asked) {
+		return false
+	}
 	for _, id := range b.host.on {
 		if (b.only == "" || b.only == id) && sc.has(id) {
 			return true
@@ -236,6 +239,9 @@ type target struct {
 // own, each endpoint where it stands for several.
 func (z *Zone) addTargets(out *Answer, q dns.Question, b bearer, t target) {
 	add := func(name string, h *host) {
+		if slices.Contains(h.shadowed, name) {
+			return
+		}
 		name += "."
 		v4 := z.addresses(dns.Question{Name: name, Qtype: dns.TypeA}, []bearer{{only: b.only, host: h}}, t.scope, 0)
 		v6 := z.addresses(dns.Question{Name: name, Qtype: dns.TypeAAAA}, []bearer{{only: b.only, host: h}}, t.scope, 0)

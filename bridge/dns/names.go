@@ -46,6 +46,7 @@ type Service struct {
 	Networks []mesh.NetworkID // where the name exists, although nobody may be ready there
 	VIPs     []Addr
 	Ports    []Port
+	Shadowed []string // see Endpoint
 }
 
 // Endpoint is an endpoint as far as names go. Its name answers as long as it has an address;
@@ -57,6 +58,8 @@ type Endpoint struct {
 	Aliases []Alias
 	Addrs   []Addr
 	Ready   bool // neither starting nor draining
+	// Shadowed are whole texts, in lower case, by which another is meant although it is called so.
+	Shadowed []string
 }
 
 // Alias is a further name. Several may bear the same: it gives the addresses of all.
@@ -93,13 +96,16 @@ type Asker struct {
 	KeepShort bool
 }
 
-// scope is the networks that one question is about.
+// scope is what one question is about.
 type scope struct {
 	everything bool
 	networks   []mesh.NetworkID
+	asked      string // the whole name, in lower case
 }
 
-func (a *Asker) scope() scope { return scope{everything: a.Everything, networks: a.Networks} }
+func (a *Asker) scope(asked string) scope {
+	return scope{everything: a.Everything, networks: a.Networks, asked: asked}
+}
 
 func (s scope) has(id mesh.NetworkID) bool {
 	return s.everything || slices.Contains(s.networks, id)

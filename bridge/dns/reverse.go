@@ -13,7 +13,7 @@ import (
 // name.stack.network, which the asker can look up again. An unused address of a network that
 // the asker is on has no name, and nobody outside is asked for it.
 func (z *Zone) pointers(a *Asker, q dns.Question, ip netip.Addr) Answer {
-	sc := a.scope()
+	sc := a.scope("")
 	for _, p := range z.reverse[ip] {
 		if !sc.has(p.network) {
 			continue
@@ -25,7 +25,7 @@ func (z *Zone) pointers(a *Asker, q dns.Question, ip netip.Addr) Answer {
 		if network := z.networks[p.network].Name; network != "" {
 			name += "." + lower(network)
 		}
-		if _, ok := dns.IsDomainName(name); !ok {
+		if _, ok := dns.IsDomainName(name); !ok || slices.Contains(p.host.shadowed, name) {
 			continue
 		}
 		return Answer{Kind: Found, Records: []dns.RR{&dns.PTR{

@@ -17,22 +17,16 @@ import (
 func TestNoNameShadows(t *testing.T) {
 	refusals := 0
 	rapid.Check(t, func(t *rapid.T) {
-		w := &namedCluster{t: t}
-		w.put(mesh.NetworkRecord(mesh.NewIngress(mesh.DefaultIngress(), mesh.DefaultPool(), 7)))
-		w.put(mesh.NodeRecord(&mesh.Node{ID: "a000000000000001", Name: "n1", Addr: ip("192.0.2.1"), VXLANPort: 4789, MTU: 1500}))
-		for i, name := range []string{"lan", "prod"} {
-			n, err := mesh.NewNetwork(w.state.Snapshot(), mesh.NetworkWish{ID: mesh.NetworkID(fmt.Sprintf("b%015x", i)), Name: name, Driver: mesh.Bridge})
-			if err != nil {
-				t.Fatal(err)
-			}
-			w.put(mesh.NetworkRecord(n))
-		}
+		w := newNamedCluster(t, true)
 		for i := range rapid.IntRange(1, 12).Draw(t, "steps") {
 			if !w.step(t, i) {
 				refusals++
 			}
 		}
 		w.check(t)
+		if found := w.state.Snapshot().Conflicts; len(found) > 0 {
+			t.Fatalf("nobody was refused, and there is %v", found)
+		}
 	})
 	if refusals == 0 {
 		t.Error("nothing was refused")
@@ -40,9 +34,24 @@ func TestNoNameShadows(t *testing.T) {
 }
 
 type namedCluster struct {
-	t     *rapid.T
-	state mesh.State
-	time  uint64
+	t       *rapid.T
+	state   mesh.State
+	time    uint64
+	refuses bool
+}
+
+func newNamedCluster(t *rapid.T, refuses bool) *namedCluster {
+	w := &namedCluster{t: t, refuses: refuses}
+	w.put(mesh.NetworkRecord(mesh.NewIngress(mesh.DefaultIngress(), mesh.DefaultPool(), 7)))
+	w.put(mesh.NodeRecord(&mesh.Node{ID: "a000000000000001", Name: "n1", Addr: ip("192.0.2.1"), VXLANPort: 4789, MTU: 1500}))
+	for i, name := range []string{"lan", "prod"} {
+		n, err := mesh.NewNetwork(w.state.Snapshot(), mesh.NetworkWish{ID: mesh.NetworkID(fmt.Sprintf("b%015x", i)), Name: name, Driver: mesh.Bridge})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.put(mesh.NetworkRecord(n))
+	}
+	return w
 }
 
 func (w *namedCluster) put(r mesh.Record) {
@@ -76,7 +85,7 @@ func (w *namedCluster) step(t *rapid.T, i int) bool {
 		if rapid.Bool().Draw(t, "alias") {
 			e.Joined = []mesh.Joined{{Network: drawNetworks(t)[0], Aliases: []string{drawName(t, "alias")}}}
 		}
-		if snap.EndpointNamed(e.Name) != nil || snap.CheckEndpointNames(e, nil) != nil {
+		if snap.EndpointNamed(e.Name) != nil || w.refuses && snap.CheckEndpointNames(e, nil) != nil {
 			return false
 		}
 		w.put(mesh.EndpointRecord(e))
@@ -94,7 +103,7 @@ func (w *namedCluster) step(t *rapid.T, i int) bool {
 	if rapid.Bool().Draw(t, "alias") {
 		s.Aliases = []string{drawName(t, "alias")}
 	}
-	if snap.CheckServiceNames(s, have) != nil {
+	if w.refuses && snap.CheckServiceNames(s, have) != nil {
 		return false
 	}
 	w.put(mesh.ServiceRecord(s))
@@ -159,5 +168,129 @@ func (w *namedCluster) check(t *rapid.T) {
 			want = append(want, s.Name) // its own service stands before it, where that is
 		}
 		every(e.Name, s.Stack, e.Networks(s), want...)
+	}
+}
+
+// heard is one way to write a name of somebody.
+type heard struct {
+	text, owner, name, stack string
+	stacked, alias, direct   bool // direct: without a network
+	service                  string
+	key                      mesh.Key
+	claim                    uint64
+}
+
+func (h heard) by(stack string) bool { return h.stacked || h.stack == "" || h.stack == stack }
+
+// sharesWith tells whether two may be answered together, or one in the other's place.
+func (h heard) sharesWith(o heard) bool {
+	own := h.service == o.service && h.key.Kind != o.key.Kind && !h.alias && !o.alias
+	return h.owner == o.owner || h.name == o.name && h.stack == o.stack && (h.alias && o.alias || own)
+}
+
+func (w *namedCluster) heard() (all []heard) {
+	snap := w.state.Snapshot()
+	add := func(h heard, on []mesh.NetworkID) {
+		r, _ := w.state.Get(h.key)
+		h.claim, h.name, h.stack = r.Claim, lower(h.name), lower(h.stack)
+		ways := []string{h.name}
+		if h.key.Kind == mesh.KindService {
+			ways = append(ways, "tasks."+h.name)
+		}
+		for _, way := range ways {
+			for _, h.stacked = range []bool{false, h.stack != ""} {
+				h.text, h.direct = way, true
+				if h.stacked {
+					h.text += "." + h.stack
+				}
+				all = append(all, h)
+				whole := h.text
+				for _, id := range on {
+					h.text, h.direct = whole+"."+snap.Network(id).Name, false
+					all = append(all, h)
+				}
+			}
+		}
+	}
+	for _, s := range snap.Services {
+		h := heard{owner: s.Name, name: s.Name, stack: s.Stack, service: string(s.ID), key: mesh.Key{Kind: mesh.KindService, ID: string(s.ID)}}
+		on := slices.Clone(s.Networks)
+		for _, e := range snap.EndpointsOf(s.ID) {
+			on = append(on, e.Networks(s)...)
+		}
+		slices.Sort(on)
+		on = slices.Compact(on)
+		add(h, on)
+		for _, h.name = range s.Aliases {
+			h.alias = true
+			add(h, on)
+		}
+	}
+	for _, e := range snap.Endpoints {
+		s := snap.Service(e.Service)
+		h := heard{owner: "endpoint " + e.Name, name: e.Name, stack: s.Stack, service: string(s.ID), key: mesh.Key{Kind: mesh.KindEndpoint, ID: string(e.ID)}}
+		add(h, e.Networks(s))
+		for _, j := range e.Joined {
+			for _, h.name = range j.Aliases {
+				h.alias = true
+				add(h, []mesh.NetworkID{j.Network})
+			}
+		}
+	}
+	return all
+}
+
+// What nodes apart from each other let in is answered for one of them, the older, on all nodes; and
+// who lost a text to it is told of.
+func TestShadowsOfTwoSides(t *testing.T) {
+	conflicts := 0
+	rapid.Check(t, func(t *rapid.T) {
+		w := newNamedCluster(t, false)
+		for i := range rapid.IntRange(1, 12).Draw(t, "steps") {
+			w.step(t, i)
+		}
+		w.settle()
+		snap, all := w.state.Snapshot(), w.heard()
+		zone := NewZone(FromSnapshot(snap, "a000000000000001", nil))
+		conflicts += len(snap.Conflicts)
+		for _, stack := range []string{"", "prod", "b", "elsewhere"} {
+			for _, h := range all {
+				found, _ := zone.find(&Asker{Stack: stack, Networks: []mesh.NetworkID{"b000000000000000", "b000000000000001"}}, h.text)
+				w.judge(t, fmt.Sprintf("%q asked in stack %q", h.text, stack), snap, found, slices.DeleteFunc(slices.Clone(all), func(o heard) bool { return o.text != h.text || !o.by(stack) }))
+			}
+		}
+	})
+	if conflicts == 0 {
+		t.Error("nothing was written alike")
+	}
+}
+
+// judge compares what was found with all that the asker could mean.
+func (*namedCluster) judge(t *rapid.T, what string, snap *mesh.Snapshot, found []bearer, could []heard) {
+	lost := func(h heard) bool { return slices.Contains(snap.Shadowed(h.key.Kind, h.key.ID), h.text) }
+	meant := func(b bearer) (list []heard) {
+		for _, h := range could {
+			if endpoint := b.rank >= endpointName; h.owner == b.host.name && !endpoint || h.owner == "endpoint "+b.host.name && endpoint {
+				list = append(list, h)
+			}
+		}
+		return list
+	}
+	if len(found) == 0 && slices.ContainsFunc(could, func(h heard) bool { return !lost(h) }) {
+		t.Fatalf("%s is nobody", what)
+	}
+	for _, b := range found {
+		mine := meant(b)
+		if len(mine) == 0 || lost(mine[0]) {
+			t.Fatalf("%s is %s, who is not called so or lost it", what, b.host.name)
+		}
+		for _, o := range could {
+			mixed := slices.ContainsFunc(found, func(c bearer) bool { return c.host != b.host && slices.Contains(meant(c), o) })
+			older := o.claim < mine[0].claim && !lost(o)
+			first := slices.ContainsFunc(mine, func(h heard) bool { return h.stack != "" && o.stack == "" && !h.stacked })
+			if shared := slices.ContainsFunc(mine, o.sharesWith); !shared && (mixed || older && !first) {
+				t.Fatalf("%s is %s, and %s is written so too", what, b.host.name, o.owner)
+			}
+		}
 	}
 }

@@ -71,7 +71,7 @@ func (f *reader) network(n *mesh.Network) Network {
 }
 
 func (f *reader) service(s *mesh.Service) Service {
-	out := Service{Name: s.Name, Stack: s.Stack, Mode: DNSRR, Ports: portsOf(s)}
+	out := Service{Name: s.Name, Stack: s.Stack, Mode: DNSRR, Ports: portsOf(s), Shadowed: f.snap.Shadowed(mesh.KindService, string(s.ID))}
 	for _, id := range s.Uses() {
 		if id != mesh.IngressNetwork {
 			out.Networks = append(out.Networks, id)
@@ -90,7 +90,10 @@ func (f *reader) service(s *mesh.Service) Service {
 }
 
 func (f *reader) endpoint(e *mesh.Endpoint, s Service) Endpoint {
-	out := Endpoint{Name: e.Name, Service: s.Name, Stack: s.Stack, Ready: e.State == mesh.Ready && !f.gone[e.Node]}
+	out := Endpoint{
+		Name: e.Name, Service: s.Name, Stack: s.Stack, Ready: e.State == mesh.Ready && !f.gone[e.Node],
+		Shadowed: f.snap.Shadowed(mesh.KindEndpoint, string(e.ID)),
+	}
 	if f.lost[mesh.Key{Kind: mesh.KindEndpoint, ID: string(e.ID)}] {
 		out.Name = "" // the balancer has it all the same
 	}

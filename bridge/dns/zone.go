@@ -50,6 +50,7 @@ type host struct {
 	groups      []group // the addresses that the name gives
 	targets     []*host // what SRV points at; none: at the name itself
 	ports       []Port
+	shadowed    []string // texts that mean another
 }
 
 // group is addresses on one network.
@@ -103,7 +104,7 @@ func NewZone(n Names) *Zone {
 }
 
 func (z *Zone) addEndpoint(e Endpoint) *host {
-	h := &host{name: e.Name, stack: e.Stack}
+	h := &host{name: e.Name, stack: e.Stack, shadowed: slices.Clone(e.Shadowed)}
 	h.give(e.Addrs)
 	z.bear(h, e.Name, "", endpointName)
 	for _, alias := range e.Aliases {
@@ -116,7 +117,7 @@ func (z *Zone) addEndpoint(e Endpoint) *host {
 }
 
 func (z *Zone) addService(s Service, members []*host, ready map[*host]bool) {
-	tasks := &host{name: s.Name, stack: s.Stack, ports: slices.Clone(s.Ports)}
+	tasks := &host{name: s.Name, stack: s.Stack, ports: slices.Clone(s.Ports), shadowed: slices.Clone(s.Shadowed)}
 	tasks.exist(s.Networks...)
 	for _, m := range members {
 		tasks.exist(m.on...)
@@ -143,7 +144,7 @@ func (z *Zone) addService(s Service, members []*host, ready map[*host]bool) {
 // behind is what a service's name stands for where it has virtual addresses. A network without
 // one, as a bridge is, gives the endpoints themselves. SRV points at the name in any case.
 func (h *host) behind(vips []Addr) *host {
-	front := &host{name: h.name, stack: h.stack, ports: h.ports}
+	front := &host{name: h.name, stack: h.stack, ports: h.ports, shadowed: h.shadowed}
 	front.exist(h.on...)
 	front.give(vips)
 	virtual := len(front.groups)

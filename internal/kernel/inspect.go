@@ -135,9 +135,11 @@ func (i *inspector) marks() error {
 	for _, s := range append(slices.Clone(i.facts.RunDir.Sandboxes), i.facts.RunDir.Dead...) {
 		add("sandbox " + s)
 	}
-	file := filepath.Join(i.RunDir, SettingsName)
-	if _, err := os.Stat(file); err == nil {
-		add(file)
+	for _, name := range []string{SettingsName, CapturesName} {
+		file := filepath.Join(i.RunDir, name)
+		if _, err := os.Stat(file); err == nil {
+			add(file)
+		}
 	}
 	links, err := i.host.list()
 	if err != nil {

@@ -127,8 +127,11 @@ func TestInspectSandboxes(t *testing.T) {
 		if err := os.WriteFile(dead, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(q.DataDir, q.DataFile), nil, 0o600); err != nil {
-			t.Fatal(err)
+		captures := filepath.Join(q.RunDir, kernel.CapturesName) // of an agent that died meanwhile
+		for _, file := range []string{captures, filepath.Join(q.DataDir, q.DataFile)} {
+			if err := os.WriteFile(file, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
 		f := kernel.Inspect(q)
 		if !f.RunDir.Exists || !slices.Equal(f.RunDir.Sandboxes, []string{plan.IngressSandbox}) || !slices.Equal(f.RunDir.Dead, []string{"ep-d000000000000001"}) || !f.DataDir.Holds {
@@ -137,8 +140,10 @@ func TestInspectSandboxes(t *testing.T) {
 		if got := f.Forwarding[0]; got.Now != "1" || got.Before != "0" && got.Before != "1" {
 			t.Errorf("forwarding: %+v", got)
 		}
-		if got := strings.Join(f.Marked, " "); !strings.Contains(got, "sandbox ingress-sbox") {
-			t.Errorf("marked: %q", f.Marked)
+		for _, want := range []string{"sandbox ingress-sbox", filepath.Join(q.RunDir, kernel.SettingsName), captures} {
+			if !slices.Contains(f.Marked, want) {
+				t.Errorf("%q is not marked: %q", want, f.Marked)
+			}
 		}
 	})
 }

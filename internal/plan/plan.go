@@ -250,6 +250,7 @@ type Reason string
 const (
 	NoReadyEndpoint Reason = "NoReadyEndpoint" // published, nothing to send to: connections are refused
 	NameTaken       Reason = "NameTaken"       // an older claim holds the name
+	NameShadows     Reason = "NameShadows"     // an older name is written alike
 	PortTaken       Reason = "PortTaken"       // an older claim holds the published port
 	PortHeld        Reason = "PortHeld"        // a process of this host, or another program's rule, has the published port
 	NotSettled      Reason = "NotSettled"      // an address, slot or block is not yet allocated

@@ -39,6 +39,8 @@ func TestNames(t *testing.T) {
 		{"Scopes", testScopesAcross},
 		{"Move", testNameMoves},
 		{"HalfSent", testHalfSent},
+		{"Apart", testNamesApart},
+		{"RefusedByKernel", testRefusedByKernel},
 		{"Killed", testNamesOfKilled},
 	} {
 		t.Run(tt.name, func(t *testing.T) { tt.try(t, b) })

@@ -1,0 +1,134 @@
+package mesh
+
+import (
+	"bytes"
+	"hash/maphash"
+	"slices"
+)
+
+// suspects are those who may be written like another, in their order, and perhaps some more. In most
+// clusters there is none, which is to be found out fast: by hashes of what is written without a network.
+func (s *speller) suspects(all []called) []called {
+	bare, f := &speller{}, finder{
+		speller: s, all: all, seed: maphash.MakeSeed(), ends: s.ends(), stacked: make(map[uint64]int, len(all)), short: make(map[uint64]int, 2*len(all)),
+		endings: map[uint64][]ending{}, suspect: map[uint64]bool{},
+	}
+	for i, c := range all {
+		bare.write(c, func(text []byte, w writing) { f.takeApart(i, text, w) })
+	}
+	for i, c := range all {
+		bare.write(c, func(text []byte, w writing) { f.compare(i, text, w) })
+	}
+	if len(f.suspect) == 0 {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(c called) bool {
+		found := false
+		bare.write(c, func(text []byte, _ writing) { found = found || f.suspect[f.hash(text)] })
+		return !found
+	})
+}
+
+// ends are what a text may end with so that it may be the beginning with a network: a network's name,
+// or what is before another's name in it, of which the value is empty.
+func (s *speller) ends() map[string]NetworkID {
+	ends := map[string]NetworkID{}
+	for id, name := range s.networks {
+		ends[name] = id
+	}
+	for _, name := range s.networks {
+		for i := range len(name) {
+			if _, also := ends[name[i+1:]]; name[i] == '.' && also {
+				ends[name[:i]] = ""
+			}
+		}
+	}
+	return ends
+}
+
+// finder looks for texts that mean two.
+type finder struct {
+	speller *speller
+	all     []called
+	seed    maphash.Seed
+	ends    map[string]NetworkID
+	stacked map[uint64]int      // who is the first to be written so, with a stack
+	short   map[uint64]int      // and without one, of each stack
+	endings map[uint64][]ending // by the text without its end
+	suspect map[uint64]bool
+}
+
+// ending is one whose text ends like a network.
+type ending struct {
+	of      int
+	writing writing
+	whole   uint64
+	network NetworkID
+}
+
+func (f *finder) hash(text []byte) uint64 { return maphash.Bytes(f.seed, text) }
+
+func (f *finder) takeApart(i int, text []byte, w writing) {
+	if w.stacked {
+		h := f.hash(text)
+		f.note(f.stacked, h, i, h)
+	}
+	for at := range text {
+		if text[at] != '.' {
+			continue
+		}
+		id, ends := f.ends[string(text[at+1:])]
+		if !ends {
+			continue
+		}
+		h, p := f.hash(text[:at]), ending{i, w, f.hash(text), id}
+		if f.fewAlike(f.endings[h], p) {
+			f.endings[h] = append(f.endings[h], p)
+		}
+	}
+}
+
+// fewAlike tells whether there are less than two others alike; see withMeant.
+func (f *finder) fewAlike(list []ending, p ending) bool {
+	alike := 0
+	for _, have := range list {
+		if have.whole != p.whole || have.writing != p.writing || !f.all[have.of].shares(f.all[p.of]) {
+			continue
+		}
+		if alike++; alike == 2 || f.all[have.of].same(f.all[p.of]) {
+			return false
+		}
+	}
+	return true
+}
+
+func (f *finder) compare(i int, text []byte, w writing) {
+	h, c := f.hash(text), f.all[i]
+	for _, p := range f.endings[h] {
+		further := writing{w.stack, w.stacked, "." + string(p.network)}
+		on := p.network == "" || slices.Contains(f.speller.on(c), p.network)
+		if other := f.all[p.of]; on && !c.same(other) && !c.shares(other) && (p.network == "" || p.writing.clashes(further)) {
+			f.suspect[h], f.suspect[p.whole] = true, true
+		}
+	}
+	if w.stacked {
+		return
+	}
+	f.note(f.short, h^maphash.String(f.seed, w.stack), i, h)
+	if bytes.IndexByte(text, '.') < 0 {
+		return
+	}
+	if first, met := f.stacked[h]; met && !c.shares(f.all[first]) {
+		f.suspect[h] = true
+	}
+}
+
+// note compares one with the first who is written so: of those who share a name with that one, none
+// is another to it.
+func (f *finder) note(texts map[uint64]int, at uint64, i int, text uint64) {
+	if first, met := texts[at]; !met {
+		texts[at] = i
+	} else if !f.all[i].shares(f.all[first]) {
+		f.suspect[text] = true
+	}
+}
