@@ -20,6 +20,7 @@ func BenchmarkSnapshotOfNames(b *testing.B) {
 }
 
 func manyNames(b *testing.B, count int) *State {
+	b.Helper()
 	w := newWorld(b, 1)
 	for i, name := range []string{"lan", "far"} {
 		n, err := NewNetwork(w.state.Snapshot(), NetworkWish{ID: testID[NetworkID]('b', i+1), Name: name, Driver: Bridge})

@@ -2,7 +2,7 @@ package mesh
 
 import (
 	"bytes"
-	"hash/maphash"
+	"hash/fnv"
 	"slices"
 )
 
@@ -10,7 +10,7 @@ import (
 // clusters there is none, which is to be found out fast: by hashes of what is written without a network.
 func (s *speller) suspects(all []called) []called {
 	bare, f := &speller{}, finder{
-		speller: s, all: all, seed: maphash.MakeSeed(), ends: s.ends(), stacked: make(map[uint64]int, len(all)), short: make(map[uint64]int, 2*len(all)),
+		speller: s, all: all, within: hasher(), ends: s.ends(), stacked: make(map[uint64]int, len(all)), short: make(map[uint64]int, 2*len(all)),
 		endings: map[uint64][]ending{}, suspect: map[uint64]bool{},
 	}
 	for i, c := range all {
@@ -50,7 +50,7 @@ func (s *speller) ends() map[string]NetworkID {
 type finder struct {
 	speller *speller
 	all     []called
-	seed    maphash.Seed
+	within  func(text []byte, stack string) uint64
 	ends    map[string]NetworkID
 	stacked map[uint64]int      // who is the first to be written so, with a stack
 	short   map[uint64]int      // and without one, of each stack
@@ -66,7 +66,21 @@ type ending struct {
 	network NetworkID
 }
 
-func (f *finder) hash(text []byte) uint64 { return maphash.Bytes(f.seed, text) }
+func (f *finder) hash(text []byte) uint64 { return f.within(text, "") }
+
+// hasher makes a number of a text in a stack, for one caller at a time.
+func hasher() func(text []byte, stack string) uint64 {
+	h, room := fnv.New64a(), []byte(nil)
+	return func(text []byte, stack string) uint64 {
+		h.Reset()
+		h.Write(text)
+		if stack != "" {
+			room = append(append(room[:0], 0), stack...)
+			h.Write(room)
+		}
+		return h.Sum64()
+	}
+}
 
 func (f *finder) takeApart(i int, text []byte, w writing) {
 	if w.stacked {
@@ -114,7 +128,7 @@ func (f *finder) compare(i int, text []byte, w writing) {
 	if w.stacked {
 		return
 	}
-	f.note(f.short, h^maphash.String(f.seed, w.stack), i, h)
+	f.note(f.short, f.within(text, w.stack), i, h)
 	if bytes.IndexByte(text, '.') < 0 {
 		return
 	}
