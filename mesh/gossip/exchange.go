@@ -283,11 +283,23 @@ func (x *exchange) answerAsk(payload []byte) error {
 	if len(buckets) == 0 {
 		return x.write(frameSums, encodeSums(sumsOf(x.state)))
 	}
+	// Not bucket by bucket: each frame is a packet at least, and may be the one that is lost.
+	var heads []mesh.Head
 	for _, b := range buckets {
-		err := parts(x.state.Heads(b), appendHead, func(part []byte) error { return x.write(frameHeads, part) })
-		if err != nil {
+		if heads = append(heads, x.state.Heads(b)...); len(heads) < headsAtOnce {
+			continue
+		}
+		if err := x.sendHeads(heads); err != nil {
 			return err
 		}
+		heads = heads[:0]
+	}
+	if err := x.sendHeads(heads); err != nil {
+		return err
 	}
 	return x.write(frameEnd, nil)
+}
+
+func (x *exchange) sendHeads(heads []mesh.Head) error {
+	return parts(heads, appendHead, func(part []byte) error { return x.write(frameHeads, part) })
 }

@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"log/slog"
@@ -142,12 +143,23 @@ func TestDiffer(t *testing.T) {
 type counted struct {
 	net.Conn
 	sent, got *int64
-	longest   *int
+	frames    *frames
+}
+
+// frames are what goes over in one direction. A header is always written whole.
+type frames struct{ longest, left int }
+
+func (f *frames) note(b []byte) {
+	if f.left == 0 {
+		f.left = frameHeader + int(binary.BigEndian.Uint32(b[1:]))
+		f.longest = max(f.longest, f.left)
+	}
+	f.left -= len(b)
 }
 
 func (c counted) Write(b []byte) (int, error) {
 	*c.sent += int64(len(b))
-	*c.longest = max(*c.longest, len(b))
+	c.frames.note(b)
 	return c.Conn.Write(b)
 }
 
@@ -174,30 +186,55 @@ func TestExchangeOfLargeState(t *testing.T) {
 	}{{"taken", empty, full}, {"given", full, newMemory()}} {
 		t.Run(c.name, func(t *testing.T) {
 			var sent, got int64
-			longest := 0
+			var wrote frames
 			began := time.Now()
-			swap(t, c.asker, c.other, func(conn net.Conn) net.Conn { return counted{conn, &sent, &got, &longest} })
+			swap(t, c.asker, c.other, func(conn net.Conn) net.Conn { return counted{conn, &sent, &got, &wrote} })
 			if c.asker.Root() != c.other.Root() || c.asker.Count() != size {
 				t.Fatal("they differ")
 			}
-			if longest > framePart+frameHeader+1024 {
-				t.Errorf("a frame has %d bytes", longest)
+			if wrote.longest > framePart+frameHeader+1024 {
+				t.Errorf("a frame has %d bytes", wrote.longest)
 			}
 			if total := sent + got; total > int64(bytes)*11/10 {
 				t.Errorf("%d bytes for %d bytes of records", total, bytes)
 			}
-			t.Logf("%d records of %d bytes: %d bytes in %v, longest frame %d", size, bytes, sent+got, time.Since(began), longest)
+			t.Logf("%d records of %d bytes: %d bytes in %v, longest frame %d", size, bytes, sent+got, time.Since(began), wrote.longest)
 		})
 	}
 	// One record differs: what goes over does not grow with the state.
 	full.Merge([]mesh.Record{serviceAt(t, 7, 9)})
 	var sent, got int64
-	longest := 0
-	swap(t, full, empty, func(conn net.Conn) net.Conn { return counted{conn, &sent, &got, &longest} })
+	var wrote frames
+	swap(t, full, empty, func(conn net.Conn) net.Conn { return counted{conn, &sent, &got, &wrote} })
 	if total := sent + got; total > 20_000 {
 		t.Errorf("%d bytes for one record", total)
 	}
 	t.Logf("one record of %d: %d bytes", size, sent+got)
+}
+
+// Each frame is a packet, and each that is lost costs time: what differs is told in few, in however
+// many buckets it is.
+func TestExchangeTakesFewFrames(t *testing.T) {
+	for _, c := range []struct{ here, there int }{{500, 500}, {500, 0}, {0, 500}} {
+		a, b := apart(t, c.here, c.there)
+		here, there := net.Pipe()
+		var asked, served int
+		finish(t, exchangeOf(a, written{here, &asked}), exchangeOf(b, written{there, &served}))
+		if a.Root() != b.Root() || asked+served > 25 {
+			t.Errorf("%+v: %d and %d records after %d writes there and %d back", c, a.Count(), b.Count(), asked, served)
+		}
+	}
+}
+
+// written counts how often something is written to a connection.
+type written struct {
+	net.Conn
+	times *int
+}
+
+func (w written) Write(b []byte) (int, error) {
+	*w.times++
+	return w.Conn.Write(b)
 }
 
 // A record larger than a part has a frame of its own.

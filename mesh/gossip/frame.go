@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/sluice-mesh/sluice/mesh"
@@ -27,27 +28,56 @@ const (
 )
 
 // Limits of an exchange. A part is what a sender makes at most, except where one record is
-// larger; frameLimit is what a receiver takes.
+// larger; frameLimit is what a receiver takes. What came of a frame that does not come whole is
+// lost: the slowest link carries several parts in an exchange.
 const (
 	frameHeader  = 5
-	framePart    = 256 << 10
+	framePart    = 64 << 10
 	frameLimit   = noticeLimit
-	frameTimeout = 5 * time.Second // for each frame
+	writePart    = 16 << 10        // of a frame, at once
+	stallTimeout = 5 * time.Second // in which nothing comes, or no writePart goes
 	talkTimeout  = time.Minute     // for a whole exchange; the next one goes on from there
+	slowest      = 8 << 10         // bytes in a second of a link that is good enough
 )
 
-// talk is one end of an exchange. Not safe for concurrent use.
+// talk is one end of an exchange. It fails where it stalls, and not where a frame comes bit by
+// bit: with a time for whole ones, nodes that lacked many records never agreed where packets were
+// lost. Not safe for concurrent use.
 type talk struct {
-	conn net.Conn
-	ends time.Time
+	conn  net.Conn
+	ends  time.Time
+	ahead int // bytes that were written since the other side was heard: they may be under way
 }
 
 func newTalk(conn net.Conn) *talk { return &talk{conn: conn, ends: time.Now().Add(talkTimeout)} }
 
-// deadline makes the next frame fail where it takes too long. A connection that has ended
+// Read takes what has come.
+func (t *talk) Read(b []byte) (int, error) {
+	t.deadline(stallTimeout + time.Duration(t.ahead)*time.Second/slowest)
+	n, err := t.conn.Read(b)
+	if n > 0 {
+		t.ahead = 0
+	}
+	return n, err
+}
+
+// Write sends part after part.
+func (t *talk) Write(b []byte) (n int, err error) {
+	for part := range slices.Chunk(b, writePart) {
+		t.deadline(stallTimeout)
+		m, err := t.conn.Write(part)
+		n, t.ahead = n+m, t.ahead+m
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// deadline makes the next step fail where it takes longer. A connection that has ended
 // may refuse one, and says so when it is used.
-func (t *talk) deadline() {
-	at := time.Now().Add(frameTimeout)
+func (t *talk) deadline(after time.Duration) {
+	at := time.Now().Add(after)
 	if at.After(t.ends) {
 		at = t.ends
 	}
@@ -55,16 +85,14 @@ func (t *talk) deadline() {
 }
 
 func (t *talk) write(kind frameKind, payload []byte) error {
-	t.deadline()
-	if err := writeFrame(t.conn, kind, payload); err != nil {
+	if err := writeFrame(t, kind, payload); err != nil {
 		return fmt.Errorf("send frame %d: %w", kind, err)
 	}
 	return nil
 }
 
 func (t *talk) read() (frameKind, []byte, error) {
-	t.deadline()
-	kind, payload, err := readFrame(t.conn)
+	kind, payload, err := readFrame(t)
 	if err != nil {
 		return 0, nil, fmt.Errorf("receive frame: %w", err)
 	}
