@@ -84,7 +84,7 @@ func differencesOf(op kernel.Op) ([]trace.Difference, error) {
 		}
 	case kernel.BackendOrder: // IPVS may choose otherwise, as it does where there is one more
 		return []trace.Difference{trace.StrayBackend(op.Sandbox, o.Backends[0], says)}, nil
-	case plan.Link, plan.Addr, plan.Neigh, plan.FDBEntry, plan.Sysctl, plan.VirtualServer, plan.Timeouts, plan.Flow, plan.Zone,
+	case plan.Link, plan.Addr, plan.Rule, plan.Neigh, plan.FDBEntry, plan.Sysctl, plan.VirtualServer, plan.Timeouts, plan.Flow, plan.Zone,
 		kernel.UserTable, kernel.Pass, kernel.Announcement:
 	default:
 		return nil, fmt.Errorf("explain %q: what it is about is not known", says)

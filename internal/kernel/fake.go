@@ -145,6 +145,8 @@ func (f *Fake) do(op Op) error {
 		return put(op.Verb, &s.Neighs, o, neighKey, s.needs(o.Link))
 	case plan.FDBEntry:
 		return put(op.Verb, &s.FDB, o, fdbKey, s.needsTunnel(o))
+	case plan.Rule:
+		return put(op.Verb, &s.Rules, o, ruleKey, s.needsRule(o))
 	case plan.Route:
 		return put(op.Verb, &s.Routes, o, routeKey, s.needsRoute(o))
 	case plan.VirtualServer:
@@ -249,10 +251,20 @@ func (s *fakeSpace) needsRoute(r plan.Route) error {
 	if r.Dst != r.Dst.Masked() || r.Kind == plan.RouteVia && r.Via.Is4() != r.Dst.Addr().Is4() {
 		return syscall.EINVAL
 	}
+	if r.Table != 0 && s.Kind != plan.KindEndpoint {
+		return syscall.EINVAL // would be nobody's afterwards
+	}
 	if r.Kind == plan.RouteUnreachable {
 		return nil
 	}
 	return s.needs(r.Link)
+}
+
+func (s *fakeSpace) needsRule(r plan.Rule) error {
+	if s.Kind != plan.KindEndpoint || !r.From.IsValid() || r.Table == 0 || !plan.IsOwnRule(r.Priority) {
+		return syscall.EINVAL
+	}
+	return nil
 }
 
 func (s *fakeSpace) needsServer(b plan.Backend) error {

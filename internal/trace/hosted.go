@@ -52,7 +52,7 @@ func made(*packet) error { return nil }
 
 // onward sends a packet on from the sandbox that it is in, where that lets it pass.
 func (w *walk) onward(p *packet, passes func(*packet) error) error {
-	r := w.route(p.dst)
+	r := w.route(p.src, p.dst)
 	if err := w.out(r, p.dst); err != nil {
 		return err
 	}

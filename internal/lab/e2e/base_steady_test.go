@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/sluice-mesh/sluice/internal/lab/cluster"
 	"github.com/sluice-mesh/sluice/internal/lab/probe"
@@ -32,6 +33,9 @@ func testSteady(t *testing.T, b *base) {
 		t.Run(network, func(t *testing.T) { s.try(t) })
 	}
 }
+
+// steadyWait is more than a node under test needs for an answer on an open connection.
+const steadyWait = 2 * time.Second
 
 // steady is one service under test, and what a client has open to its one endpoint.
 type steady struct {
@@ -81,7 +85,7 @@ func (s *steady) try(t *testing.T) {
 // begin opens one more connection to the port of mode host.
 func (s *steady) begin(t *testing.T, f cluster.Family) {
 	t.Helper()
-	flow, err := probe.Client{Place: s.Client, Wait: patience}.Open("tcp", netip.AddrPortFrom(s.node.Addr(f), s.hosted))
+	flow, err := probe.Client{Place: s.Client, Wait: steadyWait}.Open("tcp", netip.AddrPortFrom(s.node.Addr(f), s.hosted))
 	if err != nil {
 		t.Fatalf("%s: the port of mode host: %v", f, err)
 	}
