@@ -146,7 +146,7 @@ func (f *Fake) do(op Op) error {
 	case plan.FDBEntry:
 		return put(op.Verb, &s.FDB, o, fdbKey, s.needsTunnel(o))
 	case plan.Rule:
-		return put(op.Verb, &s.Rules, o, ruleKey, s.needsRule(o))
+		return put(op.Verb, &s.Rules, o, ruleKey, needsRule(o))
 	case plan.Route:
 		return put(op.Verb, &s.Routes, o, routeKey, s.needsRoute(o))
 	case plan.VirtualServer:
@@ -260,8 +260,8 @@ func (s *fakeSpace) needsRoute(r plan.Route) error {
 	return s.needs(r.Link)
 }
 
-func (s *fakeSpace) needsRule(r plan.Rule) error {
-	if s.Kind != plan.KindEndpoint || !r.From.IsValid() || r.Table == 0 || !plan.IsOwnRule(r.Priority) {
+func needsRule(r plan.Rule) error {
+	if !r.From.IsValid() || r.Table == 0 || !plan.IsOwnRule(r.Priority) {
 		return syscall.EINVAL
 	}
 	return nil
