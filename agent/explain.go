@@ -78,13 +78,17 @@ func differencesOf(op kernel.Op) ([]trace.Difference, error) {
 		if op.Verb == kernel.Delete {
 			return []trace.Difference{trace.StrayRoute(op.Sandbox, o.Dst, says)}, nil
 		}
+	case plan.Rule:
+		if op.Verb == kernel.Delete {
+			return []trace.Difference{trace.StrayRule(op.Sandbox, o.From, says)}, nil
+		}
 	case plan.Backend:
 		if op.Verb == kernel.Delete {
 			return []trace.Difference{trace.StrayBackend(op.Sandbox, o, says)}, nil
 		}
 	case kernel.BackendOrder: // IPVS may choose otherwise, as it does where there is one more
 		return []trace.Difference{trace.StrayBackend(op.Sandbox, o.Backends[0], says)}, nil
-	case plan.Link, plan.Addr, plan.Rule, plan.Neigh, plan.FDBEntry, plan.Sysctl, plan.VirtualServer, plan.Timeouts, plan.Flow, plan.Zone,
+	case plan.Link, plan.Addr, plan.Neigh, plan.FDBEntry, plan.Sysctl, plan.VirtualServer, plan.Timeouts, plan.Flow, plan.Zone,
 		kernel.UserTable, kernel.Pass, kernel.Announcement:
 	default:
 		return nil, fmt.Errorf("explain %q: what it is about is not known", says)

@@ -44,19 +44,21 @@ func (w *walk) route(src, dst netip.Addr) route {
 			return route{kind: routeLocal, link: r.Link, objects: []Object{w.object(r)}}
 		}
 	}
-	var asked []Object
-	for _, rule := range w.sandbox.Rules {
-		if rule.From != src {
-			continue
+	rules := slices.DeleteFunc(slices.Clone(w.sandbox.Rules), func(r plan.Rule) bool { return r.From != src })
+	rules = append(rules, plan.Rule{Table: plan.MainTable}) // the kernel's own
+	asked := []Object{{Sandbox: w.sandbox.Name, ref: ref{src: src}}}
+	var found route
+	for _, rule := range rules {
+		if rule.Priority != 0 {
+			asked = append(asked, w.object(rule))
 		}
-		asked = append(asked, w.object(rule))
-		if found := w.lookup(rule, dst); found.kind != routeNone {
-			found.objects = append(asked, found.objects...)
-			return found
+		found = w.lookup(rule, dst)
+		asked = append(asked, found.objects...)
+		if found.kind != routeNone {
+			break
 		}
 	}
-	found := w.lookup(plan.Rule{Table: plan.MainTable}, dst)
-	found.objects = append(asked, found.objects...)
+	found.objects = asked
 	return found
 }
 
