@@ -10,11 +10,15 @@ import (
 	"github.com/sluice-mesh/sluice/internal/lab/probe"
 )
 
+// steadyWorld is a port of the client that endpoints dial.
+const steadyWorld = 9970
+
 // testSteady publishes the first port of the mesh on a service whose port of mode host has open
 // connections, and takes it away again: the default route of the endpoint moves there and back, and
-// what is open goes on. Datagrams follow.
+// what is open goes on, either way. Datagrams follow.
 func testSteady(t *testing.T, b *base) {
 	t.Helper()
+	b.serve(t, b.Client, "world", steadyWorld)
 	b.network(t, "steady-bridge")
 	b.sluice(t, "network", "create", "steady-overlay")
 	for i, network := range []string{"steady-bridge", "steady-overlay", ""} {
@@ -43,7 +47,8 @@ type steady struct {
 	service      string
 	hosted, mesh uint16 // published
 	who          *resident
-	open         []*probe.Flow
+	open         []*probe.Flow // to the port of mode host, and from the endpoint to the world
+	meshOpen     []*probe.Flow
 }
 
 func target(published uint16) string { return fmt.Sprintf("%d:%d", published, probe.TargetPort) }
@@ -54,6 +59,7 @@ func (s *steady) try(t *testing.T) {
 	datagrams := map[cluster.Family]*probe.Flow{}
 	for _, f := range bothFamilies() {
 		s.begin(t, f)
+		s.open = append(s.open, s.stream(t, s.who, netip.AddrPortFrom(s.Client.Addr(f), steadyWorld)))
 		flow, err := probe.Client{Place: s.Client, Wait: patience}.Open("udp", netip.AddrPortFrom(s.node.Addr(f), s.hosted))
 		if err != nil {
 			t.Fatal(err)
@@ -70,34 +76,67 @@ func (s *steady) try(t *testing.T) {
 		}
 	}
 	rest("attach")
+	s.moved(t)
 	for range 2 {
 		s.sluice(t, "service", "update", s.service, "--publish-add", target(s.mesh)+"/tcp", "--publish-add", target(s.mesh)+"/udp")
 		rest("the mesh came")
 		for _, f := range bothFamilies() {
 			s.begin(t, f)
 			s.meshed(t, f)
+			s.meshOpen = append(s.meshOpen, s.stream(t, s.Client, netip.AddrPortFrom(s.node.Addr(f), s.mesh)))
 		}
+		s.moved(t)
+		s.unspoiled(t, s.meshOpen, "the mesh is there")
 		s.sluice(t, "service", "update", s.service, "--publish-rm", target(s.mesh)+"/tcp", "--publish-rm", target(s.mesh)+"/udp")
 		rest("the mesh went")
+		for _, flow := range s.meshOpen {
+			flow.Wait = 50 * time.Millisecond
+			if a, err := flow.Ask(); err == nil {
+				t.Errorf("a connection of the mesh goes on where it leads to nobody: %+v", a)
+			}
+			flow.Close()
+		}
+		s.meshOpen = nil
 	}
+}
+
+// moved has the default route go to a network of greater priority and back, beside the mesh or without.
+func (s *steady) moved(t *testing.T) {
+	t.Helper()
+	s.sluice(t, "endpoint", "connect", s.who.name, "other", "--gw-priority", "10")
+	s.rest(t)
+	s.goOn(t, "a network of priority was joined")
+	s.sluice(t, "endpoint", "disconnect", s.who.name, "other")
+	s.rest(t)
+	s.goOn(t, "that network was left")
 }
 
 // begin opens one more connection to the port of mode host.
 func (s *steady) begin(t *testing.T, f cluster.Family) {
 	t.Helper()
-	flow, err := probe.Client{Place: s.Client, Wait: steadyWait}.Open("tcp", netip.AddrPortFrom(s.node.Addr(f), s.hosted))
+	s.open = append(s.open, s.stream(t, s.Client, netip.AddrPortFrom(s.node.Addr(f), s.hosted)))
+}
+
+func (s *steady) stream(t *testing.T, from probe.Place, to netip.AddrPort) *probe.Flow {
+	t.Helper()
+	flow, err := probe.Client{Place: from, Wait: steadyWait}.Open("tcp", to)
 	if err != nil {
-		t.Fatalf("%s: the port of mode host: %v", f, err)
+		t.Fatalf("%s: %v", to, err)
 	}
-	s.open = append(s.open, flow)
+	return flow
 }
 
 // goOn asks on all that is open.
 func (s *steady) goOn(t *testing.T, after string) {
 	t.Helper()
-	for i, flow := range s.open {
-		if a, err := flow.Ask(); err != nil || a.Name != s.who.name {
-			t.Errorf("after %s, connection %d of mode host: %+v, %v", after, i, a, err)
+	s.unspoiled(t, s.open, after)
+}
+
+func (s *steady) unspoiled(t *testing.T, flows []*probe.Flow, after string) {
+	t.Helper()
+	for i, flow := range flows {
+		if a, err := flow.Ask(); err != nil {
+			t.Errorf("after %s, connection %d: %+v, %v", after, i, a, err)
 		}
 	}
 }
@@ -119,7 +158,7 @@ func (s *steady) meshed(t *testing.T, f cluster.Family) {
 }
 
 func (s *steady) close() {
-	for _, flow := range s.open {
+	for _, flow := range append(s.open, s.meshOpen...) {
 		flow.Close()
 	}
 }

@@ -130,7 +130,9 @@ func bridged() map[string]func(w *World) {
 		"both modes": func(w *World) {
 			w.DefaultBridge()
 			ports := func(first uint16) []mesh.PublishedPort {
-				return []mesh.PublishedPort{Port(first, 80, mesh.TCP), OwnPort(first+1, 80, mesh.TCP), OwnPort(first+1, 80, mesh.UDP)}
+				return []mesh.PublishedPort{
+					Port(first, 80, mesh.TCP), Port(first, 80, mesh.UDP), OwnPort(first+1, 80, mesh.TCP), OwnPort(first+1, 80, mesh.UDP),
+				}
 			}
 			w.Endpoint(w.Service("web", nil, ports(8080)...), "web.1", 1)
 			w.Endpoint(w.Service("shop", []mesh.NetworkID{w.Network("blue")}, ports(8090)...), "shop.1", 1)
