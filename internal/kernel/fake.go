@@ -145,10 +145,8 @@ func (f *Fake) do(op Op) error {
 		return put(op.Verb, &s.Neighs, o, neighKey, s.needs(o.Link))
 	case plan.FDBEntry:
 		return put(op.Verb, &s.FDB, o, fdbKey, s.needsTunnel(o))
-	case plan.Rule:
-		return put(op.Verb, &s.Rules, o, ruleKey, needsRule(o))
-	case plan.Route:
-		return put(op.Verb, &s.Routes, o, routeKey, s.needsRoute(o))
+	case plan.Rule, plan.Route:
+		return s.route(op)
 	case plan.VirtualServer:
 		return put(op.Verb, &s.Virtual, o, virtualKey, putFlags(&ipvs.Service{}, o))
 	case plan.Backend:
@@ -242,26 +240,6 @@ func (s *fakeSpace) needsTunnel(e plan.FDBEntry) error {
 		return fmt.Errorf("device %s: %w", e.Link, syscall.EOPNOTSUPP)
 	}
 	if !e.Dst.IsValid() {
-		return syscall.EINVAL
-	}
-	return nil
-}
-
-func (s *fakeSpace) needsRoute(r plan.Route) error {
-	if r.Dst != r.Dst.Masked() || r.Kind == plan.RouteVia && r.Via.Is4() != r.Dst.Addr().Is4() {
-		return syscall.EINVAL
-	}
-	if r.Table != 0 && s.Kind != plan.KindEndpoint {
-		return syscall.EINVAL // would be nobody's afterwards
-	}
-	if r.Kind == plan.RouteUnreachable {
-		return nil
-	}
-	return s.needs(r.Link)
-}
-
-func needsRule(r plan.Rule) error {
-	if !r.From.IsValid() || r.Table == 0 || !plan.IsOwnRule(r.Priority) {
 		return syscall.EINVAL
 	}
 	return nil
