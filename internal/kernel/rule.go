@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"syscall"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -21,19 +20,14 @@ func ruleKey(r plan.Rule) ruleID { return ruleID{r.Priority, r.From} }
 
 // observeRules lists the rules with our protocol number and one of our priorities.
 func (n *namespace) observeRules() ([]plan.Rule, error) {
+	list, err := retryDump(func() ([]netlink.Rule, error) { return n.link.RuleList(unix.AF_UNSPEC) })
+	if err != nil {
+		return nil, fmt.Errorf("list rules of %s: %w", n.name, err)
+	}
 	var found []plan.Rule
-	for _, af := range []int{unix.AF_INET, unix.AF_INET6} {
-		list, err := retryDump(func() ([]netlink.Rule, error) { return n.link.RuleList(af) })
-		if errors.Is(err, syscall.EOPNOTSUPP) {
-			continue // a kernel with one table has no rules; adding one tells
-		}
-		if err != nil {
-			return nil, fmt.Errorf("list rules of %s: %w", n.name, err)
-		}
-		for _, r := range list {
-			if r.Protocol == plan.RouteProtocol && plan.IsOwnRule(uint32(r.Priority)) && r.Src != nil {
-				found = append(found, ruleOf(r))
-			}
+	for _, r := range list {
+		if r.Protocol == plan.RouteProtocol && plan.IsOwnRule(uint32(r.Priority)) && r.Src != nil {
+			found = append(found, ruleOf(r))
 		}
 	}
 	return found, nil
