@@ -80,7 +80,7 @@ func TestGatewayOfMeshPort(t *testing.T) {
 	p := Compile(mesh.Local{ID: scene.NodeID(1)}, snap)
 	var on []string
 	for _, r := range p.Sandbox(plan.EndpointSandbox(string(e.ID)), plan.KindEndpoint).Routes {
-		if r.Dst.Bits() == 0 {
+		if r.Dst.Bits() == 0 && r.Table == 0 {
 			on = append(on, r.Link)
 		}
 	}

@@ -78,6 +78,10 @@ func differencesOf(op kernel.Op) ([]trace.Difference, error) {
 		if op.Verb == kernel.Delete {
 			return []trace.Difference{trace.StrayRoute(op.Sandbox, o.Dst, says)}, nil
 		}
+	case plan.Rule:
+		if op.Verb == kernel.Delete {
+			return []trace.Difference{trace.StrayRule(op.Sandbox, o.From, says)}, nil
+		}
 	case plan.Backend:
 		if op.Verb == kernel.Delete {
 			return []trace.Difference{trace.StrayBackend(op.Sandbox, o, says)}, nil

@@ -68,7 +68,7 @@ func toAgreement(a agreed, snap *mesh.Snapshot) *sluicev1.Agreement {
 func objects(p *plan.Plan) int {
 	n := 0
 	for _, s := range p.Sandboxes {
-		n += len(s.Links) + len(s.Addrs) + len(s.Routes) + len(s.Neighs) + len(s.FDB) + len(s.Sysctls) + len(s.Virtual) + len(s.Backends)
+		n += len(s.Links) + len(s.Addrs) + len(s.Routes) + len(s.Rules) + len(s.Neighs) + len(s.FDB) + len(s.Sysctls) + len(s.Virtual) + len(s.Backends)
 		for _, t := range s.Tables {
 			for _, set := range t.Sets {
 				n += len(set.Elements)

@@ -145,12 +145,12 @@ func (b *builder) attach(e *mesh.Endpoint, a mesh.Attachment, n *mesh.Network) {
 		plan.Addr{Link: inside, Prefix: netip.PrefixFrom(a.V4, n.Subnet4.Bits())},
 		plan.Addr{Link: inside, Prefix: netip.PrefixFrom(a.V6, n.Subnet6.Bits())},
 	)
+	exit := plan.Exit{Link: inside, V4: a.V4, V6: a.V6, Via4: n.Gateway4, Via6: n.Gateway6}
+	if !n.Internal && b.snap.Exits(e) > 1 {
+		ep.AnsweredBy(exit)
+	}
 	if way, ok := b.snap.Gateway(e); ok && way.Network == n.ID {
-		ep.Routes = append(
-			ep.Routes,
-			plan.Route{Kind: plan.RouteVia, Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: n.Gateway4, Link: inside},
-			plan.Route{Kind: plan.RouteVia, Dst: netip.PrefixFrom(netip.IPv6Unspecified(), 0), Via: n.Gateway6, Link: inside},
-		)
+		ep.DefaultBy(exit)
 	}
 	speaks(s.Table("bridge"), port, mac, a.V4, a.V6)
 	b.table.Set("bridge_sources4").Add(link, a.V4.String())

@@ -25,33 +25,53 @@ func (e *Endpoint) Networks(s *Service) []NetworkID {
 }
 
 // Gateway is the endpoint's interface that its default route is on: the ingress network's where
-// there is one, for what the mesh led here is answered by it alone; else the one with the greatest
-// Joined.Gateway; of equals a bridge's, then that of the first name. None is on an internal network.
+// there is one, for a server of datagrams that binds no address answers from this one; else the one with the
+// greatest Joined.Gateway; of equals a bridge's, then that of the first name. None is on an internal network.
 func (snap *Snapshot) Gateway(e *Endpoint) (Attachment, bool) {
-	var best *Network
-	var found Attachment
+	exits := snap.exits(e)
+	if len(exits) == 0 {
+		return Attachment{}, false
+	}
+	return e.On(exits[0].ID)
+}
+
+// Exits is on how many networks the endpoint may speak to the world.
+func (snap *Snapshot) Exits(e *Endpoint) int { return len(snap.exits(e)) }
+
+// exits are the networks that the default route may be on, the one that has it first.
+func (snap *Snapshot) exits(e *Endpoint) []*Network {
+	var found []*Network
+	for _, a := range e.Attached {
+		if n := snap.Network(a.Network); n != nil && !n.Internal {
+			found = append(found, n)
+		}
+	}
 	first := func(is bool) int {
 		if is {
 			return 0
 		}
 		return 1
 	}
-	order := func(a, b *Network) int {
+	slices.SortFunc(found, func(a, b *Network) int {
 		ja, _ := e.JoinedTo(a.ID)
 		jb, _ := e.JoinedTo(b.ID)
 		return cmp.Or(
 			cmp.Compare(first(a.Ingress()), first(b.Ingress())), cmp.Compare(jb.Gateway, ja.Gateway),
 			cmp.Compare(first(a.Bridged()), first(b.Bridged())), cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID),
 		)
+	})
+	return found
+}
+
+// reached is the interface that ports of mode host lead to. Connections are on one that is there whether
+// the service has ports of the mesh or not, and answer from it. What else there is answers from the
+// address of the default route where the server binds none.
+func (snap *Snapshot) reached(e *Endpoint, p Proto) (Attachment, bool) {
+	exits := snap.exits(e)
+	if p == TCP && len(exits) > 1 && exits[0].Ingress() {
+		return e.On(exits[1].ID)
 	}
-	for _, a := range e.Attached {
-		n := snap.Network(a.Network)
-		if n == nil || n.Internal || best != nil && order(best, n) < 0 {
-			continue
-		}
-		best, found = n, a
-	}
-	return found, best != nil
+	return snap.Gateway(e)
 }
 
 // HostedFront is a published port that a node answers on for one endpoint of its own.
@@ -59,7 +79,7 @@ type HostedFront struct {
 	Service  *Service
 	Endpoint *Endpoint
 	Port     PublishedPort
-	At       Attachment // where the endpoint is reached: on its gateway's network
+	At       Attachment // where the endpoint is reached
 }
 
 // Hosting is the ports that a node answers on for its own endpoints, and those that they could not have.
@@ -78,11 +98,11 @@ func (snap *Snapshot) Hosted(node NodeID) (all Hosting) {
 	}
 	var ports heldPorts
 	for _, e := range snap.hosting(node, byService) {
-		at, ok := snap.Gateway(e)
-		if !ok {
-			continue
-		}
 		for _, p := range byService[e.Service] {
+			at, ok := snap.reached(e, p.Proto)
+			if !ok {
+				break
+			}
 			h := HostedFront{snap.services[e.Service], e, p, at}
 			if _, taken := ports.overlapped(p); taken {
 				all.Lost = append(all.Lost, h)

@@ -139,6 +139,42 @@ func TestHostedIsOneANode(t *testing.T) {
 	}
 }
 
+// Connections to ports of mode host come by the same network whether there are ports of the mesh or not;
+// datagrams by the one of the default route.
+func TestReached(t *testing.T) {
+	lan, far, closed := testID[NetworkID]('b', 1), testID[NetworkID]('b', 2), testID[NetworkID]('b', 3)
+	for _, c := range []struct {
+		on              []NetworkID
+		streams, others NetworkID
+	}{
+		{[]NetworkID{lan}, lan, lan},
+		{[]NetworkID{IngressNetwork, lan}, lan, IngressNetwork},
+		{[]NetworkID{IngressNetwork}, IngressNetwork, IngressNetwork},
+		{[]NetworkID{IngressNetwork, closed}, IngressNetwork, IngressNetwork},
+		{[]NetworkID{IngressNetwork, lan, far}, far, IngressNetwork}, // by its name
+		{[]NetworkID{closed}, "", ""},
+	} {
+		snap := &Snapshot{networks: map[NetworkID]*Network{
+			IngressNetwork: {ID: IngressNetwork, Name: "ingress"},
+			lan:            {ID: lan, Name: "lan", Driver: Bridge}, far: {ID: far, Name: "far", Driver: Bridge},
+			closed: {ID: closed, Name: "closed", Driver: Bridge, Internal: true},
+		}}
+		e := &Endpoint{}
+		for _, id := range c.on {
+			e.Attached = append(e.Attached, Attachment{Network: id})
+		}
+		for _, p := range []Proto{TCP, UDP, SCTP} {
+			want := c.others
+			if p == TCP {
+				want = c.streams
+			}
+			if at, ok := snap.reached(e, p); at.Network != want || ok != (want != "") {
+				t.Errorf("on %v, %s ports are reached on %s, %t, want %s", c.on, p, at.Network, ok, want)
+			}
+		}
+	}
+}
+
 func TestParseSources(t *testing.T) {
 	for text, want := range map[string]Sources{
 		"":                                    "",

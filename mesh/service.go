@@ -63,18 +63,18 @@ func Schedulers() []Scheduler {
 	return []Scheduler{RoundRobin, WeightedRoundRobin, LeastConn, WeightedLeastConn, SourceHash, Maglev}
 }
 
-// Uses returns the networks on which an endpoint of s has an interface: its own, the ingress
-// network where it publishes a port on every node, and the default bridge where it publishes
-// ports of its nodes' own and is on no other network.
+// Uses returns the networks on which an endpoint of s has an interface: its own, the default bridge where
+// it has none and publishes ports of its nodes' own, and the ingress network where it publishes
+// a port on every node.
 func (s *Service) Uses() []NetworkID {
-	switch {
-	case slices.ContainsFunc(s.Publish, func(p PublishedPort) bool { return p.Mode != Hosted }):
-		return append([]NetworkID{IngressNetwork}, s.Networks...)
-	case len(s.Publish) > 0 && len(s.Networks) == 0:
-		return []NetworkID{DefaultBridge}
-	default:
-		return s.Networks
+	uses := s.Networks
+	if len(uses) == 0 && slices.ContainsFunc(s.Publish, func(p PublishedPort) bool { return p.Mode == Hosted }) {
+		uses = []NetworkID{DefaultBridge}
 	}
+	if slices.ContainsFunc(s.Publish, func(p PublishedPort) bool { return p.Mode != Hosted }) {
+		uses = append([]NetworkID{IngressNetwork}, uses...)
+	}
+	return uses
 }
 
 const (

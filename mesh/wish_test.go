@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 )
 
@@ -148,12 +149,14 @@ func TestDefaultBridge(t *testing.T) {
 		{nil, nil, nil},
 		{[]PublishedPort{hosted}, nil, []NetworkID{DefaultBridge}},
 		{[]PublishedPort{hosted}, []NetworkID{own}, []NetworkID{own}},
-		{[]PublishedPort{hosted, meshed}, nil, []NetworkID{IngressNetwork}},
+		{[]PublishedPort{hosted, meshed}, nil, []NetworkID{IngressNetwork, DefaultBridge}},
+		{[]PublishedPort{hosted, meshed}, []NetworkID{own}, []NetworkID{IngressNetwork, own}},
+		{[]PublishedPort{meshed}, nil, []NetworkID{IngressNetwork}},
 		{[]PublishedPort{meshed}, []NetworkID{own}, []NetworkID{IngressNetwork, own}},
 	} {
 		s := testService(1, c.publish...)
 		s.Networks = c.networks
-		if got := s.Uses(); len(got) != len(c.want) || len(got) > 0 && got[0] != c.want[0] {
+		if got := s.Uses(); !slices.Equal(got, c.want) {
 			t.Errorf("%v on %v uses %v", c.publish, c.networks, got)
 		}
 	}

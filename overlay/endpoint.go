@@ -2,7 +2,6 @@ package overlay
 
 import (
 	"cmp"
-	"net/netip"
 
 	"github.com/sluice-mesh/sluice/internal/plan"
 	"github.com/sluice-mesh/sluice/mesh"
@@ -13,7 +12,8 @@ import (
 //
 // The default route is on the ingress interface where there is one: a UDP server
 // that binds no address then answers from the address it was asked on, since
-// the kernel takes the source from the route.
+// the kernel takes the source from the route. Whatever has a source address is
+// answered by its interface.
 func (c *compiler) attach(e *mesh.Endpoint, a mesh.Attachment, n *mesh.Network) {
 	wish, _ := e.JoinedTo(n.ID)
 	inside, mtu := plan.NetworkLink(uint32(n.VNI)), c.mtuOf(n)
@@ -48,18 +48,26 @@ func (c *compiler) attach(e *mesh.Endpoint, a mesh.Attachment, n *mesh.Network) 
 		plan.Route{Kind: plan.RouteDev, Dst: single(a.V4), Link: outside},
 		plan.Route{Kind: plan.RouteDev, Dst: single(a.V6), Link: outside},
 	)
-	reached := n.Subnets()
-	if way, ok := c.snap.Gateway(e); ok && way.Network == n.ID {
-		reached = []netip.Prefix{everything4(), everything6()}
-	}
-	for _, dst := range reached {
-		via := plan.Gateway6()
-		if dst.Addr().Is4() {
-			via = plan.Gateway4()
-		}
-		ep.Routes = append(ep.Routes, plan.Route{Kind: plan.RouteVia, Dst: dst, Via: via, Link: inside})
-	}
+	c.lead(ep, e, n, plan.Exit{Link: inside, V4: a.V4, V6: a.V6, Via4: plan.Gateway4(), Via6: plan.Gateway6()})
 	table := s.Table("inet")
 	table.Set("sources4", plan.FieldIface, plan.FieldIPv4).Add(outside, a.V4.String())
 	table.Set("sources6", plan.FieldIface, plan.FieldIPv6).Add(outside, a.V6.String())
+}
+
+// lead plans where the interface leads to.
+func (c *compiler) lead(ep *plan.Sandbox, e *mesh.Endpoint, n *mesh.Network, exit plan.Exit) {
+	if !n.Internal && c.snap.Exits(e) > 1 {
+		ep.AnsweredBy(exit)
+	}
+	if way, ok := c.snap.Gateway(e); ok && way.Network == n.ID {
+		ep.DefaultBy(exit)
+		return
+	}
+	for _, dst := range n.Subnets() {
+		via := exit.Via6
+		if dst.Addr().Is4() {
+			via = exit.Via4
+		}
+		ep.Routes = append(ep.Routes, plan.Route{Kind: plan.RouteVia, Dst: dst, Via: via, Link: exit.Link})
+	}
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // enter lets a port that the node answers on for one endpoint in by the network's way out.
-// The answer goes back there by the endpoint's default route, which is on this network.
+// The answer goes back there, as the endpoint answers by the interface that was asked.
 func (c *compiler) enter(f mesh.HostedFront) {
 	n := c.snap.Network(f.At.Network)
 	if n == nil || n.Bridged() || len(c.self.BlocksOf(n.ID)) == 0 {

@@ -43,6 +43,7 @@ const (
 	stepAddr   step = "addr"
 	stepNeigh  step = "neigh"
 	stepFDB    step = "fdb"
+	stepRule   step = "rule"
 	stepRoute  step = "route"
 	stepNFT    step = "nft"
 	stepIPVS   step = "ipvs"
@@ -61,7 +62,9 @@ func laterSteps(kind plan.Kind) []step {
 	case plan.KindHost:
 		return append(wiring, stepPass, stepNFT)
 	case plan.KindEndpoint:
-		return wiring
+		// A rule to a table that is empty yet changes nothing; where the default route moves, all that
+		// open connections go by is there.
+		return []step{stepSysctl, stepAddr, stepNeigh, stepFDB, stepRule, stepRoute}
 	default:
 		return append(append([]step{stepIPVS, stepSysctl, stepNFT}, wiring[1:]...), stepFlows)
 	}
@@ -84,6 +87,8 @@ func (s step) diff(want *plan.Sandbox, have observed) []Op {
 		return diffKeyed(want.Name, want.Neighs, have.Neighs, neighKey)
 	case stepFDB:
 		return diffKeyed(want.Name, want.FDB, have.FDB, fdbKey)
+	case stepRule:
+		return diffKeyed(want.Name, want.Rules, have.Rules, ruleKey)
 	case stepRoute:
 		return diffKeyed(want.Name, want.Routes, have.Routes, routeKey)
 	case stepNFT:

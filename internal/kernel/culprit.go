@@ -42,6 +42,8 @@ func kindOfObject(op Op) string {
 		return string(stepNeigh)
 	case plan.FDBEntry:
 		return string(stepFDB)
+	case plan.Rule:
+		return string(stepRule)
 	case plan.Route:
 		return string(stepRoute)
 	case TableLoad, ElementChange:

@@ -145,8 +145,8 @@ func (f *Fake) do(op Op) error {
 		return put(op.Verb, &s.Neighs, o, neighKey, s.needs(o.Link))
 	case plan.FDBEntry:
 		return put(op.Verb, &s.FDB, o, fdbKey, s.needsTunnel(o))
-	case plan.Route:
-		return put(op.Verb, &s.Routes, o, routeKey, s.needsRoute(o))
+	case plan.Rule, plan.Route:
+		return s.route(op)
 	case plan.VirtualServer:
 		return put(op.Verb, &s.Virtual, o, virtualKey, putFlags(&ipvs.Service{}, o))
 	case plan.Backend:
@@ -243,16 +243,6 @@ func (s *fakeSpace) needsTunnel(e plan.FDBEntry) error {
 		return syscall.EINVAL
 	}
 	return nil
-}
-
-func (s *fakeSpace) needsRoute(r plan.Route) error {
-	if r.Dst != r.Dst.Masked() || r.Kind == plan.RouteVia && r.Via.Is4() != r.Dst.Addr().Is4() {
-		return syscall.EINVAL
-	}
-	if r.Kind == plan.RouteUnreachable {
-		return nil
-	}
-	return s.needs(r.Link)
 }
 
 func (s *fakeSpace) needsServer(b plan.Backend) error {

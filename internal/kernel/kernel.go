@@ -63,7 +63,7 @@ func (r *Refusal) Error() string { return r.Why + ": " + r.Do }
 // observed is what a sandbox holds of a subsystem: the plan's own types where
 // the kernel can tell them whole, otherwise what it can tell.
 type observed struct {
-	plan.Sandbox                   // Links, Addrs, Routes, Neighs, FDB, Virtual, Backends, Timeouts, Flows, Zones
+	plan.Sandbox                   // Links, Addrs, Routes, Rules, Neighs, FDB, Virtual, Backends, Timeouts, Flows, Zones
 	settings     map[string]string // sysctl: key -> value, of the keys that were asked for, "*" expanded
 	tables       []loadedTable     // nft
 	foreign      []*foreignTable   // other programs'

@@ -37,7 +37,7 @@ const (
 // known to have made.
 type Drift struct {
 	Sandbox string
-	Kind    string // of the object: namespace, links, addr, neigh, fdb, route, sysctl, nft, passage, user; "" for anything: events were lost
+	Kind    string // of the object: namespace, links, addr, neigh, fdb, route, rule, sysctl, nft, passage, user; "" for anything: events were lost
 	By      string // who made it, "nft (pid 4711)"; "" where the kernel does not say
 }
 

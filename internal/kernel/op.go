@@ -18,7 +18,7 @@ const (
 )
 
 // Op is one change of one object. Object is one of: plan.Link, plan.Addr,
-// plan.Route, plan.Neigh, plan.FDBEntry, plan.Sysctl, plan.VirtualServer,
+// plan.Route, plan.Rule, plan.Neigh, plan.FDBEntry, plan.Sysctl, plan.VirtualServer,
 // plan.Backend, plan.Timeouts, plan.Flow, plan.Zone, BackendOrder, Namespace, TableLoad,
 // ElementChange, UserTable, LockLoad, Pass, Announcement.
 type Op struct {

@@ -203,6 +203,8 @@ func (k *Kernel) observe(s step, want *plan.Sandbox) (have observed, err error) 
 		have.Neighs, err = n.observeNeighs()
 	case stepFDB:
 		have.FDB, err = n.observeFDB()
+	case stepRule:
+		have.Rules, err = n.observeRules()
 	case stepRoute:
 		have.Routes, err = n.observeRoutes()
 	case stepNFT:
@@ -262,6 +264,8 @@ func (k *Kernel) doOp(op Op) error {
 		return n.doNeigh(op.Verb, o)
 	case plan.FDBEntry:
 		return n.doFDB(op.Verb, o)
+	case plan.Rule:
+		return n.doRule(op.Verb, o)
 	case plan.Route:
 		return n.doRoute(op.Verb, o)
 	case plan.Flow:
@@ -312,7 +316,7 @@ func (k *Kernel) removeNamespace(sandbox string) error {
 	if err == nil {
 		err = n.removeLinks()
 		if n.kind == plan.KindEndpoint {
-			err = errors.Join(err, n.forgetNames())
+			err = errors.Join(err, n.removeRules(), n.forgetNames())
 		}
 		n.close()
 		delete(k.open, sandbox)

@@ -16,13 +16,14 @@ type routeID struct {
 	local bool
 	link  string // of a local one: an address may be the host's own on several devices
 	dst   netip.Prefix
+	table uint32
 }
 
 func routeKey(r plan.Route) routeID {
 	if r.Kind == plan.RouteLocal {
-		return routeID{true, r.Link, r.Dst}
+		return routeID{local: true, link: r.Link, dst: r.Dst}
 	}
-	return routeID{dst: r.Dst}
+	return routeID{dst: r.Dst, table: r.Table}
 }
 
 // localPriority is the metric of the first local route: with an equal one a second device
@@ -49,7 +50,8 @@ func (n *namespace) observeRoutes() ([]plan.Route, error) {
 			return nil, fmt.Errorf("list routes of %s: %w", n.name, err)
 		}
 		for _, r := range list {
-			if r.Table != unix.RT_TABLE_MAIN && r.Table != unix.RT_TABLE_LOCAL {
+			own := n.kind == plan.KindEndpoint && plan.IsOwnTable(uint32(r.Table))
+			if r.Table != unix.RT_TABLE_MAIN && r.Table != unix.RT_TABLE_LOCAL && !own {
 				continue // somebody else's, who uses the same number
 			}
 			if others[r.LinkIndex] || n.kind == plan.KindEndpoint && r.LinkIndex == 0 {
@@ -63,6 +65,9 @@ func (n *namespace) observeRoutes() ([]plan.Route, error) {
 
 func routeOf(r netlink.Route, link string, af int) plan.Route {
 	seen := plan.Route{Kind: plan.RouteDev, Link: link}
+	if plan.IsOwnTable(uint32(r.Table)) {
+		seen.Table = uint32(r.Table)
+	}
 	switch {
 	case r.Dst != nil:
 		seen.Dst = prefixOf(r.Dst)
@@ -86,6 +91,9 @@ func (n *namespace) doRoute(verb Verb, want plan.Route) error {
 	r := &netlink.Route{
 		Dst: ipNet(want.Dst), Protocol: plan.RouteProtocol, Table: unix.RT_TABLE_MAIN,
 		Family: family(want.Dst.Addr()), Type: unix.RTN_UNICAST, Scope: netlink.SCOPE_UNIVERSE,
+	}
+	if want.Table != 0 {
+		r.Table = int(want.Table)
 	}
 	if want.Link != "" {
 		link, err := n.device(want.Link)

@@ -49,7 +49,7 @@ const kindNamespace = "namespace"
 func routeGroups() []uint {
 	return []uint{
 		unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF,
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE, unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF,
 	}
 }
 
@@ -198,6 +198,8 @@ func (w *watcher) about(m syscall.NetlinkMessage) step {
 		return w.aboutNeigh(m, index)
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		return w.aboutRoute(m)
+	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
+		return w.aboutRule(m)
 	case unix.RTM_NEWNETCONF, unix.RTM_DELNETCONF:
 		return w.aboutSetting(m)
 	default:
@@ -307,6 +309,15 @@ func (w *watcher) aboutRoute(m syscall.NetlinkMessage) step {
 	replaced := m.Header.Flags&unix.NLM_F_REPLACE != 0 && w.kind != plan.KindHost
 	if m.Data[protocol] == plan.RouteProtocol || replaced {
 		return stepRoute
+	}
+	return ""
+}
+
+// aboutRule knows our rules by their protocol, in endpoints.
+func (w *watcher) aboutRule(m syscall.NetlinkMessage) step {
+	by, _ := attribute(m.Data, unix.SizeofRtMsg, nl.FRA_PROTOCOL)
+	if w.kind == plan.KindEndpoint && len(by) == 1 && by[0] == plan.RouteProtocol {
+		return stepRule
 	}
 	return ""
 }

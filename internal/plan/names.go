@@ -16,7 +16,7 @@ const (
 	LockTable     = "sluice-lock"     // the host's Sandbox.Lock
 	LinkAlias     = "sluice"          // alias of each device we make in the host
 	EndpointAlias = "sluice endpoint" // alias of those in endpoints, which may be hosts of agents of their own
-	RouteProtocol = 83                // rtm_protocol of our routes and ifa_proto's stand-in; 'S'; free in iproute2's rt_protos
+	RouteProtocol = 83                // rtm_protocol of our routes, fra_protocol of our rules and ifa_proto's stand-in; 'S'; free in iproute2's rt_protos
 )
 
 // HostLinks begins the names of all our devices in the host and of no other.

@@ -31,6 +31,7 @@ type Sandbox struct {
 	Links    []Link
 	Addrs    []Addr
 	Routes   []Route
+	Rules    []Rule // of an endpoint alone
 	Neighs   []Neigh
 	FDB      []FDBEntry
 	Sysctls  []Sysctl
@@ -111,7 +112,7 @@ type Addr struct {
 // RouteKind says what a route does with a packet.
 type RouteKind string
 
-// The kinds of route. A RouteLocal entry is in the local table, all others in main.
+// The kinds of route. A RouteLocal entry is in the local table, all others in main where they name none.
 const (
 	RouteVia         RouteKind = "via"         // to Via on Link, which need not be on-link by address
 	RouteDev         RouteKind = "dev"         // Dst is directly on Link
@@ -119,13 +120,14 @@ const (
 	RouteLocal       RouteKind = "local"       // ours, as seen from Link
 )
 
-// Route is one entry of a routing table. Its key is Dst, and of a RouteLocal one
+// Route is one entry of a routing table. Its key is (Table, Dst), and of a RouteLocal one
 // (RouteLocal, Link, Dst).
 type Route struct {
-	Kind RouteKind
-	Dst  netip.Prefix
-	Via  netip.Addr
-	Link string
+	Kind  RouteKind
+	Dst   netip.Prefix
+	Via   netip.Addr
+	Link  string
+	Table uint32 // an OwnTable; 0: the one that its kind is in
 }
 
 // Neigh is a permanent neighbour entry. Its key is (Link, IP).

@@ -30,8 +30,9 @@ func (s *Sandbox) sort() {
 		return cmp.Or(cmp.Compare(a.Link, b.Link), ComparePrefix(a.Prefix, b.Prefix))
 	})
 	slices.SortFunc(s.Routes, func(a, b Route) int {
-		return cmp.Or(ComparePrefix(a.Dst, b.Dst), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Link, b.Link))
+		return cmp.Or(compareTable(a, b), ComparePrefix(a.Dst, b.Dst), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Link, b.Link))
 	})
+	slices.SortFunc(s.Rules, CompareRule)
 	slices.SortFunc(s.Neighs, func(a, b Neigh) int {
 		return cmp.Or(cmp.Compare(a.Link, b.Link), a.IP.Compare(b.IP))
 	})
@@ -63,6 +64,10 @@ func (s *Sandbox) sort() {
 	}
 }
 
+// compareTable has tables that rules lead to before the others: where the default route moves, the way
+// that open connections go by from then on is there.
+func compareTable(a, b Route) int { return cmp.Compare(b.Table, a.Table) }
+
 // ComparePrefix orders prefixes by address, the shorter first.
 func ComparePrefix(a, b netip.Prefix) int {
 	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
@@ -88,6 +93,7 @@ func (s *Sandbox) text(b *strings.Builder) {
 	lines(b, s.Addrs)
 	lines(b, s.Neighs)
 	lines(b, s.FDB)
+	lines(b, s.Rules)
 	lines(b, s.Routes)
 	if s.Timeouts != (Timeouts{}) {
 		fmt.Fprintf(b, "  %s\n", s.Timeouts)
@@ -167,7 +173,11 @@ func (a Addr) String() string { return fmt.Sprintf("addr     %-10s %s", a.Link, 
 func (r Route) String() string {
 	switch r.Kind {
 	case RouteVia:
-		return fmt.Sprintf("route    %s via %s dev %s", r.Dst, r.Via, r.Link)
+		text := fmt.Sprintf("route    %s via %s dev %s", r.Dst, r.Via, r.Link)
+		if r.Table != 0 {
+			text += fmt.Sprintf(" table %d", r.Table)
+		}
+		return text
 	case RouteUnreachable:
 		return fmt.Sprintf("route    unreachable %s", r.Dst)
 	case RouteLocal:

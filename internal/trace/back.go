@@ -74,7 +74,7 @@ func (w *walk) turn(p *packet, inside string) (plan.Link, error) {
 // replied is the reply from the endpoint into its network's sandbox, before it is routed there.
 func (w *walk) replied(p *packet) error {
 	w.what("the reply to %s", p.dst)
-	r := w.route(p.dst)
+	r := w.route(p.src, p.dst)
 	if err := w.out(r, p.dst); err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func (w *walk) replied(p *packet) error {
 
 // wayOut routes the reply to the host, from where it is taken off by its mark.
 func (w *walk) wayOut(p *packet) (plan.Link, error) {
-	r := w.route(p.dst)
+	r := w.route(p.src, p.dst)
 	if err := w.out(r, p.dst); err != nil {
 		return plan.Link{}, err
 	}
@@ -157,7 +157,7 @@ func (w *walk) leave(p *packet) error {
 
 // sendUndone forwards a reply whose source the balancer gives back on the way.
 func (w *walk) sendUndone(p *packet, source netip.Addr) error {
-	r := w.route(p.dst)
+	r := w.route(p.src, p.dst)
 	if err := w.out(r, p.dst); err != nil {
 		return err
 	}

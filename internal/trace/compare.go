@@ -16,6 +16,7 @@ type Difference struct {
 	line    string       // of an object
 	ref     ref          // of an nft table or element, or a list of backends
 	route   netip.Prefix // that the plan does not have
+	from    netip.Addr   // of a rule that the plan does not have
 }
 
 type about int
@@ -27,6 +28,7 @@ const (
 	aboutElement
 	aboutBackends
 	aboutRoute
+	aboutRule
 )
 
 // NoSandbox says that a namespace is not there. says is the difference in words.
@@ -54,6 +56,11 @@ func Element(sandbox, family, set, key, says string) Difference {
 // StrayRoute says that the kernel has a route of ours that the plan does not have.
 func StrayRoute(sandbox string, dst netip.Prefix, says string) Difference {
 	return Difference{says: says, sandbox: sandbox, about: aboutRoute, route: dst}
+}
+
+// StrayRule says that the kernel has a rule of ours that the plan does not have.
+func StrayRule(sandbox string, from netip.Addr, says string) Difference {
+	return Difference{says: says, sandbox: sandbox, about: aboutRule, from: from}
 }
 
 // StrayBackend says that IPVS may choose what the plan does not have.
@@ -86,6 +93,8 @@ func (d Difference) concerns(o Object) bool {
 		return o.ref == d.ref
 	case aboutRoute:
 		return o.ref.dst.IsValid() && d.route.Contains(o.ref.dst) && d.route.Bits() > o.ref.bits
+	case aboutRule:
+		return o.ref.src == d.from
 	default:
 		return false
 	}

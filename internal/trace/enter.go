@@ -113,7 +113,7 @@ func (w *walk) reason() string {
 func (w *walk) uplink(p *packet) error {
 	w.begin(2, "ip link show %s", plan.UplinkHost)
 	w.what("to %s", p.dst)
-	r := w.route(p.dst)
+	r := w.route(p.src, p.dst)
 	if err := w.out(r, p.dst); err != nil {
 		return err
 	}
@@ -173,7 +173,7 @@ func (w *walk) mark(p *packet) error {
 
 // taken is a packet that stays in ingress-sbox: for IPVS, or to be refused.
 func (w *walk) taken(p *packet) error {
-	r := w.route(p.dst)
+	r := w.route(p.src, p.dst)
 	if w.noteAll(r.objects); r.kind != routeLocal {
 		return breakf("%s is no address of %s", p.dst, w.sandbox.Name)
 	}

@@ -52,7 +52,7 @@ func made(*packet) error { return nil }
 
 // onward sends a packet on from the sandbox that it is in, where that lets it pass.
 func (w *walk) onward(p *packet, passes func(*packet) error) error {
-	r := w.route(p.dst)
+	r := w.route(p.src, p.dst)
 	if err := w.out(r, p.dst); err != nil {
 		return err
 	}
@@ -77,11 +77,11 @@ func (w *walk) arrived(p *packet, to string) error {
 	return nil
 }
 
-// answer is hops 9 and 10: the reply goes to the host by the endpoint's default route, and
+// answer is hops 9 and 10: the reply goes to the host by the interface that was asked, and
 // conntrack there undoes what it did.
 func (w *walk) answer(request *packet) error {
 	p := packet{proto: request.proto, src: request.dst, dst: request.src, ct: ctEstablished, flags: []string{"syn", "ack"}}
-	w.begin(9, "ip route get %s", p.dst)
+	w.begin(9, "ip route get %s from %s", p.dst, p.src)
 	w.what("the reply to %s", p.dst)
 	if err := w.hook("output", &p); err != nil {
 		return err

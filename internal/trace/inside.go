@@ -30,7 +30,7 @@ func (w *walk) serveInside(p packet, b plan.Backend) error {
 	p.dialled, p.dst, p.dport, p.dnat = p.dst, b.Addr, b.Port, w.flow.nat
 	w.begin(5, "ip route get %s", p.dst)
 	w.what("to %s", w.called(b.Addr, b.Port))
-	r := w.route(p.dst)
+	r := w.route(p.src, p.dst)
 	if err := w.out(r, p.dst); err != nil {
 		return err
 	}
@@ -103,7 +103,7 @@ func (w *walk) backInside(request *packet) error {
 		w.begin(10, "conntrack -L -d %s", w.flow.dialled)
 		return w.undoInside(&p)
 	}
-	r := w.route(p.dst)
+	r := w.route(p.src, p.dst)
 	if err := w.out(r, p.dst); err != nil {
 		return err
 	}

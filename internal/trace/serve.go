@@ -23,7 +23,7 @@ func (w *walk) serve(p packet, b plan.Backend) error {
 func (w *walk) towards(p *packet, b plan.Backend) error {
 	w.begin(5, "ip route get %s", p.dst)
 	w.what("to %s", w.called(b.Addr, b.Port))
-	r := w.route(p.dst)
+	r := w.route(p.src, p.dst)
 	if err := w.out(r, p.dst); err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func (w *walk) isolate(p *packet) error {
 	if err := w.hook("prerouting", p); err != nil {
 		return err
 	}
-	r := w.route(p.dst)
+	r := w.route(p.src, p.dst)
 	if r.kind == routeOut {
 		p.oif = r.link
 		if err := w.forward(p); err != nil {
@@ -130,7 +130,7 @@ func (w *walk) handOver(p *packet, r route) error {
 
 // takenIn lets the endpoint's namespace, where the packet is, take it for its own.
 func (w *walk) takenIn(p *packet) error {
-	own := w.route(p.dst)
+	own := w.route(p.src, p.dst)
 	if w.noteAll(own.objects); own.kind != routeLocal {
 		return breakf("%s is no address in %s", p.dst, w.sandbox.Name)
 	}

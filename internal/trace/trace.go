@@ -87,7 +87,8 @@ type Object struct {
 type ref struct {
 	family, set, key string // of an element of an nft set
 	dst              netip.Addr
-	bits             int // of the route that was taken towards dst; -1: of none
+	bits             int        // of the route that was taken towards dst; -1: of none
+	src              netip.Addr // that rules were asked about
 }
 
 // walk is one packet on its way.

@@ -104,6 +104,7 @@ func TestWalk(t *testing.T) {
 	}
 	two, six := cluster(t, "two services"), cluster(t, "underlay IPv6")
 	one, bridge := cluster(t, "published on one address"), cluster(t, "hosted")
+	both := cluster(t, "both modes")
 	byNFT := func(name string) trace.Question { return ask(clusterBy(t, mesh.BalancerNFT, name), 1, "tcp", 8080) }
 	for name, q := range map[string]trace.Question{
 		"two backends":            ask(two, 1, "tcp", 8080),
@@ -145,6 +146,10 @@ func TestWalk(t *testing.T) {
 		"hosted source":           ask(bridge, 1, "tcp", 8083),
 		"hosted range":            from(ask(cluster(t, "hosted ranges"), 1, "udp", 8500), trace.Outside, "192.0.2.7"),
 		"hosted on an overlay":    ask(cluster(t, "hosted on overlay"), 1, "udp", 9005),
+		"hosted beside the mesh":  ask(both, 1, "tcp", 8081),
+		"datagrams beside it":     ask(both, 1, "udp", 8081),
+		"overlay beside the mesh": to(from(ask(both, 1, "tcp", 8091), trace.Outside, "2001:db8:ffff::1"), "2001:db8::11"),
+		"mesh beside hosted":      ask(both, 1, "tcp", 8080),
 		"hosted hairpin":          from(ask(bridge, 1, "tcp", 8080), plan.BridgeLink(string(mesh.DefaultBridge)), bridged(bridge)),
 		"virtual":                 inside(t, mesh.BalancerIPVS),
 		"virtual by nft":          inside(t, mesh.BalancerNFT),

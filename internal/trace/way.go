@@ -1,6 +1,7 @@
 package trace
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"path"
@@ -27,9 +28,9 @@ const (
 	routeNone        routeKind = "none" // nothing of ours: the host's own routes decide
 )
 
-// route looks a destination up: own addresses first, then the longest prefix
-// among routes and the addresses' own subnets.
-func (w *walk) route(dst netip.Addr) route {
+// route looks the way of a packet up: own addresses first, then what the rules for its source
+// lead to, then the main table.
+func (w *walk) route(src, dst netip.Addr) route {
 	for _, a := range w.sandbox.Addrs {
 		if a.Prefix.Addr() == dst {
 			return route{kind: routeLocal, link: a.Link, objects: []Object{w.object(a)}}
@@ -43,9 +44,33 @@ func (w *walk) route(dst netip.Addr) route {
 			return route{kind: routeLocal, link: r.Link, objects: []Object{w.object(r)}}
 		}
 	}
+	rules := slices.DeleteFunc(slices.Clone(w.sandbox.Rules), func(r plan.Rule) bool { return r.From != src })
+	rules = append(rules, plan.Rule{Table: plan.MainTable}) // the kernel's own
+	asked := []Object{{Sandbox: w.sandbox.Name, ref: ref{src: src}}}
+	var found route
+	for _, rule := range rules {
+		if rule.Priority != 0 {
+			asked = append(asked, w.object(rule))
+		}
+		found = w.lookup(rule, dst)
+		asked = append(asked, found.objects...)
+		if found.kind != routeNone {
+			break
+		}
+	}
+	found.objects = asked
+	return found
+}
+
+// lookup is the longest prefix among the routes that a rule leads to and, in the main table, the
+// addresses' own subnets.
+func (w *walk) lookup(rule plan.Rule, dst netip.Addr) route {
 	best, bits := route{kind: routeNone}, -1
+	if rule.Longer {
+		bits = 0
+	}
 	for _, r := range w.sandbox.Routes {
-		if r.Kind == plan.RouteLocal || !r.Dst.Contains(dst) || r.Dst.Bits() <= bits {
+		if r.Kind == plan.RouteLocal || tableOf(r) != rule.Table || !r.Dst.Contains(dst) || r.Dst.Bits() <= bits {
 			continue
 		}
 		bits = r.Dst.Bits()
@@ -58,7 +83,7 @@ func (w *walk) route(dst netip.Addr) route {
 		}
 	}
 	for _, a := range w.sandbox.Addrs {
-		if a.Prefix.Masked().Contains(dst) && a.Prefix.Bits() > bits {
+		if rule.Table == plan.MainTable && a.Prefix.Masked().Contains(dst) && a.Prefix.Bits() > bits {
 			bits = a.Prefix.Bits()
 			best = route{kind: routeOut, link: a.Link, next: dst, objects: []Object{w.object(a)}}
 		}
@@ -67,6 +92,8 @@ func (w *walk) route(dst netip.Addr) route {
 	best.objects = append(best.objects, Object{Sandbox: w.sandbox.Name, ref: ref{dst: dst, bits: bits}})
 	return best
 }
+
+func tableOf(r plan.Route) uint32 { return cmp.Or(r.Table, plan.MainTable) }
 
 func (w *walk) object(o fmt.Stringer) Object {
 	return Object{Sandbox: w.sandbox.Name, Line: o.String()}

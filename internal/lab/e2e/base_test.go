@@ -39,6 +39,7 @@ func TestBase(t *testing.T) {
 		{"Settings", testSettings},
 		{"GatewayChoice", testGatewayChoice},
 		{"GatewayMesh", testGatewayMesh},
+		{"Steady", testSteady},
 		{"HotConnect", testHotConnect},
 		{"Announced", testAnnounced},
 		{"Advertisement", testAdvertisement},

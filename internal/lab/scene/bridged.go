@@ -127,9 +127,22 @@ func bridged() map[string]func(w *World) {
 				Sysctls: []mesh.InterfaceSysctl{{Family: "ipv4", Table: "conf", Key: "forwarding", Value: "1"}},
 			})
 		},
+		"both modes": bothModes,
 		"overlay internal": func(w *World) {
 			net := w.Overlay("blue", mesh.NetworkWish{Internal: true, Apart: true, MTU: 1300})
 			w.Endpoint(w.Service("web", []mesh.NetworkID{net}), "web.1", 1)
 		},
 	}
+}
+
+// bothModes are services with ports of both modes, on a network and on none.
+func bothModes(w *World) {
+	w.DefaultBridge()
+	ports := func(first uint16) []mesh.PublishedPort {
+		return []mesh.PublishedPort{
+			Port(first, 80, mesh.TCP), Port(first, 80, mesh.UDP), OwnPort(first+1, 80, mesh.TCP), OwnPort(first+1, 80, mesh.UDP),
+		}
+	}
+	w.Endpoint(w.Service("web", nil, ports(8080)...), "web.1", 1)
+	w.Endpoint(w.Service("shop", []mesh.NetworkID{w.Network("blue")}, ports(8090)...), "shop.1", 1)
 }

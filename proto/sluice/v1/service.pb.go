@@ -1150,7 +1150,7 @@ type Connection struct {
 	Interface string `protobuf:"bytes,4,opt,name=interface,proto3" json:"interface,omitempty"`
 	// The network with the greatest has the default route; of equals a bridge, then
 	// the first name. Where the service has a port of the mesh, the ingress network
-	// has it in any case.
+	// has it in any case. What is open stays on the network that it came by.
 	GatewayPriority int32 `protobuf:"varint,5,opt,name=gateway_priority,json=gatewayPriority,proto3" json:"gateway_priority,omitempty"`
 	// Further names of the endpoint there.
 	Aliases []string `protobuf:"bytes,6,rep,name=aliases,proto3" json:"aliases,omitempty"`
