@@ -103,7 +103,7 @@ func (e *endpoints) attach(ctx context.Context, w wish) (mesh.EndpointID, error)
 		return "", err
 	}
 	id := newID[mesh.EndpointID]()
-	rev, bridge, err := e.record(ctx, w, id, path, life)
+	rev, err := e.record(ctx, w, id, path, life)
 	if err != nil {
 		e.cluster.wake() // what was pinned is let go by the next round
 		return "", errors.Join(err, e.store.dropLifetime(id))
@@ -113,7 +113,7 @@ func (e *endpoints) attach(ctx context.Context, w wish) (mesh.EndpointID, error)
 		err = e.status.endpoint(id)
 	}
 	if err != nil {
-		return "", errors.Join(err, e.undone(ctx, func() (uint64, error) { return e.drop(id, bridge...) }))
+		return "", errors.Join(err, e.undone(ctx, func() (uint64, error) { return e.drop(id) }))
 	}
 	e.detachAfter(id, ended)
 	return id, nil
@@ -132,8 +132,8 @@ func (e *endpoints) undone(ctx context.Context, takeBack func() (uint64, error))
 
 // record pins the namespace and then writes the endpoint, as one step for the
 // loop: a record without a namespace could not be built, and a namespace without
-// a record would be let go. bridge is the record of the network that this made, if any.
-func (e *endpoints) record(ctx context.Context, w wish, id mesh.EndpointID, path string, life lifetime) (rev uint64, bridge []mesh.Record, err error) {
+// a record would be let go.
+func (e *endpoints) record(ctx context.Context, w wish, id mesh.EndpointID, path string, life lifetime) (rev uint64, err error) {
 	self := e.cluster.own.ID
 	err = e.loop.withMachine(ctx, func(m Machine) error {
 		snap := e.cluster.snapshot()
@@ -159,12 +159,12 @@ func (e *endpoints) record(ctx context.Context, w wish, id mesh.EndpointID, path
 			if err != nil {
 				return nil, err
 			}
-			bridge, err = defaultBridge(snap, snap.Service(endpoint.Service))
-			return append(slices.Clone(bridge), mesh.EndpointRecord(endpoint)), err
+			records, err := defaultBridge(snap, snap.Service(endpoint.Service))
+			return append(records, mesh.EndpointRecord(endpoint)), err
 		})
 		return err
 	})
-	return rev, bridge, err
+	return rev, err
 }
 
 func pin(m Machine, sandbox string, w wish) error {
@@ -228,31 +228,18 @@ func (e *endpoints) remove(id mesh.EndpointID) error {
 	return err
 }
 
-// drop deletes an endpoint, and networks that were made for it unless another is on them by now.
-func (e *endpoints) drop(id mesh.EndpointID, networks ...mesh.Record) (uint64, error) {
-	rev, err := e.cluster.update(func(snap *mesh.Snapshot) (gone []mesh.Record, err error) {
-		if have := endpointByID(snap, id); have != nil {
-			gone = append(gone, tombstone(mesh.EndpointRecord(have)))
+func (e *endpoints) drop(id mesh.EndpointID) (uint64, error) {
+	rev, err := e.cluster.update(func(snap *mesh.Snapshot) ([]mesh.Record, error) {
+		have := endpointByID(snap, id)
+		if have == nil {
+			return nil, nil
 		}
-		for _, r := range networks {
-			if n := snap.Network(r.Network.ID); n != nil && !others(snap, n.ID, id) {
-				gone = append(gone, tombstone(mesh.NetworkRecord(n)))
-			}
-		}
-		return gone, nil
+		return []mesh.Record{tombstone(mesh.EndpointRecord(have))}, nil
 	})
 	if err != nil {
 		return 0, err
 	}
 	return rev, e.store.dropLifetime(id)
-}
-
-// others tells whether another endpoint is to be on a network.
-func others(snap *mesh.Snapshot, n mesh.NetworkID, than mesh.EndpointID) bool {
-	return slices.ContainsFunc(snap.Endpoints, func(e *mesh.Endpoint) bool {
-		s := snap.Service(e.Service)
-		return e.ID != than && s != nil && slices.Contains(e.Networks(s), n)
-	})
 }
 
 // endpointByID does not look at names: one may be written like another's ID.
