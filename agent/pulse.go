@@ -39,7 +39,7 @@ type peer struct {
 	node     *mesh.Node
 	addr     netip.Addr // of its sandbox of the ingress network; invalid where it need not have one
 	beat     beat
-	heard    bool // by gossip, at the last turn
+	seen     observation // gossip's, as this turn has it: its verdicts come at any time
 	presence presence
 	since    time.Time
 }
@@ -80,12 +80,12 @@ func (p *pulse) turn(ctx context.Context, now time.Time) time.Duration {
 	p.listen(now)
 	next := now.Add(pulseRest)
 	for id, peer := range p.peers {
-		was := peer.heard
-		peer.heard = p.cluster.liveness(id).alive
-		if was && !peer.heard {
+		heard := peer.seen.alive
+		peer.seen = p.cluster.liveness(id)
+		if heard && !peer.seen.alive {
 			peer.beat = peer.beat.afresh(now)
 		}
-		if !peer.addr.IsValid() && !p.knocksAt(id, peer, now) {
+		if !peer.addr.IsValid() && !p.knocksAt(peer, now) {
 			continue
 		}
 		peer.beat = peer.beat.judged(now)
@@ -115,7 +115,7 @@ func (p *pulse) follow(snap *mesh.Snapshot, now time.Time) {
 		known := p.peers[n.ID]
 		if known == nil {
 			seen := p.cluster.liveness(n.ID)
-			known = &peer{since: seen.since, presence: presenceSilent.next(seen, kernelUnknown)}
+			known = &peer{seen: seen, since: seen.since, presence: presenceSilent.next(seen, kernelUnknown)}
 		}
 		if addr := sandboxAddr(snap, n); addr != known.addr {
 			// They are not all asked in one moment.
@@ -178,11 +178,11 @@ func (p *pulse) heardKnock(one knocked, now time.Time) {
 
 // knocksAt tells whether a node is knocked at: one that gossip does not hear. What was found
 // before it was heard says nothing about later.
-func (p *pulse) knocksAt(id mesh.NodeID, peer *peer, now time.Time) bool {
+func (p *pulse) knocksAt(peer *peer, now time.Time) bool {
 	if p.knocks == nil {
 		return false
 	}
-	if p.cluster.liveness(id).alive {
+	if peer.seen.alive {
 		peer.beat = beat{due: now, newest: peer.beat.newest}
 		return false
 	}
@@ -212,7 +212,7 @@ func (p *pulse) conclude(now time.Time) {
 	absent := map[mesh.NodeID]bool{}
 	for id, peer := range p.peers {
 		was := peer.presence
-		peer.presence = was.next(p.cluster.liveness(id), peer.beat.answer)
+		peer.presence = was.next(peer.seen, peer.beat.answer)
 		if peer.presence != was {
 			peer.since = now
 			p.cluster.events.presence(peer.node.Name, peer.presence)

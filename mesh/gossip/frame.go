@@ -35,9 +35,10 @@ const (
 	framePart    = 64 << 10
 	frameLimit   = noticeLimit
 	writePart    = 16 << 10        // of a frame, at once
-	stallTimeout = 5 * time.Second // in which nothing comes, or no writePart goes
+	stallTimeout = 5 * time.Second // in which nothing comes, or no writePart goes, after what is ahead of it
 	talkTimeout  = time.Minute     // for a whole exchange; the next one goes on from there
 	slowest      = 8 << 10         // bytes in a second of a link that is good enough
+	aheadMost    = 4 * framePart   // so many under way are waited for: a peer that died holds its turn no longer
 )
 
 // talk is one end of an exchange. It fails where it stalls, and not where a frame comes bit by
@@ -53,7 +54,7 @@ func newTalk(conn net.Conn) *talk { return &talk{conn: conn, ends: time.Now().Ad
 
 // Read takes what has come.
 func (t *talk) Read(b []byte) (int, error) {
-	t.deadline(stallTimeout + time.Duration(t.ahead)*time.Second/slowest)
+	t.deadline()
 	n, err := t.conn.Read(b)
 	if n > 0 {
 		t.ahead = 0
@@ -64,7 +65,7 @@ func (t *talk) Read(b []byte) (int, error) {
 // Write sends part after part.
 func (t *talk) Write(b []byte) (n int, err error) {
 	for part := range slices.Chunk(b, writePart) {
-		t.deadline(stallTimeout)
+		t.deadline() // a kernel whose buffer is full takes more only when much of it has gone
 		m, err := t.conn.Write(part)
 		n, t.ahead = n+m, t.ahead+m
 		if err != nil {
@@ -74,10 +75,10 @@ func (t *talk) Write(b []byte) (n int, err error) {
 	return n, nil
 }
 
-// deadline makes the next step fail where it takes longer. A connection that has ended
+// deadline makes the next step fail where it takes too long. A connection that has ended
 // may refuse one, and says so when it is used.
-func (t *talk) deadline(after time.Duration) {
-	at := time.Now().Add(after)
+func (t *talk) deadline() {
+	at := time.Now().Add(stallTimeout + time.Duration(min(t.ahead, aheadMost))*time.Second/slowest)
 	if at.After(t.ends) {
 		at = t.ends
 	}
