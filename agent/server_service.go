@@ -123,6 +123,9 @@ func defaultBridge(snap *mesh.Snapshot, service *mesh.Service) ([]mesh.Record, e
 		return nil, nil
 	}
 	if other := snap.NetworkNamed(mesh.DefaultBridgeName); other != nil && other.ID != mesh.DefaultBridge {
+		if was := snap.Service(service.ID); was != nil && slices.Contains(was.Uses(), mesh.DefaultBridge) {
+			return nil, nil // it goes on without, as it has
+		}
 		return nil, mesh.Refuse(mesh.NameTaken, "give the service a --network, or remove that network",
 			"ports of mode host put service %q on a network named %s, and there is another one of that name", service.Name, mesh.DefaultBridgeName)
 	}

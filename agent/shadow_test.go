@@ -18,6 +18,7 @@ func TestShadowsAreRefused(t *testing.T) {
 	a := agents[0]
 	a.bridge("yard", "172.30.0.0/24")
 	a.bridge("lawn", "172.31.0.0/24")
+	a.bridge("glade", "172.29.0.0/24")
 	for _, s := range []*sluicev1.CreateServiceRequest{{Name: "web", Stack: "prod"}, {Name: "api"}, {Name: "api.lawn"}} {
 		s.Networks = []string{"yard"}
 		if _, err := a.services.CreateService(t.Context(), s); err != nil {
@@ -40,8 +41,8 @@ func TestShadowsAreRefused(t *testing.T) {
 		})
 		return err
 	}
-	connect := func(aliases ...string) error {
-		_, err := a.connect("api.1", &sluicev1.Connection{Network: "lawn", Aliases: aliases})
+	connect := func(network string, aliases ...string) error {
+		_, err := a.connect("api.1", &sluicev1.Connection{Network: network, Aliases: aliases})
 		return err
 	}
 	before := a.status().GetRevision()
@@ -49,15 +50,16 @@ func TestShadowsAreRefused(t *testing.T) {
 		err   error
 		other string
 	}{
-		"create":           {create("web.prod", ""), `service "web" of stack "prod"`},
-		"create an alias":  {create("more", "", "tasks.api"), `service "api"`},
-		"create in stack":  {create("api.1", ""), `endpoint "api.1"`},
-		"update aliases":   {update(&sluicev1.UpdateServiceRequest{Service: "api", Aliases: names("web.prod")}), `service "web" of stack "prod"`},
-		"update the stack": {update(&sluicev1.UpdateServiceRequest{Service: "api", Stack: new("lawn")}), `service "api.lawn"`},
-		"update networks":  {update(&sluicev1.UpdateServiceRequest{Service: "api", Networks: names("lawn")}), `service "api.lawn"`},
-		"attach":           {attach("tasks.api"), `service "api"`},
-		"attach an alias":  {attach("api.2", "api.1"), `endpoint "api.1"`},
-		"connect":          {connect("web.prod"), `service "web" of stack "prod"`},
+		"create":            {create("web.prod", ""), `service "web" of stack "prod"`},
+		"create an alias":   {create("more", "", "tasks.api"), `service "api"`},
+		"create in stack":   {create("api.1", ""), `endpoint "api.1"`},
+		"update aliases":    {update(&sluicev1.UpdateServiceRequest{Service: "api", Aliases: names("web.prod")}), `service "web" of stack "prod"`},
+		"update the stack":  {update(&sluicev1.UpdateServiceRequest{Service: "api", Stack: new("lawn")}), `service "api.lawn"`},
+		"update networks":   {update(&sluicev1.UpdateServiceRequest{Service: "api", Networks: names("lawn")}), `service "api.lawn"`},
+		"attach":            {attach("tasks.api"), `service "api"`},
+		"attach an alias":   {attach("api.2", "api.1"), `endpoint "api.1"`},
+		"connect":           {connect("glade", "web.prod"), `service "web" of stack "prod"`},
+		"connect one of it": {connect("lawn"), `service "api.lawn"`},
 	} {
 		refused(t, tt.err, mesh.NameShadows, codes.AlreadyExists)
 		if said := grpcstatus.Convert(tt.err).Message(); !strings.Contains(said, tt.other) {
@@ -67,7 +69,7 @@ func TestShadowsAreRefused(t *testing.T) {
 	if after := a.status().GetRevision(); after != before {
 		t.Errorf("what is refused made revision %d of %d", after, before)
 	}
-	if err := connect("web"); err != nil {
+	if err := connect("glade", "web"); err != nil {
 		t.Errorf("an alias outside the stack of its like: %v", err)
 	}
 }

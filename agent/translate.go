@@ -203,6 +203,9 @@ func networkName(snap *mesh.Snapshot, id mesh.NetworkID) string {
 	if n := snap.Network(id); n != nil {
 		return n.Name
 	}
+	if id == mesh.DefaultBridge { // a service can be on it before it is there
+		return mesh.DefaultBridgeName
+	}
 	return string(id)
 }
 

@@ -160,7 +160,7 @@ func TestInspectFeatures(t *testing.T) {
 	}
 	for _, name := range []string{
 		"network namespaces", "VXLAN", "nf_tables", "nf_tables inet NAT", "nf_tables fib", "nf_tables conntrack zones",
-		"nf_tables reject", "nf_tables numgen and jhash", "nf_tables netdev egress", "IPv6", "route_localnet",
+		"nf_tables reject", "nf_tables numgen and jhash", "nf_tables netdev egress", "IPv6", "policy routing", "route_localnet",
 	} {
 		if why, tried := missing[name]; !tried || why != "" {
 			t.Errorf("%s: tried %t, missing %q", name, tried, why)

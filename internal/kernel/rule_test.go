@@ -12,13 +12,15 @@ import (
 
 // workloadsOwn are rules and routes that a workload's own programs have, some with numbers like ours.
 const workloadsOwn = `
-	nsenter --net=$EP ip rule add from 192.0.2.1 lookup 100 priority 32083
+	nsenter --net=$EP ip rule add to 198.51.100.0/24 lookup 100
+	nsenter --net=$EP ip rule add from 192.0.2.1 lookup 100 priority 32764
 	nsenter --net=$EP ip rule add from 192.0.2.2 lookup 100 priority 200 protocol 83
 	nsenter --net=$EP ip -6 rule add from 2001:db8::1 lookup 100
 	nsenter --net=$EP ip link add own type bridge
 	nsenter --net=$EP ip link set own up
 	nsenter --net=$EP ip route add 192.0.2.0/24 dev own table 3323080503
-	nsenter --net=$EP ip route add 192.0.2.0/24 dev own table 100 proto 83`
+	nsenter --net=$EP ip route add 192.0.2.0/24 dev own table 100 proto 83
+	nsenter --net=$EP ip route add 198.51.100.0/24 dev own table 100`
 
 // ownLines are those of the above in what the endpoint holds.
 func ownLines(t *testing.T, paths func(string) string) []string {
@@ -51,14 +53,18 @@ func TestRules(t *testing.T) {
 		before := ownLines(t, paths)
 		mustApply(t, k, p)
 		settleDrifts(t, k)
+		// What the workload's rules led into its tunnel before we came goes there still.
+		if way := sh(t, paths("nsenter --net=$EP ip route get 198.51.100.1 from $FROM")); !strings.Contains(way, "dev own") {
+			t.Errorf("the workload's own way is not taken: %s", way)
+		}
 		for _, command := range []string{
-			"ip rule del priority 32083 from $FROM",
-			"ip rule del priority 32084 from $FROM",
-			"ip -6 rule del priority 32084",
-			"ip rule del priority 32084 from $FROM; ip rule add priority 32084 from $FROM lookup 100 protocol 83",
-			"ip rule del priority 32083 from $FROM; ip rule add priority 32083 from $FROM lookup main protocol 83",
-			"ip rule add priority 32084 from 192.0.2.9 lookup 100 protocol 83",
-			"ip route flush table $(ip rule show priority 32084 from $FROM | sed 's/.*lookup \\([0-9]*\\).*/\\1/')",
+			"ip rule del priority 32764 from $FROM",
+			"ip rule del priority 32765 from $FROM",
+			"ip -6 rule del priority 32764",
+			"ip rule del priority 32765 from $FROM; ip rule add priority 32765 from $FROM lookup 100 protocol 83",
+			"ip rule del priority 32764 from $FROM; ip rule add priority 32764 from $FROM lookup main protocol 83",
+			"ip rule add priority 32765 from 192.0.2.9 lookup 100 protocol 83",
+			"ip route flush table $(ip rule show priority 32765 from $FROM | sed 's/.*lookup \\([0-9]*\\).*/\\1/')",
 		} {
 			sh(t, paths("nsenter --net=$EP sh -ec "+quoted(command)))
 			if _, ok := heard(t, k, func(d kernel.Drift) bool { return d.Sandbox == ep && d.Kind != "" }); !ok {
@@ -78,7 +84,7 @@ func TestRules(t *testing.T) {
 			t.Errorf("detached, the workload had\n%s\nand has\n%s", strings.Join(before, "\n"), strings.Join(after, "\n"))
 		}
 		left := sh(t, paths("nsenter --net=$EP sh -c 'ip rule; ip -6 rule'"))
-		if strings.Count(left, "32083") != 1 || strings.Contains(left, "32084") {
+		if strings.Count(left, "32764:") != 1 || strings.Count(left, "32765:") != 2 { // those of the workload
 			t.Errorf("rules of ours are left:\n%s", left)
 		}
 	})
@@ -90,8 +96,8 @@ func quoted(command string) string { return "'" + strings.ReplaceAll(command, "'
 func TestFakeRefusesRules(t *testing.T) {
 	ep, from := plan.EndpointSandbox("1"), netip.MustParseAddr("10.0.0.1")
 	for name, rule := range map[string]plan.Rule{
-		"without a table":      {Priority: 32084, From: from},
-		"without an address":   {Priority: 32084, Table: plan.OwnTable(from)},
+		"without a table":      {Priority: 32765, From: from},
+		"without an address":   {Priority: 32765, Table: plan.OwnTable(from)},
 		"of a workload's rank": {Priority: 7, From: from, Table: plan.MainTable},
 	} {
 		f := kernel.NewFake()

@@ -19,11 +19,12 @@ type Rule struct {
 // MainTable is where a Route without a table is.
 const MainTable = 254
 
-// The priorities of our rules. What a workload's own programs add later without a priority is put
-// before all that are there (fib_default_rule_pref), and so goes before ours.
+// The priorities of our rules. They are the last before the main table's (32766), so that those which the
+// workload has go before ours: what its programs add without a priority is put before all that are there
+// (fib_default_rule_pref), whether it comes before ours or after.
 const (
-	ownRules  = 32083 // of an address: the main table but for its default route
-	ownTables = 32084 // then the way out by the address's interface
+	ownRules  = 32764 // of an address: the main table but for its default route
+	ownTables = 32765 // then the way out by the address's interface
 )
 
 // OwnTable is the number of the routing table for what is sent from an interface: its IPv4 address, which no

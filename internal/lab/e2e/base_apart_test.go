@@ -1,15 +1,12 @@
 package e2e
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/sluice-mesh/sluice/internal/lab/cluster"
 	"github.com/sluice-mesh/sluice/internal/lab/space"
-	"github.com/sluice-mesh/sluice/internal/plan"
-	"github.com/sluice-mesh/sluice/mesh"
 )
 
 // takeTurns runs before on the first node while the second's agent is dead, and then after the other
@@ -88,14 +85,14 @@ func kernelOf(t *testing.T, n *cluster.Node) string {
 	return networks + said(t, n.Space, "ls", n.RunDir()+"/netns")
 }
 
-// occupied is a workload's namespace with a device in the place of its interface.
-func occupied(t *testing.T, b *base, name, device string) *space.Space {
+// occupied is a workload's namespace that has a device held0.
+func occupied(t *testing.T, b *base, name string) *space.Space {
 	t.Helper()
 	s, err := b.Space(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	said(t, s, "ip", "link", "add", device, "type", "veth", "peer", "name", "peer0")
+	said(t, s, "ip", "link", "add", "held0", "type", "veth", "peer", "name", "peer0")
 	return s
 }
 
@@ -108,39 +105,20 @@ func testRefusedByKernel(t *testing.T, b *base) {
 	b.sluice(t, "network", "create", "yard", "--driver", "bridge")
 	b.sluice(t, "service", "create", "far", "--network", "far")
 	b.sluice(t, "service", "create", "yard", "--network", "yard")
-	b.sluice(t, "service", "create", "hosted", "--publish", "9353:53/udp,mode=host")
-	until(t, "n2 knows them", func() error { _, err := n2.Service(t.Context(), "hosted"); return err })
-	// One side moves the service off the default bridge and removes that, while the other goes on with it.
-	takeTurns(t, b, func(n *cluster.Node) {
-		mustRun(t, n, "service", "update", "hosted", "--network", "yard")
-		mustRun(t, n, "network", "rm", mesh.DefaultBridgeName)
-	}, func(n *cluster.Node) {
-		mustRun(t, n, "service", "update", "hosted", "--publish-add", "9354:54/udp,mode=host")
-	})
-	until(t, "n2 has no default bridge", func() error {
-		list, err := n2.Sluice(t.Context(), "network", "ls")
-		if err == nil && strings.Contains(list, mesh.DefaultBridgeName) {
-			err = errors.New(list)
-		}
-		return err
-	})
+	until(t, "n2 knows them", func() error { _, err := n2.Service(t.Context(), "yard"); return err })
 	b.rest(t)
 	before := kernelOf(t, n2)
-	bridged := plan.BridgedLink(string(mesh.DefaultBridge))
 	for what, args := range map[string][]string{
 		"overlay":        {"endpoint", "attach", "--service", "far", "--name", "far.2", "--network", "far,interface=held0"},
 		"bridge":         {"endpoint", "attach", "--service", "yard", "--name", "yard.2", "--network", "yard,interface=held0"},
-		"default bridge": {"endpoint", "attach", "--service", "hosted", "--name", "hosted.2"},
 		"connect":        {"endpoint", "connect", "web.2", "far", "--interface", "held0"},
 		"connect bridge": {"endpoint", "connect", "web.2", "yard", "--interface", "held0"},
 	} {
 		switch what {
 		case "connect", "connect bridge":
 			said(t, b.residents["web.2"].Space, "ip", "link", "add", "held0", "type", "veth", "peer", "name", "peer0")
-		case "default bridge":
-			args = append(args, "--netns", occupied(t, b, "held-"+strings.ReplaceAll(what, " ", "-"), bridged).Path)
 		default:
-			args = append(args, "--netns", occupied(t, b, "held-"+strings.ReplaceAll(what, " ", "-"), "held0").Path)
+			args = append(args, "--netns", occupied(t, b, "held-"+what).Path)
 		}
 		r, err := n2.Try(t.Context(), args...)
 		if err != nil || r.Code == 0 {
