@@ -44,7 +44,7 @@ func (IPVS) Balance(fronts []Front, at Site) {
 	} else {
 		// From when nftables balanced here. A client uses its port again, and as soon as nftables
 		// balances here again an open connection would be taken for the former one.
-		sbox.Flows = append(sbox.Flows, plan.Nowhere)
+		sbox.Flows = append(sbox.Flows, plan.Nowhere())
 	}
 	sbox.Sysctls = append(
 		sbox.Sysctls,

@@ -91,7 +91,7 @@ func (NFT) Balance(fronts []Front, at Site) {
 		}
 	}
 	if len(targets) == 0 {
-		targets[plan.Nowhere] = true
+		targets[plan.Nowhere()] = true
 	}
 	for flow := range targets { // the plan is sorted afterwards
 		sbox.Flows = append(sbox.Flows, flow)

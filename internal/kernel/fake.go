@@ -105,7 +105,7 @@ func (f *Fake) observe(s step, want *plan.Sandbox) (have observed, err error) {
 		have.foreign = space.foreign
 	case stepFlows: // as the real one, it remembers to which targets there may be flows
 		for _, flow := range want.Flows {
-			if flow != plan.Nowhere && !slices.Contains(space.Flows, flow) {
+			if flow != plan.Nowhere() && !slices.Contains(space.Flows, flow) {
 				space.Flows = append(space.Flows, flow)
 			}
 		}

@@ -30,7 +30,7 @@ func (n *namespace) observeFlows(want []plan.Flow) ([]plan.Flow, error) {
 	n.targets = slices.Clone(want)
 	wanted := setOf(want)
 	maps.Copy(n.flows, wanted)
-	delete(n.flows, plan.Nowhere)
+	delete(n.flows, plan.Nowhere())
 	n.departed = nil
 	for f := range n.flows {
 		if !leadsTo(wanted, f) {

@@ -39,7 +39,7 @@ func PartsOf(p *plan.Plan) []Part {
 			}
 		}
 		led := len(s.Flows)
-		if slices.Contains(s.Flows, plan.Nowhere) { // no flow is led; TestSwitchBackForgets is about those that were
+		if slices.Contains(s.Flows, plan.Nowhere()) { // no flow is led; TestSwitchBackForgets is about those that were
 			led = 0
 		}
 		for name, n := range map[string]int{servers: len(s.Virtual), backends: len(s.Backends), flows: led} {
