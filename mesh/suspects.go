@@ -29,17 +29,25 @@ func (s *speller) suspects(all []called) []called {
 	})
 }
 
+// end is how the text of one network may begin another's: what is called TEXT.END is called as who is
+// TEXT on network. Where there is a rest, that is TEXT.END on network rest.
+type end struct{ network, rest NetworkID }
+
 // ends are what a text may end with so that it may be the beginning with a network: a network's name,
-// or what is before another's name in it, of which the value is empty.
-func (s *speller) ends() map[string]NetworkID {
-	ends := map[string]NetworkID{}
+// or what is before another's name in it.
+func (s *speller) ends() map[string][]end {
+	ends, called := map[string][]end{}, make(map[string][]NetworkID, len(s.networks))
 	for id, name := range s.networks {
-		ends[name] = id
+		called[name] = append(called[name], id)
+		ends[name] = append(ends[name], end{network: id})
 	}
-	for _, name := range s.networks {
+	for id, name := range s.networks {
 		for i := range len(name) {
-			if _, also := ends[name[i+1:]]; name[i] == '.' && also {
-				ends[name[:i]] = ""
+			if name[i] != '.' {
+				continue
+			}
+			for _, rest := range called[name[i+1:]] {
+				ends[name[:i]] = append(ends[name[:i]], end{id, rest})
 			}
 		}
 	}
@@ -51,7 +59,7 @@ type finder struct {
 	speller *speller
 	all     []called
 	within  func(text []byte, stack string) uint64
-	ends    map[string]NetworkID
+	ends    map[string][]end
 	stacked map[uint64]int      // who is the first to be written so, with a stack
 	short   map[uint64]int      // and without one, of each stack
 	endings map[uint64][]ending // by the text without its end
@@ -63,7 +71,7 @@ type ending struct {
 	of      int
 	writing writing
 	whole   uint64
-	network NetworkID
+	end
 }
 
 func (f *finder) hash(text []byte) uint64 { return f.within(text, "") }
@@ -91,13 +99,14 @@ func (f *finder) takeApart(i int, text []byte, w writing) {
 		if text[at] != '.' {
 			continue
 		}
-		id, ends := f.ends[string(text[at+1:])]
-		if !ends {
-			continue
-		}
-		h, p := f.hash(text[:at]), ending{i, w, f.hash(text), id}
-		if f.fewAlike(f.endings[h], p) {
-			f.endings[h] = append(f.endings[h], p)
+		for _, e := range f.ends[string(text[at+1:])] {
+			h, p := f.hash(text[:at]), ending{i, w, f.hash(text), e}
+			if e.rest != "" && !slices.Contains(f.speller.on(f.all[i]), e.rest) {
+				continue
+			}
+			if f.fewAlike(f.endings[h], p) {
+				f.endings[h] = append(f.endings[h], p)
+			}
 		}
 	}
 }
@@ -106,7 +115,7 @@ func (f *finder) takeApart(i int, text []byte, w writing) {
 func (f *finder) fewAlike(list []ending, p ending) bool {
 	alike := 0
 	for _, have := range list {
-		if have.whole != p.whole || have.writing != p.writing || !f.all[have.of].shares(f.all[p.of]) {
+		if have.whole != p.whole || have.end != p.end || have.writing != p.writing || !f.all[have.of].shares(f.all[p.of]) {
 			continue
 		}
 		if alike++; alike == 2 || f.all[have.of].same(f.all[p.of]) {
@@ -119,9 +128,9 @@ func (f *finder) fewAlike(list []ending, p ending) bool {
 func (f *finder) compare(i int, text []byte, w writing) {
 	h, c := f.hash(text), f.all[i]
 	for _, p := range f.endings[h] {
-		further := writing{w.stack, w.stacked, "." + string(p.network)}
-		on := p.network == "" || slices.Contains(f.speller.on(c), p.network)
-		if other := f.all[p.of]; on && !c.same(other) && !c.shares(other) && (p.network == "" || p.writing.clashes(further)) {
+		further, beside := writing{w.stack, w.stacked, p.network}, writing{p.writing.stack, p.writing.stacked, p.rest}
+		other := f.all[p.of]
+		if slices.Contains(f.speller.on(c), p.network) && !c.same(other) && !c.shares(other) && beside.clashes(further) {
 			f.suspect[h], f.suspect[p.whole] = true, true
 		}
 	}
