@@ -124,6 +124,7 @@ type speller struct {
 	networks map[NetworkID]string
 	further  map[ServiceID][]NetworkID // where the service is by endpoints that are connected there by themselves
 	room     []byte
+	looked   int // with how many others, alike ones being one, names were compared
 }
 
 func (snap *Snapshot) speller(lost map[Key]bool) *speller {

@@ -67,12 +67,14 @@ func withAlike(list []*alike, m meant, h holder, on []NetworkID) []*alike {
 type olders struct {
 	on     map[NetworkID]bool
 	oldest holder
+	looked int // at how many to find these
 }
 
 func (t *holders) against(m meant) olders {
 	var found olders
 	for _, list := range [][]*alike{t.few, t.own[m.writing.stack]} {
 		for _, a := range list {
+			found.looked++
 			if a.clashes(m.writing) && !a.shares(m.called) {
 				found.add(a.onEach, func(c called) bool { return !c.same(m.called) })
 			}
@@ -88,6 +90,7 @@ func (t *holders) against(m meant) olders {
 
 func (f *olders) add(e onEach, other func(called) bool) {
 	for id, list := range e {
+		f.looked++
 		i := slices.IndexFunc(list, func(h holder) bool { return other(h.called) })
 		if i < 0 {
 			continue

@@ -210,6 +210,7 @@ func TestShadowsMet(t *testing.T) {
 		"by network":     {service{"a.lan", "", ""}, service{"a", "", ""}, "a.lan", "a.lan tasks.a.lan"},
 		"of a network":   {service{"a", "", ""}, service{"a.lan", "", ""}, "a.lan", "a.lan tasks.a.lan"},
 		"alias":          {service{"a", "", "b"}, service{"c", "", "a"}, "a", "a a.lan tasks.a tasks.a.lan"},
+		"alias of both":  {service{"a", "", "a.lan"}, service{"b", "", "a.lan"}, "a.lan", "a.lan tasks.a.lan"},
 		"tasks":          {service{"a", "", ""}, service{"b", "", "tasks.a"}, "tasks.a", "tasks.a tasks.a.lan"},
 		"endpoint":       {service{"a", "", ""}, service{"b", "", "db"}, "db", "db db.lan"},
 		"common alias":   {service{"a", "", "x"}, service{"b", "", "x"}, "", ""},

@@ -22,6 +22,10 @@ func (snap *Snapshot) Shadowed(kind Kind, id string) []Shadow {
 func (snap *Snapshot) settleWritings(byAge []Record) {
 	lost := snap.withoutName()
 	speller := snap.speller(lost)
+	snap.leaveToOlder(speller.suspects(snap.namesByAge(byAge, lost)), speller)
+}
+
+func (snap *Snapshot) namesByAge(byAge []Record, lost map[Key]bool) []called {
 	all := make([]called, 0, 2*(len(snap.Services)+len(snap.Endpoints)))
 	add := func(c called) { all = append(all, c) }
 	for _, r := range byAge {
@@ -32,7 +36,7 @@ func (snap *Snapshot) settleWritings(byAge []Record) {
 			namesOf(snap.services[r.Endpoint.Service], r.Endpoint, lost, add)
 		}
 	}
-	snap.leaveToOlder(speller.suspects(all), speller)
+	return all
 }
 
 // leaveToOlder compares names, of which the oldest owner's are first. Who lost a text on some of its
@@ -47,6 +51,7 @@ func (snap *Snapshot) leaveToOlder(names []called, speller *speller) {
 				texts[string(text)] = have
 			}
 			older := have.against(m)
+			speller.looked += older.looked
 			if len(older.on) > 0 {
 				snap.shadow(c, string(text), older)
 			}
