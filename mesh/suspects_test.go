@@ -12,7 +12,7 @@ func TestShadowsOnTheDefaultBridgesNamesake(t *testing.T) {
 	for what, bridge := range map[string]bool{"alone": false, "beside it": true} {
 		w := newWorld(t, 1)
 		a := testID[NodeID]('a', 1)
-		for _, wish := range []NetworkWish{{ID: testID[NetworkID]('b', 1), Name: "Sluice0", Driver: Bridge}, {ID: DefaultBridge, Name: DefaultBridgeName, Driver: Bridge}} {
+		for _, wish := range []NetworkWish{{ID: testID[NetworkID]('b', 3), Name: "Sluice0", Driver: Bridge}, {ID: DefaultBridge, Name: DefaultBridgeName, Driver: Bridge}} {
 			if wish.ID == DefaultBridge && !bridge {
 				continue
 			}
@@ -25,8 +25,8 @@ func TestShadowsOnTheDefaultBridgesNamesake(t *testing.T) {
 			n.Name = name
 			w.write(a, NetworkRecord(n))
 		}
-		older := w.named(2, "web.sluice0", "", 1, "")
-		younger := w.named(1, "web", "", 1, "")
+		older := w.named(2, "web.sluice0", "", 3, "")
+		younger := w.named(1, "web", "", 3, "")
 		for range 200 {
 			snap := w.state.Snapshot()
 			var got []Conflict

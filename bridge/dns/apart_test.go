@@ -88,8 +88,15 @@ func askers() (all []*Asker) {
 	return all
 }
 
+// asked is one question.
+type asked struct {
+	by   *Asker
+	text string
+}
+
 // judge compares what was found with all who are written so.
-func (*namedCluster) judge(t *rapid.T, a *Asker, text string, snap *mesh.Snapshot, found []bearer, written []heard) {
+func (*namedCluster) judge(t *rapid.T, q asked, snap *mesh.Snapshot, found []bearer, written []heard) {
+	a, text := q.by, q.text
 	what := fmt.Sprintf("%q asked in stack %q on %v", text, a.Stack, a.Networks)
 	lost := func(h heard) bool {
 		return slices.ContainsFunc(snap.Shadowed(h.key.Kind, h.key.ID), func(s mesh.Shadow) bool {

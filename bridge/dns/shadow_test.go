@@ -263,7 +263,7 @@ func TestShadowsOfTwoSides(t *testing.T) {
 		for _, a := range askers() {
 			for _, h := range all {
 				found, _ := zone.find(a, h.text)
-				w.judge(t, a, h.text, snap, found, slices.DeleteFunc(slices.Clone(all), func(o heard) bool { return o.text != h.text }))
+				w.judge(t, asked{a, h.text}, snap, found, slices.DeleteFunc(slices.Clone(all), func(o heard) bool { return o.text != h.text }))
 			}
 		}
 	})
