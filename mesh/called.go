@@ -96,9 +96,9 @@ func (c called) String() string {
 
 // writing is how a name is written beside its text.
 type writing struct {
-	stack   string // of who is called so
-	stacked bool   // it ends in .STACK, and is for everybody; else it is for who is of the stack, or in none
-	network string // it ends in .NETWORK, and is that where nobody has it as it is written
+	stack   string    // of who is called so
+	stacked bool      // it ends in .STACK, and is for everybody; else it is for who is of the stack, or in none
+	network NetworkID // it ends in .NETWORK, and is that where nobody has it as it is written
 }
 
 // clashes tells whether there may be somebody to whom one text, written in these two ways, means two.
@@ -124,10 +124,16 @@ type speller struct {
 	networks map[NetworkID]string
 	further  map[ServiceID][]NetworkID // where the service is by endpoints that are connected there by themselves
 	room     []byte
+	looked   int // with how many others, alike ones being one, names were compared
 }
 
 func (snap *Snapshot) speller(lost map[Key]bool) *speller {
-	names := map[NetworkID]string{DefaultBridge: DefaultBridgeName} // which is made with the first service on it
+	names := map[NetworkID]string{}
+	if !slices.ContainsFunc(snap.Networks, func(n *Network) bool {
+		return n.ID != DefaultBridge && strings.EqualFold(n.Name, DefaultBridgeName) && !lost[Key{KindNetwork, string(n.ID)}]
+	}) {
+		names[DefaultBridge] = DefaultBridgeName // which is made with the first service on it
+	}
 	for id, n := range snap.networks {
 		if !n.Ingress() && !lost[Key{KindNetwork, string(id)}] {
 			names[id] = strings.ToLower(n.Name)
@@ -178,7 +184,7 @@ func (s *speller) write(c called, do func(text []byte, w writing)) {
 			for _, id := range on {
 				if network, ok := s.networks[id]; ok {
 					s.room = append(append(text, '.'), network...)
-					do(s.room, writing{c.stack, stacked, network})
+					do(s.room, writing{c.stack, stacked, id})
 				}
 			}
 		}

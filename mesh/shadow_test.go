@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -209,6 +210,7 @@ func TestShadowsMet(t *testing.T) {
 		"by network":     {service{"a.lan", "", ""}, service{"a", "", ""}, "a.lan", "a.lan tasks.a.lan"},
 		"of a network":   {service{"a", "", ""}, service{"a.lan", "", ""}, "a.lan", "a.lan tasks.a.lan"},
 		"alias":          {service{"a", "", "b"}, service{"c", "", "a"}, "a", "a a.lan tasks.a tasks.a.lan"},
+		"alias of both":  {service{"a", "", "a.lan"}, service{"b", "", "a.lan"}, "a.lan", "a.lan tasks.a.lan"},
 		"tasks":          {service{"a", "", ""}, service{"b", "", "tasks.a"}, "tasks.a", "tasks.a tasks.a.lan"},
 		"endpoint":       {service{"a", "", ""}, service{"b", "", "db"}, "db", "db db.lan"},
 		"common alias":   {service{"a", "", "x"}, service{"b", "", "x"}, "", ""},
@@ -232,8 +234,15 @@ func TestShadowsMet(t *testing.T) {
 			t.Errorf("%s: (-want +got)\n%s", what, diff)
 		}
 		lost, kept := snap.Shadowed(KindService, string(younger.ID)), snap.Shadowed(by, winner)
-		if got := strings.Join(lost, " "); got != tt.lost || len(kept) > 0 {
-			t.Errorf("%s: the younger has lost %q, not %q, and the older %q", what, got, tt.lost, kept)
+		got := ""
+		for _, s := range lost {
+			got += " " + s.Text
+			if !slices.Equal(s.On, younger.Networks) {
+				t.Errorf("%s: %q is lost on %v, not %v", what, s.Text, s.On, younger.Networks)
+			}
+		}
+		if got = strings.TrimSpace(got); got != tt.lost || len(kept) > 0 {
+			t.Errorf("%s: the younger has lost %q, not %q, and the older %v", what, got, tt.lost, kept)
 		}
 		w.write(testID[NodeID]('a', 1), Record{Kind: by, ID: winner, Deleted: true})
 		if again := w.state.Snapshot(); len(again.Conflicts)+len(again.Shadowed(KindService, string(younger.ID))) > 0 {

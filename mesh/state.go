@@ -123,7 +123,7 @@ type Snapshot struct {
 	rests     map[rested]resting    // addresses that were left lately
 	since     map[EndpointID]uint64 // the claims of endpoints
 	virtual   [][]Attachment        // by the place in Services
-	shadowed  map[Key][]string      // see Shadowed
+	shadowed  map[Key][]Shadow      // see Shadowed
 }
 
 // Front is one published port and the service that holds it.
@@ -147,7 +147,7 @@ func (s *State) Snapshot() *Snapshot {
 		byNode:    map[NodeID][]*Endpoint{},
 		rests:     map[rested]resting{},
 		since:     map[EndpointID]uint64{},
-		shadowed:  map[Key][]string{},
+		shadowed:  map[Key][]Shadow{},
 	}
 	live := make([]Record, 0, len(s.records))
 	for _, r := range s.records {

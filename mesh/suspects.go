@@ -10,8 +10,15 @@ import (
 // clusters there is none, which is to be found out fast: by hashes of what is written without a network.
 func (s *speller) suspects(all []called) []called {
 	bare, f := &speller{}, finder{
-		speller: s, all: all, within: hasher(), ends: s.ends(), stacked: make(map[uint64]int, len(all)), short: make(map[uint64]int, 2*len(all)),
-		endings: map[uint64][]ending{}, suspect: map[uint64]bool{},
+		speller: s, all: all, within: hasher(), ends: s.ends(), endsOf: map[NetworkID][]end{}, stacked: make(map[uint64]int, len(all)), short: make(map[uint64]int, 2*len(all)),
+		endings: map[uint64]map[end]*crowd{}, suspect: map[uint64]bool{},
+	}
+	for _, ends := range f.ends {
+		for rest, networks := range ends {
+			for _, id := range networks {
+				f.endsOf[id] = append(f.endsOf[id], end{id, rest})
+			}
+		}
 	}
 	for i, c := range all {
 		bare.write(c, func(text []byte, w writing) { f.takeApart(i, text, w) })
@@ -29,17 +36,31 @@ func (s *speller) suspects(all []called) []called {
 	})
 }
 
+// end is how the text of one network may begin another's: what is called TEXT.END is called as who is
+// TEXT on network. Where there is a rest, that is TEXT.END on network rest.
+type end struct{ network, rest NetworkID }
+
 // ends are what a text may end with so that it may be the beginning with a network: a network's name,
-// or what is before another's name in it, of which the value is empty.
-func (s *speller) ends() map[string]NetworkID {
-	ends := map[string]NetworkID{}
-	for id, name := range s.networks {
-		ends[name] = id
+// or what is before another's name in it. They are by the rest.
+func (s *speller) ends() map[string]map[NetworkID][]NetworkID {
+	ends, called := map[string]map[NetworkID][]NetworkID{}, make(map[string][]NetworkID, len(s.networks))
+	add := func(text string, rest, id NetworkID) {
+		if ends[text] == nil {
+			ends[text] = map[NetworkID][]NetworkID{}
+		}
+		ends[text][rest] = append(ends[text][rest], id)
 	}
-	for _, name := range s.networks {
+	for id, name := range s.networks {
+		called[name] = append(called[name], id)
+		add(name, "", id)
+	}
+	for id, name := range s.networks {
 		for i := range len(name) {
-			if _, also := ends[name[i+1:]]; name[i] == '.' && also {
-				ends[name[:i]] = ""
+			if name[i] != '.' {
+				continue
+			}
+			for _, rest := range called[name[i+1:]] {
+				add(name[:i], rest, id)
 			}
 		}
 	}
@@ -51,19 +72,12 @@ type finder struct {
 	speller *speller
 	all     []called
 	within  func(text []byte, stack string) uint64
-	ends    map[string]NetworkID
-	stacked map[uint64]int      // who is the first to be written so, with a stack
-	short   map[uint64]int      // and without one, of each stack
-	endings map[uint64][]ending // by the text without its end
+	ends    map[string]map[NetworkID][]NetworkID
+	endsOf  map[NetworkID][]end
+	stacked map[uint64]int            // who is the first to be written so, with a stack
+	short   map[uint64]int            // and without one, of each stack
+	endings map[uint64]map[end]*crowd // by the text without its end
 	suspect map[uint64]bool
-}
-
-// ending is one whose text ends like a network.
-type ending struct {
-	of      int
-	writing writing
-	whole   uint64
-	network NetworkID
 }
 
 func (f *finder) hash(text []byte) uint64 { return f.within(text, "") }
@@ -91,39 +105,46 @@ func (f *finder) takeApart(i int, text []byte, w writing) {
 		if text[at] != '.' {
 			continue
 		}
-		id, ends := f.ends[string(text[at+1:])]
-		if !ends {
+		ends, met := f.ends[string(text[at+1:])]
+		if !met {
 			continue
 		}
-		h, p := f.hash(text[:at]), ending{i, w, f.hash(text), id}
-		if f.fewAlike(f.endings[h], p) {
-			f.endings[h] = append(f.endings[h], p)
+		m, begin, whole := meant{f.all[i], w}, f.hash(text[:at]), f.hash(text)
+		add := func(rest NetworkID) {
+			m.network = rest
+			for _, id := range ends[rest] {
+				f.ending(begin, end{id, rest}, whole).add(m, i, []NetworkID{nowhere})
+			}
+		}
+		if add(""); len(ends) > 1 || len(ends[""]) == 0 {
+			for _, rest := range f.speller.on(f.all[i]) {
+				add(rest)
+			}
 		}
 	}
 }
 
-// fewAlike tells whether there are less than two others alike; see withMeant.
-func (f *finder) fewAlike(list []ending, p ending) bool {
-	alike := 0
-	for _, have := range list {
-		if have.whole != p.whole || have.writing != p.writing || !f.all[have.of].shares(f.all[p.of]) {
-			continue
-		}
-		if alike++; alike == 2 || f.all[have.of].same(f.all[p.of]) {
-			return false
-		}
+// crowd are those whose text has one beginning and one end. Where they are is in the end.
+type crowd struct {
+	holders
+	whole uint64
+	found bool
+}
+
+func (f *finder) ending(begin uint64, e end, whole uint64) *crowd {
+	if f.endings[begin] == nil {
+		f.endings[begin] = map[end]*crowd{}
 	}
-	return true
+	if f.endings[begin][e] == nil {
+		f.endings[begin][e] = &crowd{whole: whole}
+	}
+	return f.endings[begin][e]
 }
 
 func (f *finder) compare(i int, text []byte, w writing) {
 	h, c := f.hash(text), f.all[i]
-	for _, p := range f.endings[h] {
-		further := writing{w.stack, w.stacked, "." + string(p.network)}
-		on := p.network == "" || slices.Contains(f.speller.on(c), p.network)
-		if other := f.all[p.of]; on && !c.same(other) && !c.shares(other) && (p.network == "" || p.writing.clashes(further)) {
-			f.suspect[h], f.suspect[p.whole] = true, true
-		}
+	if ends := f.endings[h]; len(ends) > 0 {
+		f.compareEnds(ends, h, meant{c, w})
 	}
 	if w.stacked {
 		return
@@ -134,6 +155,24 @@ func (f *finder) compare(i int, text []byte, w writing) {
 	}
 	if first, met := f.stacked[h]; met && !c.shares(f.all[first]) {
 		f.suspect[h] = true
+	}
+}
+
+// compareEnds compares one whose text is h with those that may be written like it on one of its networks.
+func (f *finder) compareEnds(ends map[end]*crowd, h uint64, m meant) {
+	for _, id := range f.speller.on(m.called) {
+		m.network = id
+		for _, e := range f.endsOf[id] {
+			have := ends[e]
+			if have == nil || have.found {
+				continue
+			}
+			others := have.against(m)
+			f.speller.looked += others.looked
+			if len(others.on) > 0 {
+				have.found, f.suspect[h], f.suspect[have.whole] = true, true, true
+			}
+		}
 	}
 }
 

@@ -69,7 +69,7 @@ func (z *Zone) find(a *Asker, name string) ([]bearer, scope) {
 		if !known || !all.has(id) {
 			continue
 		}
-		one := scope{networks: []mesh.NetworkID{id}, asked: name}
+		one := scope{networks: []mesh.NetworkID{id}, asker: a, asked: name}
 		if found := z.within(a, name[:at], one); len(found) > 0 {
 			return found, one
 		}
@@ -129,7 +129,7 @@ func visible(bearers []bearer, sc scope) []bearer {
 }
 
 func (b bearer) seenIn(sc scope) bool {
-	if slices.Contains(b.host.shadowed, sc.asked) {
+	if b.host.hiddenFrom(sc.asker, sc.asked) {
 		return false
 	}
 	for _, id := range b.host.on {
@@ -239,7 +239,7 @@ type target struct {
 // own, each endpoint where it stands for several.
 func (z *Zone) addTargets(out *Answer, q dns.Question, b bearer, t target) {
 	add := func(name string, h *host) {
-		if slices.Contains(h.shadowed, name) {
+		if h.hiddenFrom(t.scope.asker, name) {
 			return
 		}
 		name += "."
@@ -261,6 +261,14 @@ func (z *Zone) addTargets(out *Answer, q dns.Question, b bearer, t target) {
 	for _, h := range b.host.targets {
 		add(h.full(), h)
 	}
+}
+
+// hiddenFrom tells whether an asker hears an older one by a whole text. It may do so on any of its
+// networks, whichever one the text names.
+func (h *host) hiddenFrom(a *Asker, text string) bool {
+	return slices.ContainsFunc(h.shadowed, func(s mesh.Shadow) bool {
+		return s.Text == text && slices.ContainsFunc(s.On, a.scope("").has)
+	})
 }
 
 // full is the name that means h whoever asks, as far as a name can.

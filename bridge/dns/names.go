@@ -46,20 +46,19 @@ type Service struct {
 	Networks []mesh.NetworkID // where the name exists, although nobody may be ready there
 	VIPs     []Addr
 	Ports    []Port
-	Shadowed []string // see Endpoint
+	Shadowed []mesh.Shadow
 }
 
 // Endpoint is an endpoint as far as names go. Its name answers as long as it has an address;
 // its service's name gives it only while it is ready.
 type Endpoint struct {
-	Name    string // empty: it is one of its service, and has no name of its own
-	Service string // with Stack the service that it belongs to; empty: none
-	Stack   string
-	Aliases []Alias
-	Addrs   []Addr
-	Ready   bool // neither starting nor draining
-	// Shadowed are whole texts, in lower case, by which another is meant although it is called so.
-	Shadowed []string
+	Name     string // empty: it is one of its service, and has no name of its own
+	Service  string // with Stack the service that it belongs to; empty: none
+	Stack    string
+	Aliases  []Alias
+	Addrs    []Addr
+	Ready    bool // neither starting nor draining
+	Shadowed []mesh.Shadow
 }
 
 // Alias is a further name. Several may bear the same: it gives the addresses of all.
@@ -100,11 +99,12 @@ type Asker struct {
 type scope struct {
 	everything bool
 	networks   []mesh.NetworkID
+	asker      *Asker
 	asked      string // the whole name, in lower case
 }
 
 func (a *Asker) scope(asked string) scope {
-	return scope{everything: a.Everything, networks: a.Networks, asked: asked}
+	return scope{everything: a.Everything, networks: a.Networks, asker: a, asked: asked}
 }
 
 func (s scope) has(id mesh.NetworkID) bool {

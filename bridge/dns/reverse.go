@@ -25,7 +25,7 @@ func (z *Zone) pointers(a *Asker, q dns.Question, ip netip.Addr) Answer {
 		if network := z.networks[p.network].Name; network != "" {
 			name += "." + lower(network)
 		}
-		if _, ok := dns.IsDomainName(name); !ok || slices.Contains(p.host.shadowed, name) {
+		if _, ok := dns.IsDomainName(name); !ok || p.host.hiddenFrom(a, name) {
 			continue
 		}
 		return Answer{Kind: Found, Records: []dns.RR{&dns.PTR{

@@ -50,7 +50,7 @@ type host struct {
 	groups      []group // the addresses that the name gives
 	targets     []*host // what SRV points at; none: at the name itself
 	ports       []Port
-	shadowed    []string // texts that mean another
+	shadowed    []mesh.Shadow
 }
 
 // group is addresses on one network.
@@ -104,7 +104,7 @@ func NewZone(n Names) *Zone {
 }
 
 func (z *Zone) addEndpoint(e Endpoint) *host {
-	h := &host{name: e.Name, stack: e.Stack, shadowed: slices.Clone(e.Shadowed)}
+	h := &host{name: e.Name, stack: e.Stack, shadowed: copied(e.Shadowed)}
 	h.give(e.Addrs)
 	z.bear(h, e.Name, "", endpointName)
 	for _, alias := range e.Aliases {
@@ -117,7 +117,7 @@ func (z *Zone) addEndpoint(e Endpoint) *host {
 }
 
 func (z *Zone) addService(s Service, members []*host, ready map[*host]bool) {
-	tasks := &host{name: s.Name, stack: s.Stack, ports: slices.Clone(s.Ports), shadowed: slices.Clone(s.Shadowed)}
+	tasks := &host{name: s.Name, stack: s.Stack, ports: slices.Clone(s.Ports), shadowed: copied(s.Shadowed)}
 	tasks.exist(s.Networks...)
 	for _, m := range members {
 		tasks.exist(m.on...)
@@ -139,6 +139,14 @@ func (z *Zone) addService(s Service, members []*host, ready map[*host]bool) {
 		z.bear(h, alias.Name, alias.Network, serviceAlias)
 		z.bear(tasks, "tasks."+alias.Name, alias.Network, serviceAlias)
 	}
+}
+
+func copied(shadowed []mesh.Shadow) []mesh.Shadow {
+	out := slices.Clone(shadowed)
+	for i := range out {
+		out[i].On = slices.Clone(out[i].On)
+	}
+	return out
 }
 
 // behind is what a service's name stands for where it has virtual addresses. A network without
