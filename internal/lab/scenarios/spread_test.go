@@ -41,7 +41,8 @@ func byWeight() [3]float64 { return [3]float64{1.0 / 6, 2.0 / 6, 3.0 / 6} }
 
 func equally() [3]float64 { return [3]float64{1.0 / 3, 1.0 / 3, 1.0 / 3} }
 
-func sigmas(n int, share float64) float64 { return 4 * math.Sqrt(float64(n)*share*(1-share)) }
+// sigmas are five: with four, one run of seven hundred fails by chance.
+func sigmas(n int, share float64) float64 { return 5 * math.Sqrt(float64(n)*share*(1-share)) }
 
 // turns is for what is given in turn: less than a whole turn of the weights.
 func turns(int, float64) float64 { return 6 }
@@ -59,17 +60,17 @@ func expected(b mesh.Balancer, s mesh.Scheduler) expectation {
 	consistent := s == mesh.SourceHash || s == mesh.Maglev
 	switch {
 	case b == mesh.BalancerNFT && consistent:
-		return expectation{byWeight(), table(nftLots), "by weight, 4 sigma of 2048 lots and of the clients"}
+		return expectation{byWeight(), table(nftLots), "by weight, 5 sigma of 2048 lots and of the clients"}
 	case b == mesh.BalancerNFT && (s == mesh.RoundRobin || s == mesh.LeastConn):
-		return expectation{equally(), sigmas, "equal parts, 4 sigma"}
+		return expectation{equally(), sigmas, "equal parts, 5 sigma"}
 	case b == mesh.BalancerNFT:
-		return expectation{byWeight(), sigmas, "by weight, 4 sigma"}
+		return expectation{byWeight(), sigmas, "by weight, 5 sigma"}
 	case s == mesh.RoundRobin || s == mesh.LeastConn:
 		return expectation{equally(), turns, "equal parts, one turn"}
 	case s == mesh.SourceHash:
-		return expectation{byWeight(), table(shLots), "by weight, 4 sigma of 256 lots and of the clients"}
+		return expectation{byWeight(), table(shLots), "by weight, 5 sigma of 256 lots and of the clients"}
 	case s == mesh.Maglev:
-		return expectation{byWeight(), table(mhLots), "by weight, 4 sigma of 4093 lots and of the clients"}
+		return expectation{byWeight(), table(mhLots), "by weight, 5 sigma of 4093 lots and of the clients"}
 	default:
 		return expectation{byWeight(), turns, "by weight, one turn"}
 	}
