@@ -146,10 +146,11 @@ func (b *builder) attach(e *mesh.Endpoint, a mesh.Attachment, n *mesh.Network) {
 		plan.Addr{Link: inside, Prefix: netip.PrefixFrom(a.V6, n.Subnet6.Bits())},
 	)
 	exit := plan.Exit{Link: inside, V4: a.V4, V6: a.V6, Via4: n.Gateway4, Via6: n.Gateway6}
-	if !n.Internal && b.snap.Exits(e) > 1 {
+	own, rest := b.snap.Leads(e, n.ID)
+	if own {
 		ep.AnsweredBy(exit)
 	}
-	if way, ok := b.snap.Gateway(e); ok && way.Network == n.ID {
+	if rest {
 		ep.DefaultBy(exit)
 	}
 	speaks(s.Table("bridge"), port, mac, a.V4, a.V6)

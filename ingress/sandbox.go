@@ -53,11 +53,7 @@ func (b *builder) uplink(fronts []Front) {
 		plan.Neigh{Link: plan.Uplink, IP: host4.Addr(), MAC: far},
 		plan.Neigh{Link: plan.Uplink, IP: host6.Addr(), MAC: far},
 	)
-	b.sbox.Routes = append(
-		b.sbox.Routes,
-		plan.Route{Kind: plan.RouteVia, Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: host4.Addr(), Link: plan.Uplink},
-		plan.Route{Kind: plan.RouteVia, Dst: netip.PrefixFrom(netip.IPv6Unspecified(), 0), Via: host6.Addr(), Link: plan.Uplink},
-	)
+	b.sbox.DefaultBy(plan.Exit{Link: plan.Uplink, Via4: host4.Addr(), Via6: host6.Addr()})
 	ends := map[netip.Prefix]bool{plan.Uplink4(plan.UplinkSandboxNumber): true, plan.Uplink6(plan.UplinkSandboxNumber): true}
 	for _, f := range fronts {
 		if f.At4.IsValid() {

@@ -202,12 +202,17 @@ func (m meant) meets(n meant) bool {
 	return m.clashes(n.writing) && !m.same(n.called) && !m.shares(n.called)
 }
 
+// likewise tells whether a text means two in the same way: a third clashes with both or neither.
+func (m meant) likewise(n meant) bool {
+	return m.writing == n.writing && m.name == n.name && m.alias == n.alias && (m.of == nil) == (n.of == nil)
+}
+
 // withMeant adds one to those that a text means. It leaves out a third that is called alike: whoever
 // is not one of two meets either.
 func withMeant(list []meant, m meant) []meant {
 	alike := 0
 	for _, have := range list {
-		if have.writing != m.writing || have.name != m.name || have.alias != m.alias || (have.of == nil) != (m.of == nil) {
+		if !have.likewise(m) {
 			continue
 		}
 		if alike++; alike == 2 || have.same(m.called) {

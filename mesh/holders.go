@@ -53,9 +53,7 @@ func (t *holders) add(m meant, age int, on []NetworkID) {
 }
 
 func withAlike(list []*alike, m meant, h holder, on []NetworkID) []*alike {
-	i := slices.IndexFunc(list, func(a *alike) bool {
-		return a.writing == m.writing && a.name == m.name && a.alias == m.alias && (a.of == nil) == (m.of == nil)
-	})
+	i := slices.IndexFunc(list, func(a *alike) bool { return a.likewise(m) })
 	if i < 0 {
 		i, list = len(list), append(list, &alike{m, onEach{}})
 	}

@@ -35,8 +35,13 @@ func (snap *Snapshot) Gateway(e *Endpoint) (Attachment, bool) {
 	return e.On(exits[0].ID)
 }
 
-// Exits is on how many networks the endpoint may speak to the world.
-func (snap *Snapshot) Exits(e *Endpoint) int { return len(snap.exits(e)) }
+// Leads tells what leaves by the endpoint's interface on a network: what is sent from its addresses, where other
+// interfaces lead to the world too, and all that has no address yet, where the default route is on it.
+func (snap *Snapshot) Leads(e *Endpoint, on NetworkID) (own, rest bool) {
+	exits := snap.exits(e)
+	at := slices.IndexFunc(exits, func(n *Network) bool { return n.ID == on })
+	return at >= 0 && len(exits) > 1, at == 0
+}
 
 // exits are the networks that the default route may be on, the one that has it first.
 func (snap *Snapshot) exits(e *Endpoint) []*Network {

@@ -56,10 +56,11 @@ func (c *compiler) attach(e *mesh.Endpoint, a mesh.Attachment, n *mesh.Network) 
 
 // lead plans where the interface leads to.
 func (c *compiler) lead(ep *plan.Sandbox, e *mesh.Endpoint, n *mesh.Network, exit plan.Exit) {
-	if !n.Internal && c.snap.Exits(e) > 1 {
+	own, rest := c.snap.Leads(e, n.ID)
+	if own {
 		ep.AnsweredBy(exit)
 	}
-	if way, ok := c.snap.Gateway(e); ok && way.Network == n.ID {
+	if rest {
 		ep.DefaultBy(exit)
 		return
 	}

@@ -145,11 +145,7 @@ func (b *builder) wayOut(host *plan.Sandbox) {
 		plan.Neigh{Link: plan.WayOut, IP: plan.WayOut4(), MAC: far},
 		plan.Neigh{Link: plan.WayOut, IP: plan.WayOut6(), MAC: far},
 	)
-	b.s.Routes = append(
-		b.s.Routes,
-		plan.Route{Kind: plan.RouteVia, Dst: everything4(), Via: plan.WayOut4(), Link: plan.WayOut},
-		plan.Route{Kind: plan.RouteVia, Dst: everything6(), Via: plan.WayOut6(), Link: plan.WayOut},
-	)
+	b.s.DefaultBy(plan.Exit{Link: plan.WayOut, Via4: plan.WayOut4(), Via6: plan.WayOut6()})
 	for _, block := range b.self.BlocksOf(b.net.ID) {
 		towardsBlock(host, hostLink, near, block)
 	}
@@ -167,8 +163,5 @@ func (b *builder) wayOut(host *plan.Sandbox) {
 func towardsBlock(s *plan.Sandbox, link string, mac plan.MAC, block mesh.Block) {
 	plan.TowardsBlock(s, plan.Hop{Link: link, MAC: mac, Via4: block.Gateway4(), Via6: block.Gateway6()}, block.V4, block.V6)
 }
-
-func everything4() netip.Prefix { return netip.PrefixFrom(netip.IPv4Unspecified(), 0) }
-func everything6() netip.Prefix { return netip.PrefixFrom(netip.IPv6Unspecified(), 0) }
 
 func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }

@@ -186,12 +186,12 @@ func Missing() []string {
 	if _, err := os.Stat(path.Join(procSys, "net/ipv6")); err != nil {
 		missing = append(missing, "IPv6: boot without ipv6.disable=1")
 	} else if err := tryRules(); err != nil {
-		missing = append(missing, fmt.Sprintf("policy routing (%v): %s", err, needsRules))
+		missing = append(missing, fmt.Sprintf("policy routing (%v): %s", err, rulesAdvice))
 	}
 	return missing
 }
 
-const needsRules = "use a kernel with CONFIG_IP_MULTIPLE_TABLES and CONFIG_IPV6_MULTIPLE_TABLES (Debian's has both)"
+const rulesAdvice = "use a kernel with CONFIG_IP_MULTIPLE_TABLES and CONFIG_IPV6_MULTIPLE_TABLES (Debian's has both)"
 
 // tryRules tells whether routing can be asked by rules. Where it cannot, a route of a table would be one of the main
 // table.

@@ -68,7 +68,7 @@ func trials(q Inspection) []trial {
 			_, err := os.Stat(path.Join(procSys, "net/ipv6"))
 			return err
 		}},
-		{name: "policy routing", do: needsRules, try: func(*namespace) error { return tryRules() }},
+		{name: "policy routing", do: rulesAdvice, try: func(*namespace) error { return tryRules() }},
 		{name: "route_localnet", do: "use a kernel of 3.6 or newer, with /proc/sys not hidden", try: func(n *namespace) error {
 			return n.do(func() error { return writeSysctl(plan.Sysctl{Key: "net/ipv4/conf/lo/route_localnet", Value: "1"}) })
 		}},

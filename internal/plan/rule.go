@@ -65,7 +65,7 @@ func (s *Sandbox) AnsweredBy(e Exit) {
 	}
 }
 
-// DefaultBy has all else leave by the interface.
+// DefaultBy has all that no other route is for leave by the interface, whose addresses do not matter.
 func (s *Sandbox) DefaultBy(e Exit) { s.Routes = append(s.Routes, e.defaults()...) }
 
 func (e Exit) defaults() []Route {

@@ -30,19 +30,19 @@ func (n *Node) RestartAgent(ctx context.Context) error {
 
 // SwitchBalancer starts the node's agent again with another --balancer.
 func (n *Node) SwitchBalancer(ctx context.Context, balancer string) error {
-	if err := n.StopAgent(); err != nil {
-		return fmt.Errorf("stop agent of %s: %w", n.Name, err)
-	}
-	n.balancer = balancer
-	return n.startAgent(ctx)
+	return n.startAgain(ctx, func() { n.balancer = balancer })
 }
 
 // SwitchFirewall starts the node's agent again with another --firewall; "": open.
 func (n *Node) SwitchFirewall(ctx context.Context, setting string) error {
+	return n.startAgain(ctx, func() { n.firewall = setting })
+}
+
+func (n *Node) startAgain(ctx context.Context, change func()) error {
 	if err := n.StopAgent(); err != nil {
 		return fmt.Errorf("stop agent of %s: %w", n.Name, err)
 	}
-	n.firewall = setting
+	change()
 	return n.startAgent(ctx)
 }
 
