@@ -13,6 +13,7 @@
 package gossip
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/netip"
@@ -208,7 +209,10 @@ func (g *Gossip) settings(cfg Config, link *transport) *memberlist.Config {
 	// Serf's numbers: memberlist lets nobody in whose numbers do not meet those of all
 	// others, and our own version is in each message.
 	c.DelegateProtocolMin, c.DelegateProtocolVersion, c.DelegateProtocolMax = 2, 4, 5
-	cfg.Detection.set(c)
+	detection := cmp.Or(cfg.Detection, Fast())
+	detection.set(c)
+	// memberlist reads it under the lock that it holds while it tells members of a change.
+	g.members.resized = func(n int) { c.SuspicionMult = detection.suspicion(n) }
 	c.TCPTimeout, c.UDPBufferSize = streamTimeout, packetBytes
 	c.PushPullInterval = memberPeriod
 	// A node that comes back with another address is refused until it was dead for so long.

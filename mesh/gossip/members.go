@@ -16,7 +16,8 @@ import (
 // holds its lock and hands out nodes that it goes on changing, so they are copied
 // here, and State hears of them from a goroutine of ours. Safe for concurrent use.
 type members struct {
-	self mesh.NodeID
+	self    mesh.NodeID
+	resized func(members int) // hears how many are alive, this one included, under memberlist's lock
 
 	mu      sync.Mutex
 	alive   map[mesh.NodeID]*memberlist.Node // nodes without self; never changed once in
@@ -28,7 +29,7 @@ type members struct {
 
 func newMembers(self mesh.NodeID) *members {
 	return &members{
-		self: self, alive: map[mesh.NodeID]*memberlist.Node{}, foreign: map[string]bool{},
+		self: self, resized: func(int) {}, alive: map[mesh.NodeID]*memberlist.Node{}, foreign: map[string]bool{},
 		told: map[mesh.NodeID]bool{}, news: make(chan struct{}, 1),
 	}
 }
@@ -135,7 +136,9 @@ func (m *members) change(n *memberlist.Node, f func(mesh.NodeID)) {
 	}
 	m.mu.Lock()
 	f(id)
+	alive := 1 + len(m.alive) + len(m.foreign)
 	m.mu.Unlock()
+	m.resized(alive)
 	signal(m.news)
 }
 

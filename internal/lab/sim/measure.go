@@ -76,15 +76,17 @@ func (w *World) measure(row *Row, deaths *atomic.Int64) (err error) {
 	return w.splitInHalves(row, d)
 }
 
-// Of what the joining left, each node gossips for as long as its queue lasts: half a minute at
-// 100 nodes.
+// Of what the joining left, each node gossips until its queue is empty, as much as it may send of it in
+// that time: less than echoOfOne for each node that joined.
 const (
-	restStep = 5 * time.Second
-	restMost = 24 // steps
+	echoOfOne = 100 * time.Millisecond
+	restStep  = 5 * time.Second
+	restMost  = 24 // steps
 )
 
-// rest lets the joining's echo die away: until what is sent grows less no more.
+// rest lets the joining's echo die away, and then what else there is, until what is sent grows less no more.
 func (w *World) rest() {
+	time.Sleep(time.Duration(len(w.Nodes)) * echoOfOne)
 	was := uint64(math.MaxUint64)
 	for range restMost {
 		before := w.Net.Traffic()

@@ -186,11 +186,13 @@ func (v *vigil) powerOff() error {
 	return err
 }
 
-// silent is one node's word that another is dead.
-func (v *vigil) silent(id mesh.NodeID) {
+// silent is one node's word that another is dead. That of the one without power, whose process runs
+// on and hears nobody, does not count.
+func (v *vigil) silent(by, id mesh.NodeID) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	switch {
+	case by == v.off:
 	case id == v.off:
 		v.found.Dead = append(v.found.Dead, time.Since(v.offAt))
 	case time.Now().Before(v.stopped[id]):
@@ -237,7 +239,7 @@ func (*watcher) FlowsOver(mesh.Over) {}
 func (*watcher) MemberAlive(mesh.NodeID) {}
 
 // MemberSilent is counted.
-func (w *watcher) MemberSilent(id mesh.NodeID) { w.vigil.silent(id) }
+func (w *watcher) MemberSilent(id mesh.NodeID) { w.vigil.silent(vigilID(w.self), id) }
 
 // Peers are all others.
 func (w *watcher) Peers() []netip.AddrPort {

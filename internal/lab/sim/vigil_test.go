@@ -27,7 +27,8 @@ func keepVigil(t *testing.T, c VigilCase) (v Vigil) {
 	return v
 }
 
-// The usual detection takes nobody for dead who answers, in good weather and in bad, and finds who does not.
+// The usual detection takes nobody for dead who answers, in good weather and in bad, or whose process stands
+// still for a second, and finds who does not answer.
 func TestVigil(t *testing.T) {
 	if *vigilNodes != "" {
 		vigilTable(t)
@@ -40,7 +41,7 @@ func TestVigil(t *testing.T) {
 		{Seed: 4, Nodes: 8, Trouble: TroublePauses, For: 20 * time.Second},
 	} {
 		v := keepVigil(t, c)
-		if v.False != 0 || len(v.Dead) != 7 || v.Dead[6] > 2500*time.Millisecond {
+		if v.False != 0 || v.Stopped != 0 || len(v.Dead) != 7 || v.Dead[6] > 2500*time.Millisecond {
 			t.Errorf("%+v: %+v", c, v)
 		}
 	}
