@@ -2,7 +2,9 @@ package gossip
 
 import (
 	"log/slog"
+	"math"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/memberlist"
 )
@@ -24,19 +26,28 @@ func TestSuspicionFollowsMembers(t *testing.T) {
 			t.Errorf("%d members: suspicion %d, not %d", members, c.SuspicionMult, suspicion)
 		}
 	}
-	want(1, 5)
-	for i := 2; i < manyMembers; i++ {
+	want(1, 6)
+	for i := 2; i <= 68; i++ {
 		g.members.NotifyJoin(node(i))
 	}
-	want(manyMembers-1, 5)
-	g.members.NotifyJoin(node(manyMembers))
-	want(manyMembers, 3)
+	want(68, 4)
+	g.members.NotifyJoin(node(69))
+	want(69, 3)
 	g.members.NotifyLeave(node(5))
-	want(manyMembers-1, 5)
+	want(68, 4)
 }
 
-// A profile that names no other suspicion for many members has one for all.
-func TestSuspicionOfOneSize(t *testing.T) {
+// Fast is patient for more than a second with any number of members, and no more so than it has to be where
+// it finds the dead soon enough.
+func TestPatience(t *testing.T) {
+	for n := 1; n <= memberLimit; n++ {
+		d := Fast()
+		lasts := time.Duration(float64(d.suspicion(n)) * max(1, math.Log10(float64(n))) * float64(d.Period))
+		most := max(3*time.Second/2, time.Duration(math.Log10(float64(n))*3*float64(d.Period)))
+		if lasts < d.Patience || lasts > most {
+			t.Errorf("%d members: suspected for %v", n, lasts)
+		}
+	}
 	if lan := LAN(); lan.suspicion(2) != lan.Suspicion || lan.suspicion(1000) != lan.Suspicion {
 		t.Error("LAN's suspicion depends on the members")
 	}

@@ -79,7 +79,7 @@ func (w *World) measure(row *Row, deaths *atomic.Int64) (err error) {
 // Of what the joining left, each node gossips until its queue is empty, as much as it may send of it in
 // that time: less than echoOfOne for each node that joined.
 const (
-	echoOfOne = 100 * time.Millisecond
+	echoOfOne = 200 * time.Millisecond
 	restStep  = 5 * time.Second
 	restMost  = 24 // steps
 )
