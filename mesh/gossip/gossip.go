@@ -182,6 +182,9 @@ func (cfg Config) validate() error {
 	if a := cfg.Bind.Addr(); !a.IsValid() || a.IsUnspecified() || a.Is4In6() || a.IsMulticast() || cfg.Bind.Port() == 0 {
 		return mesh.Refuse(mesh.BadAddress, do, "gossip cannot listen on %s: other nodes must reach it there", cfg.Bind)
 	}
+	if d := cfg.Detection; d != (Detection{}) && (d.Period <= 0 || d.Suspicion <= 0 || d.Doubt <= 0) {
+		return mesh.Refuse(mesh.BadValue, "take gossip.Fast or gossip.LAN and change that", "a detection without a period, a suspicion or a doubt finds nobody")
+	}
 	if cfg.State == nil || cfg.Log == nil {
 		return mesh.Refuse(mesh.BadValue, "give both", "gossip needs a state and a log")
 	}
@@ -211,7 +214,8 @@ func (g *Gossip) settings(cfg Config, link *transport) *memberlist.Config {
 	c.DelegateProtocolMin, c.DelegateProtocolVersion, c.DelegateProtocolMax = 2, 4, 5
 	detection := cmp.Or(cfg.Detection, Fast())
 	detection.set(c)
-	// memberlist reads it under the lock that it holds while it tells members of a change.
+	// memberlist wants nobody to change its settings. It reads this one alone under the lock that it holds
+	// while it tells members of a change, and only there: state.go, to be looked at with each new version.
 	g.members.resized = func(n int) { c.SuspicionMult = detection.suspicion(n) }
 	c.TCPTimeout, c.UDPBufferSize = streamTimeout, packetBytes
 	c.PushPullInterval = memberPeriod

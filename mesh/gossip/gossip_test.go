@@ -333,6 +333,8 @@ func TestStartRefusals(t *testing.T) {
 		{"no ID", func(c *Config) { c.ID = "" }, mesh.BadRecord},
 		{"short key", func(c *Config) { c.Key = c.Key[:16] }, mesh.BadValue},
 		{"no state", func(c *Config) { c.State = nil }, mesh.BadValue},
+		{"no period", func(c *Config) { c.Detection = Detection{Suspicion: 3, Doubt: 2} }, mesh.BadValue},
+		{"no doubt", func(c *Config) { c.Detection = Fast(); c.Detection.Doubt = 0 }, mesh.BadValue},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cfg := good

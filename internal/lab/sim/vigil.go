@@ -33,13 +33,14 @@ type VigilCase struct {
 	Trouble   Trouble
 	Detection gossip.Detection
 	For       time.Duration
+	Off       int // so many lose power at the end, at one time; 0 is one
 }
 
 // Vigil is what came of it. One node that takes another for dead counts as one.
 type Vigil struct {
 	False   int             // dead by a node's word who ran
 	Stopped int             // dead by a node's word who was stopped then, or a moment before
-	Dead    []time.Duration // until each found out that one has no power, sorted
+	Dead    []time.Duration // until each found out that one has no power, for each that has none, sorted
 	Sent    Traffic         // of one node in a second
 }
 
@@ -53,8 +54,9 @@ type vigil struct {
 
 	mu      sync.Mutex
 	stopped map[mesh.NodeID]time.Time // until when that is an excuse
-	off     mesh.NodeID               // who has no power
+	off     map[mesh.NodeID]bool      // who has no power
 	offAt   time.Time
+	said    map[[2]mesh.NodeID]bool // who said of whom that it has none
 	found   Vigil
 }
 
@@ -63,7 +65,10 @@ const stopExcuse = 2 * time.Second
 
 // KeepVigil lets nodes watch each other. It is to be called in a synctest bubble.
 func KeepVigil(c VigilCase) (Vigil, error) {
-	v := &vigil{c: c, net: NewNetwork(c.Seed), rand: rand.New(rand.NewPCG(c.Seed, 2)), stopped: map[mesh.NodeID]time.Time{}}
+	v := &vigil{
+		c: c, net: NewNetwork(c.Seed), rand: rand.New(rand.NewPCG(c.Seed, 2)),
+		stopped: map[mesh.NodeID]time.Time{}, off: map[mesh.NodeID]bool{}, said: map[[2]mesh.NodeID]bool{},
+	}
 	err := v.start()
 	if err == nil {
 		err = v.keep()
@@ -121,7 +126,10 @@ func (v *vigil) keep() error {
 	v.mu.Unlock()
 	before := v.net.Traffic()
 	v.trouble()
-	v.found.Sent = v.net.Traffic().perNode(before, v.c.Nodes, v.c.For)
+	sent := v.net.Traffic().perNode(before, v.c.Nodes, v.c.For)
+	v.mu.Lock()
+	v.found.Sent = sent
+	v.mu.Unlock()
 	if _, err := Within(waitAgree, 50*time.Millisecond, v.complete); err != nil {
 		return err
 	}
@@ -167,21 +175,29 @@ func (v *vigil) pause(which []int, long, excuse time.Duration) {
 	}
 }
 
-// powerOff measures how long it takes the others to find the last node dead.
+// powerOff measures how long it takes the others to find the last nodes dead.
 func (v *vigil) powerOff() error {
-	last := v.c.Nodes - 1
+	off := max(1, v.c.Off)
+	running := v.c.Nodes - off
 	v.mu.Lock()
-	v.off, v.offAt = vigilID(last), time.Now()
+	for i := running; i < v.c.Nodes; i++ {
+		v.off[vigilID(i)] = true
+	}
+	v.offAt = time.Now()
 	v.mu.Unlock()
-	v.hosts[last].PowerOff()
+	for _, host := range v.hosts[running:] {
+		host.PowerOff()
+	}
 	_, err := Within(waitDead, 50*time.Millisecond, func() error {
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		if found := len(v.found.Dead); found < last {
-			return fmt.Errorf("%d of %d nodes have found one dead", found, last)
+		if found := len(v.found.Dead); found < running*off {
+			return fmt.Errorf("%d nodes have found %d of %d dead", running, found, off)
 		}
 		return nil
 	})
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	slices.Sort(v.found.Dead)
 	return err
 }
@@ -192,8 +208,12 @@ func (v *vigil) silent(by, id mesh.NodeID) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	switch {
-	case by == v.off:
-	case id == v.off:
+	case v.off[by]:
+	case v.off[id]:
+		if v.said[[2]mesh.NodeID{by, id}] {
+			return
+		}
+		v.said[[2]mesh.NodeID{by, id}] = true
 		v.found.Dead = append(v.found.Dead, time.Since(v.offAt))
 	case time.Now().Before(v.stopped[id]):
 		v.found.Stopped++

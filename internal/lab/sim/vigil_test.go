@@ -45,6 +45,10 @@ func TestVigil(t *testing.T) {
 			t.Errorf("%+v: %+v", c, v)
 		}
 	}
+	// Three of six: nobody is left who could confirm what three found.
+	if v := keepVigil(t, VigilCase{Seed: 5, Nodes: 6, Off: 3, Trouble: TroubleNone, For: time.Second}); v.False != 0 || len(v.Dead) != 9 || v.Dead[8] > 3500*time.Millisecond {
+		t.Errorf("half of them dead: %+v", v)
+	}
 	if v := keepVigil(t, VigilCase{Seed: 1, Nodes: 4, Trouble: TroublePauses, Detection: gossip.LAN(), For: 10 * time.Second}); v.False != 0 || len(v.Dead) != 3 {
 		t.Errorf("LAN: %+v", v)
 	}
