@@ -18,7 +18,7 @@ type Detection struct {
 	Patience  time.Duration // and for at least so long, whatever the number of members
 	Doubt     int           // where nobody else has found the same, for so many times that
 	Gossip    time.Duration // between two rounds of news about members
-	Repeats   int           // each node sends a piece of such news Repeats·log10(nodes+1) times
+	Repeats   int           // each node sends a piece of such news Repeats·⌈log10(members+1)⌉ times
 }
 
 // Fast finds a dead node in 1.3 to 2.5 seconds, or little more. Its patience is what a process may stand still
