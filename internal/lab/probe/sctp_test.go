@@ -1,7 +1,6 @@
 package probe_test
 
 import (
-	"net/netip"
 	"testing"
 	"time"
 
@@ -17,20 +16,30 @@ func TestSCTPAnswerWaits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer server.Close()
+	t.Cleanup(func() {
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	client := probe.Client{Place: near, Wait: 5 * time.Second}
 	for _, late := range []time.Duration{0, 150 * time.Millisecond, time.Second} {
 		for _, to := range []string{far4, far6} {
+			var asked []*probe.Attempt
 			for range 10 {
-				ask, err := client.Begin("sctp", netip.AddrPortFrom(netip.MustParseAddr(to), 80))
+				ask, err := client.Begin("sctp", at(to, 80))
 				if err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(late)
+				asked = append(asked, ask)
+			}
+			time.Sleep(late)
+			for _, ask := range asked {
 				if a, err := ask.Finish(client.Wait); err != nil || a.Name != "far" {
 					t.Errorf("%s, read after %v: %q, %v", to, late, a.Name, err)
 				}
-				_ = ask.Close()
+				if err := ask.Close(); err != nil {
+					t.Error(err)
+				}
 			}
 		}
 	}

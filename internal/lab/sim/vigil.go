@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -56,7 +57,7 @@ type vigil struct {
 	stopped map[mesh.NodeID]time.Time // until when that is an excuse
 	off     map[mesh.NodeID]bool      // who has no power
 	offAt   time.Time
-	said    map[[2]mesh.NodeID]bool // who said of whom that it has none
+	dead    map[[2]mesh.NodeID]time.Duration // until the first found out that the second has none
 	found   Vigil
 }
 
@@ -67,7 +68,7 @@ const stopExcuse = 2 * time.Second
 func KeepVigil(c VigilCase) (Vigil, error) {
 	v := &vigil{
 		c: c, net: NewNetwork(c.Seed), rand: rand.New(rand.NewPCG(c.Seed, 2)),
-		stopped: map[mesh.NodeID]time.Time{}, off: map[mesh.NodeID]bool{}, said: map[[2]mesh.NodeID]bool{},
+		stopped: map[mesh.NodeID]time.Time{}, off: map[mesh.NodeID]bool{}, dead: map[[2]mesh.NodeID]time.Duration{},
 	}
 	err := v.start()
 	if err == nil {
@@ -191,14 +192,14 @@ func (v *vigil) powerOff() error {
 	_, err := Within(waitDead, 50*time.Millisecond, func() error {
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		if found := len(v.found.Dead); found < running*off {
+		if found := len(v.dead); found < running*off {
 			return fmt.Errorf("%d nodes have found %d of %d dead", running, found, off)
 		}
 		return nil
 	})
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	slices.Sort(v.found.Dead)
+	v.found.Dead = slices.Sorted(maps.Values(v.dead))
 	return err
 }
 
@@ -210,11 +211,9 @@ func (v *vigil) silent(by, id mesh.NodeID) {
 	switch {
 	case v.off[by]:
 	case v.off[id]:
-		if v.said[[2]mesh.NodeID{by, id}] {
-			return
+		if pair := [2]mesh.NodeID{by, id}; v.dead[pair] == 0 {
+			v.dead[pair] = time.Since(v.offAt)
 		}
-		v.said[[2]mesh.NodeID{by, id}] = true
-		v.found.Dead = append(v.found.Dead, time.Since(v.offAt))
 	case time.Now().Before(v.stopped[id]):
 		v.found.Stopped++
 	default:
